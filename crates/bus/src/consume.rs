@@ -1,0 +1,442 @@
+//! The loop around a handler: fetch, begin, inbox, handler, outbox, commit, ack.
+
+use crate::broker::Bus;
+use crate::store::{self, DeadLetter, NewDeadLetter};
+use crate::{Failure, Work, topology, trace};
+use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
+use async_nats::jetstream::{self, AckKind};
+use bytes::Bytes;
+use events::envelope::TRACEPARENT;
+use events::{AnyEvent, Envelope, Flow, Service};
+use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use uuid::Uuid;
+
+/// Most events per batch.
+const MAX_BATCH: usize = 500;
+/// How long a batch waits for company after its first message.
+const LINGER: Duration = Duration::from_millis(5);
+/// A pull that brings nothing for this long while messages wait is taken for stalled and made anew.
+const STALL: Duration = Duration::from_secs(30);
+/// Pause before a lost pull is made anew.
+const REBUILD_PAUSE: Duration = Duration::from_millis(500);
+/// How often dead letters are looked through for ones to try again.
+const REPLAY_INTERVAL: Duration = Duration::from_secs(1);
+/// A message older than this does not continue its producer's trace: it links to it.
+const TRACE_CONTINUES_SECONDS: i64 = 300;
+
+/// Turns events into state and further events. See the crate's documentation for what is around it.
+pub trait Handler: Send + Sync + 'static {
+    /// What it takes and what it may emit.
+    const FLOW: &'static Flow;
+
+    /// Deals with a batch of events that were never dealt with before, in any order they may come.
+    fn handle(&self, work: &mut Work, batch: &[Incoming]) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// An event that arrived.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Who, what and when.
+    pub envelope: Envelope,
+    /// The event.
+    pub event: AnyEvent,
+    raw: Raw,
+}
+
+/// A message as it arrived, kept for the dead letters.
+#[derive(Debug, Clone)]
+struct Raw {
+    id: Uuid,
+    subject: String,
+    headers: Vec<(String, String)>,
+    payload: Bytes,
+    /// The producer's trace may be continued: a first delivery, and fresh.
+    fresh: bool,
+}
+
+impl Raw {
+    fn from_message(message: &jetstream::Message) -> Self {
+        let info = message.info().ok();
+        let headers: Vec<(String, String)> = message
+            .headers
+            .iter()
+            .flat_map(|map| map.iter())
+            .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
+            .collect();
+        let own_id = headers.iter().find(|(name, _)| name == "ce-id").and_then(|(_, id)| id.parse().ok());
+        // Without a usable id the position in the stream is what makes the message itself.
+        let position = || info.as_ref().map(|i| i.stream_sequence.to_string()).unwrap_or_default();
+        let stream = info.as_ref().map_or("", |i| i.stream);
+        Self {
+            id: own_id.unwrap_or_else(|| kernel::id::derive("stream", stream, &position(), "dead-letter")),
+            subject: message.subject.to_string(),
+            headers,
+            payload: message.payload.clone(),
+            fresh: info.is_some_and(|i| i.delivered == 1 && age_seconds(&i) < TRACE_CONTINUES_SECONDS),
+        }
+    }
+
+    fn from_dead_letter(letter: &DeadLetter) -> Self {
+        let headers = letter.headers.as_object().into_iter().flatten();
+        Self {
+            id: letter.msg_id,
+            subject: letter.subject.clone(),
+            headers: headers.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect(),
+            payload: letter.payload.clone().into(),
+            fresh: false,
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    fn decode(self) -> Result<Incoming, NewDeadLetter> {
+        let envelope = match Envelope::parse(|name| self.header(name)) {
+            Ok(envelope) => envelope,
+            Err(error) => return Err(self.into_dead_letter(error.to_string())),
+        };
+        match AnyEvent::decode(envelope.kind, &self.payload) {
+            Ok(event) => Ok(Incoming { envelope, event, raw: self }),
+            Err(error) => {
+                Err(self.into_dead_letter(format!("payload is no {}: {error}", envelope.kind.message_name())))
+            }
+        }
+    }
+
+    fn into_dead_letter(self, reason: String) -> NewDeadLetter {
+        NewDeadLetter {
+            msg_id: self.id,
+            subject: self.subject,
+            headers: self.headers.into_iter().map(|(k, v)| (k, v.into())).collect::<serde_json::Map<_, _>>().into(),
+            payload: self.payload,
+            reason,
+        }
+    }
+}
+
+fn age_seconds(info: &jetstream::message::Info<'_>) -> i64 {
+    let published = jiff::Timestamp::from_second(info.published.unix_timestamp()).unwrap_or(jiff::Timestamp::MIN);
+    kernel::Clock::now(&kernel::SystemClock).duration_since(published).as_secs()
+}
+
+impl Bus {
+    /// Runs a handler on all streams it reads until `stop`, then lets go of what was fetched but not begun.
+    pub async fn run<H: Handler>(&self, handler: H, stop: CancellationToken) {
+        let consumer = Consumer { bus: self.clone(), handler: Arc::new(handler) };
+        let sources = H::FLOW.sources();
+        let follow = join_all(sources.iter().map(|(producer, _)| consumer.follow(*producer, &stop)));
+        tokio::join!(follow, consumer.replay_on_request(&stop));
+    }
+}
+
+struct Consumer<H> {
+    bus: Bus,
+    handler: Arc<H>,
+}
+
+/// What a wait for messages brought.
+enum Fetched {
+    Batch(Vec<jetstream::Message>),
+    /// The pull is dead or stalled: make a new one.
+    Lost,
+    Stopped,
+}
+
+impl<H: Handler> Consumer<H> {
+    async fn follow(&self, producer: Service, stop: &CancellationToken) {
+        let flow = H::FLOW.name;
+        let mut delay = Backoff::default();
+        while !stop.is_cancelled() {
+            match topology::pull(&self.bus.js, producer.stream(), flow, MAX_BATCH).await {
+                Ok((consumer, messages)) => self.drain(consumer, messages, &mut delay, stop).await,
+                Err(error) => tracing::warn!(flow, stream = producer.stream(), %error, "cannot pull; trying again"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(REBUILD_PAUSE) => {}
+            }
+        }
+    }
+
+    /// Works through one pull until it is lost or `stop`.
+    async fn drain(
+        &self,
+        mut consumer: jetstream::consumer::Consumer<pull::Config>,
+        mut messages: pull::Stream,
+        delay: &mut Backoff,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            match fetch(&mut consumer, &mut messages, stop).await {
+                Fetched::Batch(batch) => match self.process(&batch).await {
+                    Ok(()) => {
+                        delay.reset();
+                        settle(&batch, AckKind::Ack).await;
+                    }
+                    Err(error) => {
+                        let pause = delay.next();
+                        tracing::warn!(flow = H::FLOW.name, %error, events = batch.len(), pause_ms = pause.as_millis() as u64, "batch goes back");
+                        settle(&batch, AckKind::Nak(Some(pause))).await;
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            () = tokio::time::sleep(pause) => {}
+                        }
+                    }
+                },
+                Fetched::Lost => return,
+                Fetched::Stopped => break,
+            }
+        }
+        // What the client holds already would otherwise only come back after ack_wait.
+        let mut held = Vec::new();
+        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+            held.push(message);
+        }
+        settle(&held, AckKind::Nak(None)).await;
+    }
+
+    /// Takes a batch to its end. An error means that nothing was committed for at least one event.
+    async fn process(&self, messages: &[jetstream::Message]) -> Result<(), Failure> {
+        let (mut batch, mut broken) = (Vec::with_capacity(messages.len()), Vec::new());
+        for raw in messages.iter().map(Raw::from_message) {
+            match raw.decode() {
+                Ok(incoming) => batch.push(incoming),
+                Err(letter) => broken.push(letter),
+            }
+        }
+        // The same event may be in one batch twice, after a replay.
+        let mut seen = std::collections::HashSet::new();
+        batch.retain(|i: &Incoming| seen.insert(i.envelope.id));
+        if !broken.is_empty() {
+            self.bury(broken).await?;
+        }
+        let span = self.process_span(&batch);
+        self.attempt(batch).instrument(span).await
+    }
+
+    /// One transaction for the batch. If one of several events cannot work, the halves are tried apart, down to the one.
+    async fn attempt(&self, mut batch: Vec<Incoming>) -> Result<(), Failure> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut work = self.bus.begin(H::FLOW).await?;
+        let ids: Vec<Uuid> = batch.iter().map(|i| i.envelope.id).collect();
+        let fresh = store::claim_inbox(work.tx(), H::FLOW.name, &ids).await?;
+        batch.retain(|i| fresh.contains(&i.envelope.id));
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let failure = match self.handler.handle(&mut work, &batch).await {
+            Ok(()) => {
+                let rejected = work.rejected();
+                if !rejected.is_empty() {
+                    let letters = dead_letters(&batch, &rejected);
+                    report(H::FLOW.name, &letters);
+                    store::insert_dead_letters(work.tx(), H::FLOW.name, &letters).await?;
+                }
+                return Ok(work.commit().await?);
+            }
+            Err(failure) => failure,
+        };
+        drop(work);
+        let Failure::Reject(reason) = failure else { return Err(failure) };
+        if let [event] = batch.as_slice() {
+            return self.bury(vec![event.raw.clone().into_dead_letter(reason)]).await;
+        }
+        let half = batch.split_off(batch.len() / 2);
+        Box::pin(self.attempt(batch)).await?;
+        Box::pin(self.attempt(half)).await
+    }
+
+    /// Gives messages up, in a transaction of their own.
+    async fn bury(&self, letters: Vec<NewDeadLetter>) -> Result<(), Failure> {
+        let mut work = self.bus.begin(H::FLOW).await?;
+        let ids: Vec<Uuid> = letters.iter().map(|l| l.msg_id).collect();
+        let fresh = store::claim_inbox(work.tx(), H::FLOW.name, &ids).await?;
+        let letters: Vec<_> = letters.into_iter().filter(|l| fresh.contains(&l.msg_id)).collect();
+        report(H::FLOW.name, &letters);
+        store::insert_dead_letters(work.tx(), H::FLOW.name, &letters).await?;
+        Ok(work.commit().await?)
+    }
+
+    /// Tries dead letters again that an operator asked for.
+    async fn replay_on_request(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(REPLAY_INTERVAL) => {}
+            }
+            loop {
+                match self.replay_one().await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::warn!(flow = H::FLOW.name, %error, "dead letter not replayed; trying again");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One dead letter in one transaction: gone if it works now, back with the new reason if not. Its inbox row stays
+    /// from the first time. Returns whether there was one.
+    async fn replay_one(&self) -> Result<bool, Failure> {
+        let flow = H::FLOW.name;
+        let mut work = self.bus.begin(H::FLOW).await?;
+        let Some(letter) = store::lock_replays(work.tx(), flow, 1).await?.into_iter().next() else {
+            return Ok(false);
+        };
+        let outcome = match Raw::from_dead_letter(&letter).decode() {
+            Err(still_broken) => Err(still_broken.reason),
+            Ok(incoming) => match self.handler.handle(&mut work, std::slice::from_ref(&incoming)).await {
+                Ok(()) => work.rejected().into_iter().next().map_or(Ok(()), |(_, reason)| Err(reason)),
+                Err(Failure::Reject(reason)) => Err(reason),
+                Err(retry) => return Err(retry),
+            },
+        };
+        match outcome {
+            Ok(()) => {
+                store::delete_dead_letter(work.tx(), letter.id).await?;
+                work.commit().await?;
+                tracing::info!(flow, dead_letter = letter.id, "dead letter replayed");
+            }
+            Err(reason) => {
+                drop(work);
+                let again = Raw::from_dead_letter(&letter).into_dead_letter(reason);
+                let mut work = self.bus.begin(H::FLOW).await?;
+                report(flow, std::slice::from_ref(&again));
+                store::insert_dead_letters(work.tx(), flow, &[again]).await?;
+                work.commit().await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// One span per batch. A single event that is fresh continues its producer's trace; otherwise the batch begins its
+    /// own trace and links to those of its events.
+    fn process_span(&self, batch: &[Incoming]) -> tracing::Span {
+        let span = tracing::info_span!(
+            "process",
+            otel.name = %format!("process {}", H::FLOW.name),
+            otel.kind = "consumer",
+            messaging.system = "nats",
+            messaging.operation.name = "process",
+            messaging.operation.r#type = "process",
+            messaging.consumer.group.name = H::FLOW.name,
+            messaging.batch.message_count = batch.len(),
+            messaging.destination.template = tracing::field::Empty,
+            messaging.message.id = tracing::field::Empty,
+        );
+        if let [only] = batch {
+            span.record("messaging.destination.template", only.envelope.kind.subject_template());
+            span.record("messaging.message.id", only.envelope.id.to_string());
+            if only.raw.fresh {
+                trace::set_parent(&span, only.raw.header(TRACEPARENT));
+                return span;
+            }
+        }
+        trace::link(&span, batch.iter().filter_map(|i| i.envelope.traceparent.as_deref()));
+        span
+    }
+}
+
+fn dead_letters(batch: &[Incoming], rejected: &[(Uuid, String)]) -> Vec<NewDeadLetter> {
+    let find = |id: Uuid| batch.iter().find(|i| i.envelope.id == id);
+    let letter = |(id, reason): &(Uuid, String)| Some(find(*id)?.raw.clone().into_dead_letter(reason.clone()));
+    rejected.iter().filter_map(letter).collect()
+}
+
+fn report(flow: &str, letters: &[NewDeadLetter]) {
+    for letter in letters {
+        tracing::error!(flow, message_id = %letter.msg_id, subject = letter.subject, reason = letter.reason, "dead letter: an operator has to look at it");
+    }
+}
+
+/// Waits for a message and collects what follows it closely.
+async fn fetch(
+    consumer: &mut jetstream::consumer::Consumer<pull::Config>,
+    messages: &mut pull::Stream,
+    stop: &CancellationToken,
+) -> Fetched {
+    let first = loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Fetched::Stopped,
+            next = timeout(STALL, messages.next()) => next,
+        };
+        match next {
+            Ok(Some(Ok(message))) => break message,
+            Ok(Some(Err(error))) if error.kind() == MessagesErrorKind::MissingHeartbeat => {
+                tracing::debug!("missed a heartbeat; the client pulls again by itself");
+            }
+            Ok(Some(Err(error))) => {
+                tracing::warn!(%error, "pull lost; making a new one");
+                return Fetched::Lost;
+            }
+            Ok(None) => {
+                tracing::warn!("pull ended; making a new one");
+                return Fetched::Lost;
+            }
+            Err(_silence) => match consumer.info().await {
+                Ok(info) if info.num_pending == 0 => {}
+                Ok(info) => {
+                    tracing::warn!(pending = info.num_pending, "pull stalled; making a new one");
+                    return Fetched::Lost;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "consumer does not answer; making a new pull");
+                    return Fetched::Lost;
+                }
+            },
+        }
+    };
+    let mut batch = vec![first];
+    let deadline = Instant::now() + LINGER;
+    while batch.len() < MAX_BATCH {
+        match timeout_at(deadline, messages.next()).await {
+            Ok(Some(Ok(message))) => batch.push(message),
+            // Errors show again on the next wait.
+            Ok(_) | Err(_) => break,
+        }
+    }
+    Fetched::Batch(batch)
+}
+
+/// Settles a batch. Not confirmed: what gets lost comes again and the inbox drops it.
+async fn settle(messages: &[jetstream::Message], kind: AckKind) {
+    for message in messages {
+        if let Err(error) = message.ack_with(kind).await {
+            tracing::debug!(%error, "not settled; the inbox will drop the redelivery");
+            return;
+        }
+    }
+}
+
+/// Doubling pauses after failures in a row.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const MAX: Duration = Duration::from_secs(30);
+
+    fn next(&mut self) -> Duration {
+        let pause = Duration::from_millis(500) * 2_u32.pow(self.failures.min(6));
+        self.failures += 1;
+        pause.min(Self::MAX)
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}

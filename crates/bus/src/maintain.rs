@@ -1,0 +1,36 @@
+//! Retention: what the bus's tables keep, and for how long.
+
+use crate::store;
+use sqlx::PgPool;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long events can be replayed: as long as the broker keeps them.
+pub const OUTBOX_DAYS: i32 = 14;
+/// How long an event is remembered as dealt with: stream age + replay horizon = 28 days, and a margin.
+pub const INBOX_DAYS: i32 = 30;
+
+/// How often retention runs. Any replica may: the work is idempotent.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Keeps retention until `stop`. A failure is logged and tried again an hour later; nothing depends on its time.
+pub async fn run(pool: PgPool, stop: CancellationToken) {
+    loop {
+        if let Err(error) = once(&pool).await {
+            tracing::warn!(%error, "retention of the bus tables failed; trying again in an hour");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// One run of retention.
+pub async fn once(pool: &PgPool) -> sqlx::Result<()> {
+    /// Small deletes: no long transaction, no long lock.
+    const CHUNK: i64 = 5_000;
+    store::maintain_outbox(pool, OUTBOX_DAYS).await?;
+    while store::trim_inbox(pool, INBOX_DAYS, CHUNK).await? == CHUNK as u64 {}
+    Ok(())
+}

@@ -1,0 +1,91 @@
+use crate::store::{self, OutboxRow};
+use crate::{Failure, relay::Relay, trace};
+use bytes::Bytes;
+use events::{Envelope, Event, Flow};
+use jiff::Timestamp;
+use kernel::{CustomerId, MerchantId, Shard};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use uuid::Uuid;
+
+/// One unit of work: a transaction and the events it emits, which commit together or not at all.
+///
+/// After [`Work::commit`] the events are already on their way to the broker; if the process dies instead, the sweep
+/// finds them in the outbox.
+pub struct Work {
+    flow: &'static Flow,
+    relay: Relay,
+    tx: Transaction<'static, Postgres>,
+    emitted: Vec<OutboxRow>,
+    rejected: Vec<(Uuid, String)>,
+}
+
+impl Work {
+    pub(crate) async fn begin(pool: &PgPool, flow: &'static Flow, relay: Relay) -> Result<Self, sqlx::Error> {
+        Ok(Self { flow, relay, tx: pool.begin().await?, emitted: Vec::new(), rejected: Vec::new() })
+    }
+
+    /// The transaction.
+    pub fn tx(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Emits an event that dunlin decided, under a new id. `now` is business time.
+    pub fn emit<E: Event>(&mut self, now: Timestamp, event: &E) -> Result<Uuid, Failure> {
+        self.emit_as(kernel::id::at(now), now, event, trace::current())
+    }
+
+    /// Emits an event under a given id, time and creating trace.
+    ///
+    /// Refused: an event that the flow does not declare, and one whose merchant or customer is no id. Both are
+    /// programming errors that would otherwise show up as lost events.
+    pub fn emit_as<E: Event>(
+        &mut self,
+        id: Uuid,
+        occurred_at: Timestamp,
+        event: &E,
+        traceparent: Option<String>,
+    ) -> Result<Uuid, Failure> {
+        if !self.flow.emits.contains(&E::KIND) {
+            return Err(Failure::Reject(format!("{} may not emit {}", self.flow.name, E::KIND.name())));
+        }
+        let about = event.about();
+        let refused =
+            |what: &str, e: kernel::id::IdError| Failure::Reject(format!("cannot emit {}: {what} {e}", E::KIND.name()));
+        let merchant: MerchantId = about.merchant.parse().map_err(|e| refused("merchant", e))?;
+        let customer: CustomerId = about.customer.parse().map_err(|e| refused("customer", e))?;
+        self.emitted.push(OutboxRow {
+            shard: Shard::of(&merchant, &customer),
+            envelope: Envelope {
+                id,
+                kind: E::KIND,
+                merchant,
+                key: about.key.to_owned(),
+                time: occurred_at,
+                traceparent,
+            },
+            payload: Bytes::from(event.encode_to_vec()),
+        });
+        Ok(id)
+    }
+
+    /// Gives one event of the batch up: it goes to the dead letters when this work commits. The handler must not have
+    /// changed anything on its behalf.
+    pub fn reject(&mut self, event: &crate::Incoming, reason: impl ToString) {
+        self.rejected.push((event.envelope.id, reason.to_string()));
+    }
+
+    pub(crate) fn rejected(&mut self) -> Vec<(Uuid, String)> {
+        std::mem::take(&mut self.rejected)
+    }
+
+    /// Writes the events, commits, and hands them to the relay.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        if self.emitted.is_empty() {
+            return self.tx.commit().await;
+        }
+        let created_at = store::insert_outbox(&mut self.tx, &self.emitted).await?;
+        self.tx.commit().await?;
+        self.relay.offer(created_at, self.emitted);
+        Ok(())
+    }
+}

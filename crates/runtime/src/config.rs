@@ -1,0 +1,513 @@
+//! Configuration files: typed, checked against a JSON Schema made from the types, with every fault of every file reported
+//! at once: file, line, path, reason.
+//!
+//! - Unknown keys are refused (the types say `deny_unknown_fields`), with a suggestion.
+//! - Where a type says [`kernel::Masked`], the value may be given as `<key>_file: path` instead, and no fault quotes it.
+//! - Environment variables override the settings file: `DUNLIN_NOTIFIER__SMTP__HOST` is `notifier.smtp.host`.
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_saphyr::granit_parser::{Event, Parser};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One thing that is wrong in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// The file, or the environment variable.
+    pub file: String,
+    /// Where it says so, if known.
+    pub line: Option<usize>,
+    /// Dotted path of the key; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// All that is wrong, over all files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} fault{} in the configuration:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Faults {
+    /// `value` if nothing was wrong.
+    pub fn into_result<T>(self, value: Option<T>) -> Result<T, Self> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self),
+        }
+    }
+}
+
+/// What a schema cannot say about a section: names that must exist, values that must fit together.
+pub trait Validate {
+    /// Reports everything that is wrong.
+    fn validate(&self, at: &mut At<'_>);
+}
+
+/// A place in a document, to report faults at.
+pub struct At<'a> {
+    path: String,
+    found: &'a mut Vec<(String, String)>,
+}
+
+impl At<'_> {
+    /// Reports that the value of `key` (dotted, below this place) is wrong.
+    pub fn fault(&mut self, key: &str, reason: impl fmt::Display) {
+        self.found.push((join(&self.path, key), reason.to_string()));
+    }
+
+    /// Reports `result`'s error, if it is one; gives its value otherwise.
+    pub fn check<T, E: fmt::Display>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.fault(key, error)).ok()
+    }
+
+    /// A place further down.
+    pub fn below(&mut self, key: &str) -> At<'_> {
+        At { path: join(&self.path, key), found: self.found }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    match (path, key) {
+        ("", _) => key.to_owned(),
+        (_, "") => path.to_owned(),
+        _ => format!("{path}.{key}"),
+    }
+}
+
+/// A parsed but unchecked file.
+#[derive(Debug, Clone)]
+pub struct Document {
+    file: String,
+    directory: PathBuf,
+    value: Value,
+    /// Dotted path to line.
+    lines: BTreeMap<String, usize>,
+    /// Dotted path to the environment variable that set it.
+    overrides: BTreeMap<String, String>,
+}
+
+impl Document {
+    /// Reads a YAML file. An empty one is an empty mapping.
+    pub fn read(file: &Path) -> Result<Self, Fault> {
+        let text = std::fs::read_to_string(file).map_err(|error| Fault {
+            file: file.display().to_string(),
+            line: None,
+            path: String::new(),
+            reason: format!("cannot be read: {error}"),
+        })?;
+        Self::parse(file, &text)
+    }
+
+    /// Parses YAML text; `file` is for messages and for relative paths.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Fault> {
+        let name = file.display().to_string();
+        let value: Value = serde_saphyr::from_str(text).map_err(|error| Fault {
+            file: name.clone(),
+            line: error.location().map(|l| l.line() as usize),
+            path: String::new(),
+            reason: format!("is no valid YAML: {}", first_line(&error.to_string())),
+        })?;
+        Ok(Self {
+            file: name,
+            directory: file.parent().unwrap_or(Path::new(".")).to_owned(),
+            value: if value.is_null() { Value::Object(Map::new()) } else { value },
+            lines: lines(text),
+            overrides: BTreeMap::new(),
+        })
+    }
+
+    /// Applies `DUNLIN_*` variables whose first part names a section or key of `T`. `__` separates levels. Variables that
+    /// name nothing of `T` belong to somebody else.
+    pub fn override_from<T: JsonSchema>(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let schema = schema_of::<T>();
+        let known = schema.pointer("/properties").and_then(Value::as_object).cloned().unwrap_or_default();
+        for (variable, text) in variables {
+            let Some(name) = variable.strip_prefix("DUNLIN_") else { continue };
+            let keys: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
+            let Some((last, parents)) = keys.split_last() else { continue };
+            if !keys.first().is_some_and(|first| known.contains_key(first)) {
+                continue;
+            }
+            let mut place = &mut self.value;
+            for key in parents {
+                place = object(place).entry(key).or_insert_with(|| Value::Object(Map::new()));
+            }
+            object(place).insert(last.clone(), Value::String(text));
+            self.overrides.insert(keys.join("."), variable);
+        }
+        self
+    }
+
+    /// Checks the document against the type and its rules; on faults reports all of them and returns `None`.
+    pub fn check<T: JsonSchema + DeserializeOwned + Validate>(mut self, faults: &mut Faults) -> Option<T> {
+        let before = faults.0.len();
+        let schema = schema_of::<T>();
+        let mut found = Vec::new();
+        read_secret_files(&mut self.value, &self.directory, String::new(), &mut found);
+        let files = found.len();
+        check_schema(&schema, &self.value, &mut found);
+        if self.read_overrides_as_yaml(&found) {
+            found.truncate(files);
+            check_schema(&schema, &self.value, &mut found);
+        }
+        let mut typed: Option<T> = None;
+        if found.is_empty() {
+            match serde_path_to_error::deserialize(&self.value) {
+                Ok(value) => typed = Some(value),
+                Err(error) => found.push((dotted(&error.path().to_string()), error.into_inner().to_string())),
+            }
+        }
+        if let Some(value) = &typed {
+            value.validate(&mut At { path: String::new(), found: &mut found });
+        }
+        let mut located: Vec<Fault> = found.into_iter().map(|(path, reason)| self.locate(path, reason)).collect();
+        located.sort();
+        faults.0.extend(located);
+        typed.filter(|_| faults.0.len() == before)
+    }
+
+    /// An environment variable is text. Where the schema wants a number or a truth value instead, reads the text as YAML.
+    /// Returns whether there was anything to read.
+    fn read_overrides_as_yaml(&mut self, found: &[(String, String)]) -> bool {
+        let mut changed = false;
+        for (path, _) in found.iter().filter(|(path, _)| self.overrides.contains_key(path)) {
+            if let Some(place) = self.value.pointer_mut(&format!("/{}", path.replace('.', "/")))
+                && let Value::String(text) = place
+                && let Ok(scalar) = serde_saphyr::from_str(text)
+            {
+                *place = scalar;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Finds the line of a path, or of the nearest one above it.
+    fn locate(&self, path: String, reason: String) -> Fault {
+        if let Some(variable) = self.overrides.get(&path) {
+            return Fault { file: variable.clone(), line: None, path, reason };
+        }
+        let mut above = path.as_str();
+        let line = loop {
+            match (self.lines.get(above), above.rsplit_once('.')) {
+                (Some(line), _) => break Some(*line),
+                (None, Some((parent, _))) => above = parent,
+                (None, None) => break None,
+            }
+        };
+        Fault { file: self.file.clone(), line, path, reason }
+    }
+}
+
+/// The JSON Schema of a section, as editors get it: secrets may also be given as `<key>_file`.
+pub fn editor_schema<T: JsonSchema>() -> Value {
+    let mut schema = schema_of::<T>();
+    offer_files(&mut schema);
+    schema
+}
+
+fn schema_of<T: JsonSchema>() -> Value {
+    schemars::schema_for!(T).to_value()
+}
+
+fn offer_files(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::Object(properties)) = map.get_mut("properties") {
+                let secret = |(key, value): (&String, &Value)| value.get("writeOnly").is_some().then(|| key.clone());
+                for key in properties.iter().filter_map(secret).collect::<Vec<_>>() {
+                    properties.insert(
+                        format!("{key}_file"),
+                        serde_json::json!({ "type": "string", "description": format!("File that holds {key}") }),
+                    );
+                }
+            }
+            map.values_mut().for_each(offer_files);
+        }
+        Value::Array(items) => items.iter_mut().for_each(offer_files),
+        _ => {}
+    }
+}
+
+fn check_schema(schema: &Value, value: &Value, found: &mut Vec<(String, String)>) {
+    use jsonschema::error::ValidationErrorKind as Kind;
+    let validator = match jsonschema::validator_for(schema) {
+        Ok(validator) => validator,
+        Err(error) => return found.push((String::new(), format!("schema: {error}"))),
+    };
+    for error in validator.iter_errors(value) {
+        let path = dotted(error.instance_path().as_str());
+        match error.kind() {
+            Kind::AdditionalProperties { unexpected } => {
+                let known = error.schema_path().as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
+                let known = schema.pointer(&format!("{known}/properties")).and_then(Value::as_object);
+                for key in unexpected {
+                    let hint = known.and_then(|k| nearest(key, k.keys()));
+                    let hint = hint.map(|k| format!("; did you mean {k}?")).unwrap_or_default();
+                    found.push((join(&path, key), format!("is not a known key{hint}")));
+                }
+            }
+            Kind::Required { property } => {
+                found.push((join(&path, property.as_str().unwrap_or_default()), "is missing".to_owned()));
+            }
+            // The message without the value, which may be a secret.
+            _ => found.push((path, error.masked().to_string())),
+        }
+    }
+}
+
+/// The known key that differs least, if it is close enough to have been meant.
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    known.map(|k| (edit_distance(key, k), k)).filter(|(d, k)| *d <= 1 + k.len() / 4).min().map(|(_, k)| k)
+}
+
+/// Levenshtein distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
+            let next = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
+            diagonal = std::mem::replace(cell, next);
+            left = next;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// Replaces `<key>_file: path` by `<key>: content`, everywhere. Paths are relative to the document's directory.
+fn read_secret_files(value: &mut Value, directory: &Path, path: String, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            let keys: Vec<String> = map.keys().filter(|k| k.ends_with("_file")).cloned().collect();
+            for key in keys {
+                let Some(Value::String(file)) = map.get(&key).cloned() else { continue };
+                let target = key.trim_end_matches("_file");
+                if map.contains_key(target) {
+                    found.push((join(&path, &key), format!("give either {target} or {key}, not both")));
+                    continue;
+                }
+                match std::fs::read_to_string(directory.join(&file)) {
+                    Ok(content) => {
+                        map.remove(&key);
+                        map.insert(target.to_owned(), Value::String(content.trim_end().to_owned()));
+                    }
+                    Err(error) => found.push((join(&path, &key), format!("{file:?} cannot be read: {error}"))),
+                }
+            }
+            for (key, inner) in map.iter_mut() {
+                read_secret_files(inner, directory, join(&path, key), found);
+            }
+        }
+        Value::Array(items) => {
+            for (n, inner) in items.iter_mut().enumerate() {
+                read_secret_files(inner, directory, join(&path, &n.to_string()), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Dotted paths of all keys and items of a YAML text, each with its line.
+fn lines(text: &str) -> BTreeMap<String, usize> {
+    enum Level {
+        Sequence(usize),
+        Mapping(Option<String>),
+    }
+    let mut found = BTreeMap::new();
+    let mut stack: Vec<(String, Level)> = Vec::new();
+    for next in Parser::new_from_str(text) {
+        let Ok((event, span)) = next else { break };
+        let line = span.start.line();
+        if matches!(event, Event::SequenceEnd | Event::MappingEnd) {
+            stack.pop();
+            continue;
+        }
+        if !matches!(event, Event::Scalar(..) | Event::Alias(..) | Event::SequenceStart(..) | Event::MappingStart(..)) {
+            continue;
+        }
+        // Which path does this node have?
+        let path = match stack.last_mut() {
+            None => String::new(),
+            Some((parent, Level::Sequence(n))) => {
+                *n += 1;
+                join(parent, &(*n - 1).to_string())
+            }
+            Some((parent, Level::Mapping(key))) => match (key.take(), &event) {
+                (Some(key), _) => join(parent, &key),
+                (None, Event::Scalar(text, ..)) => {
+                    found.insert(join(parent, text), line);
+                    *key = Some(text.to_string());
+                    continue;
+                }
+                (None, _) => continue,
+            },
+        };
+        found.entry(path.clone()).or_insert(line);
+        match event {
+            Event::SequenceStart(..) => stack.push((path, Level::Sequence(0))),
+            Event::MappingStart(..) => stack.push((path, Level::Mapping(None))),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// `/merchants/0/name` and `merchants[0].name` as `merchants.0.name`.
+fn dotted(path: &str) -> String {
+    path.trim_start_matches('/').replace(['/', '['], ".").replace(']', "").trim_start_matches('.').to_owned()
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("just made an object"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernel::Masked;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only their presence matters")]
+    struct Sample {
+        listen: String,
+        relay: Relay,
+        #[serde(default)]
+        limits: Vec<u16>,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only their presence matters")]
+    struct Relay {
+        host: String,
+        password: Option<Masked<String>>,
+        timeout_seconds: u32,
+    }
+
+    impl Validate for Sample {
+        fn validate(&self, at: &mut At<'_>) {
+            if self.relay.timeout_seconds == 0 {
+                at.below("relay").fault("timeout_seconds", "must be above 0");
+            }
+        }
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let mut faults = Faults::default();
+        match Document::parse(Path::new("dunlin.yaml"), text) {
+            Ok(document) => drop(document.check::<Sample>(&mut faults)),
+            Err(fault) => faults.0.push(fault),
+        }
+        faults.0.iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn lists_every_fault_with_its_line() {
+        let text = "listne: x\nrelay:\n  host: 5\n  timeout_seconds: soon\nlimits:\n  - 1\n  - 99999\n";
+        assert_eq!(
+            faults(text),
+            [
+                "dunlin.yaml: listen: is missing",
+                "dunlin.yaml:1: listne: is not a known key; did you mean listen?",
+                "dunlin.yaml:3: relay.host: value is not of type \"string\"",
+                "dunlin.yaml:4: relay.timeout_seconds: value is not of type \"integer\"",
+                "dunlin.yaml:7: limits.1: value is greater than the maximum of 65535",
+            ]
+        );
+    }
+
+    #[test]
+    fn rules_come_after_types() {
+        let text = "listen: x\nrelay: { host: h, timeout_seconds: 0 }\n";
+        assert_eq!(faults(text), ["dunlin.yaml:2: relay.timeout_seconds: must be above 0"]);
+    }
+
+    #[test]
+    fn broken_yaml_names_the_line() {
+        let found = faults("listen: x\nrelay: [unclosed\n");
+        assert!(found[0].starts_with("dunlin.yaml:") && found[0].contains("is no valid YAML"), "{found:?}");
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_are_never_quoted() {
+        let directory = std::env::temp_dir().join(format!("dunlin-config-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("pw"), "hunter2\n").unwrap();
+        let parse = |text: &str| {
+            let mut faults = Faults::default();
+            let document = Document::parse(&directory.join("dunlin.yaml"), text).unwrap();
+            (document.check::<Sample>(&mut faults), faults)
+        };
+        let (sample, _) = parse("listen: x\nrelay: { host: h, timeout_seconds: 1, password_file: pw }\n");
+        assert_eq!(sample.unwrap().relay.password.unwrap().reveal(), "hunter2");
+        let (_, faults) = parse("listen: x\nrelay: { host: h, timeout_seconds: 1, password_file: nowhere }\n");
+        assert!(faults.to_string().contains("relay.password_file: \"nowhere\" cannot be read"), "{faults}");
+        let (_, faults) = parse("listen: x\nrelay: { host: h, timeout_seconds: 1, password: [hunter2] }\n");
+        assert!(!faults.to_string().contains("hunter2"), "{faults}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn the_environment_overrides_and_is_named_in_faults() {
+        let variables = [("DUNLIN_RELAY__TIMEOUT_SECONDS", "soon"), ("DUNLIN_LISTEN", "y"), ("DUNLIN_OTHER", "1")];
+        let variables = variables.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let mut faults = Faults::default();
+        let document = Document::parse(Path::new("dunlin.yaml"), "listen: x\nrelay: { host: h, timeout_seconds: 1 }\n");
+        let document = document.unwrap().override_from::<Sample>(variables);
+        assert!(document.check::<Sample>(&mut faults).is_none());
+        assert_eq!(
+            faults.0[0].to_string(),
+            "DUNLIN_RELAY__TIMEOUT_SECONDS: relay.timeout_seconds: value is not of type \"integer\""
+        );
+        assert_eq!(faults.0.len(), 1, "{faults}");
+    }
+
+    #[test]
+    fn editors_are_offered_the_file_form() {
+        let schema = editor_schema::<Sample>();
+        assert!(schema.to_string().contains("password_file"), "{schema}");
+    }
+}

@@ -1,0 +1,230 @@
+//! Merchants: one YAML file each, `<config_dir>/merchants/<id>.yaml`.
+
+use crate::config::{At, Document, Fault, Faults, Validate};
+use jiff::tz::TimeZone;
+use kernel::{Masked, MerchantId, contact};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A merchant's file.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MerchantFile {
+    /// The name payers know.
+    pub name: String,
+    /// IANA time zone: when a due date has passed, and the payers' zone where theirs is not known.
+    pub time_zone: String,
+    /// BCP 47 language of messages where the payer's is not known.
+    #[serde(default = "default_locale")]
+    pub locale: String,
+    /// The campaign that new invoices follow: a file in `campaigns/`, without its ending.
+    #[serde(default = "default_campaign")]
+    pub campaign: String,
+    /// Who reminders come from.
+    pub sender: Sender,
+    /// Stripe's webhooks.
+    pub stripe: Option<Stripe>,
+    /// Keys for the gRPC interface, as the hex SHA-256 of each: `printf %s "$key" | sha256sum`.
+    #[serde(default)]
+    pub api_key_sha256: Vec<String>,
+}
+
+fn default_locale() -> String {
+    "en".to_owned()
+}
+fn default_campaign() -> String {
+    "default".to_owned()
+}
+
+/// Who reminders come from.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sender {
+    /// A person's name gets better answers than a company's.
+    pub name: String,
+    /// The From address.
+    pub email: String,
+    /// Where answers go, if not to the From address.
+    pub reply_to: Option<String>,
+}
+
+/// Stripe's webhooks.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stripe {
+    /// `whsec_…` of the endpoint. Two during a rotation; any of them is accepted.
+    pub signing_secrets: Vec<Masked<String>>,
+    /// How far a webhook's signed time may be from now.
+    #[serde(default = "default_tolerance")]
+    pub tolerance_seconds: u32,
+}
+
+const fn default_tolerance() -> u32 {
+    300
+}
+
+impl Validate for MerchantFile {
+    fn validate(&self, at: &mut At<'_>) {
+        at.check("time_zone", contact::zone(&self.time_zone));
+        if self.name.trim().is_empty() {
+            at.fault("name", "is empty");
+        }
+        let mut sender = at.below("sender");
+        for (key, address) in [("email", Some(&self.sender.email)), ("reply_to", self.sender.reply_to.as_ref())] {
+            if address.is_some_and(|a| !looks_like_address(a)) {
+                sender.fault(key, "is no e-mail address");
+            }
+        }
+        if self.sender.name.chars().any(char::is_control) {
+            sender.fault("name", "contains a line break or another control character");
+        }
+        if let Some(stripe) = &self.stripe {
+            let mut stripe_at = at.below("stripe");
+            if stripe.signing_secrets.is_empty() {
+                stripe_at.fault("signing_secrets", "needs at least one secret");
+            }
+            for (n, secret) in stripe.signing_secrets.iter().enumerate() {
+                if secret.reveal().len() < 16 {
+                    stripe_at.fault(&format!("signing_secrets.{n}"), "is shorter than 16 characters");
+                }
+            }
+        }
+        for (n, hash) in self.api_key_sha256.iter().enumerate() {
+            if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                at.fault(&format!("api_key_sha256.{n}"), "is no hex SHA-256 (64 hex digits)");
+            }
+        }
+    }
+}
+
+fn looks_like_address(text: &str) -> bool {
+    text.split_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty() && domain.contains('.') && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+    })
+}
+
+/// A merchant: its file, checked, under its id.
+#[derive(Debug, Clone)]
+pub struct Merchant {
+    /// The file's name without its ending.
+    pub id: MerchantId,
+    /// The file.
+    pub file: MerchantFile,
+    /// The merchant's zone.
+    pub zone: TimeZone,
+}
+
+/// All merchants.
+#[derive(Debug, Clone, Default)]
+pub struct Merchants(BTreeMap<MerchantId, Merchant>);
+
+impl Merchants {
+    /// Reads `<config_dir>/merchants/*.yaml`. On faults reports all of them.
+    pub fn read(config_dir: &Path, faults: &mut Faults) -> Self {
+        let directory = config_dir.join("merchants");
+        let mut merchants = Self::default();
+        for path in yaml_files(&directory, faults) {
+            let Some(file) = read::<MerchantFile>(&path, faults) else { continue };
+            let id = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+            match (MerchantId::try_new(id), contact::zone(&file.time_zone)) {
+                (Ok(id), Ok(zone)) => merchants.insert(Merchant { id, file, zone }),
+                (Err(error), _) => faults.0.push(Fault {
+                    file: path.display().to_string(),
+                    line: None,
+                    path: String::new(),
+                    reason: format!("the file's name is the merchant's id, which {error}"),
+                }),
+                (_, Err(_)) => {}
+            }
+        }
+        merchants
+    }
+
+    /// Adds a merchant, or replaces the one of the same id.
+    pub fn insert(&mut self, merchant: Merchant) {
+        self.0.insert(merchant.id.clone(), merchant);
+    }
+
+    /// Finds a merchant.
+    pub fn get(&self, id: &MerchantId) -> Option<&Merchant> {
+        self.0.get(id)
+    }
+
+    /// Finds a merchant by the text of its id.
+    pub fn by_name(&self, id: &str) -> Option<&Merchant> {
+        self.0.get(&MerchantId::try_new(id).ok()?)
+    }
+
+    /// All of them, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Merchant> {
+        self.0.values()
+    }
+}
+
+/// The YAML files of a directory, by name. A directory that cannot be read is a fault.
+pub fn yaml_files(directory: &Path, faults: &mut Faults) -> Vec<std::path::PathBuf> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            faults.0.push(Fault {
+                file: directory.display().to_string(),
+                line: None,
+                path: String::new(),
+                reason: format!("cannot be read: {error}"),
+            });
+            return Vec::new();
+        }
+    };
+    let is_yaml = |p: &std::path::PathBuf| p.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    let mut files: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(is_yaml).collect();
+    files.sort();
+    files
+}
+
+/// Reads and checks one file.
+pub fn read<T>(path: &Path, faults: &mut Faults) -> Option<T>
+where
+    T: JsonSchema + serde::de::DeserializeOwned + Validate,
+{
+    match Document::read(path) {
+        Ok(document) => document.check(faults),
+        Err(fault) => {
+            faults.0.push(fault);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_all_faults_of_all_files() {
+        let directory = std::env::temp_dir().join(format!("dunlin-merchants-{}", std::process::id()));
+        std::fs::create_dir_all(directory.join("merchants")).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.join("merchants").join(name), text).unwrap();
+        write("acme.yaml", "name: Acme\ntime_zone: Europe/Berlin\nsender: { name: Anna, email: anna@acme.example }\n");
+        write("Bad.yaml", "name: B\ntime_zone: UTC\nsender: { name: B, email: b@b.example }\n");
+        write(
+            "broken.yaml",
+            "name: ''\ntime_zone: Mars/Base\nsender:\n  name: X\n  email: nobody\nstripe: { signing_secrets: [abc] }\n",
+        );
+        let mut faults = Faults::default();
+        let merchants = Merchants::read(&directory, &mut faults);
+        assert_eq!(merchants.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["acme"]);
+        let text = faults.to_string();
+        for expected in [
+            "Bad.yaml: the file's name is the merchant's id, which contains 'B'",
+            "broken.yaml:1: name: is empty",
+            "broken.yaml:2: time_zone: \"Mars/Base\" is not a time zone",
+            "broken.yaml:5: sender.email: is no e-mail address",
+            "broken.yaml:6: stripe.signing_secrets.0: is shorter than 16 characters",
+        ] {
+            assert!(text.contains(expected), "{expected:?} missing in\n{text}");
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

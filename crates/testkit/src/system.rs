@@ -1,0 +1,95 @@
+//! Postgres, NATS and streams for the services under test.
+
+use crate::database::TestDatabase;
+use crate::servers::{Binaries, Nats, free_port};
+use events::Service;
+use jiff::tz::TimeZone;
+use kernel::{Clock, Masked, MerchantId, SharedClock, SystemClock};
+use runtime::Host;
+use runtime::health::Health;
+use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};
+use runtime::settings::{CommonSettings, LinkSettings, TelemetrySettings};
+use sqlx::migrate::Migrator;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The signing secret of every merchant in tests.
+pub const STRIPE_SECRET: &str = "whsec_test_0123456789abcdef";
+/// The API key of every merchant in tests.
+pub const API_KEY: &str = "key_test_0123456789abcdef";
+/// Its SHA-256.
+pub const API_KEY_SHA256: &str = "9fe6e54e3ac5887e96b6a696c3649ece3f51c1a54b946b14f16111c17c4f8648";
+
+/// A database and a broker of one test. The broker's files go when this is dropped.
+pub struct TestSystem {
+    /// The database.
+    pub database: TestDatabase,
+    /// The broker.
+    pub nats: Nats,
+    /// Settings for both.
+    pub common: CommonSettings,
+    migrations: Vec<(Service, &'static Migrator)>,
+    directory: PathBuf,
+}
+
+impl TestSystem {
+    /// Starts a broker and makes a database with the services' schemas.
+    pub async fn start(services: &[(Service, &'static Migrator)]) -> anyhow::Result<Self> {
+        let database = TestDatabase::create(services).await?;
+        let id = kernel::id::at(SystemClock.now()).simple().to_string();
+        let directory = std::env::temp_dir().join("dunlin-tests").join(std::process::id().to_string()).join(id);
+        let nats = Nats::start(&Binaries::find()?, &directory, free_port()?).await?;
+        let common = CommonSettings {
+            config_dir: directory.clone(),
+            admin_listen: ([127, 0, 0, 1], 0).into(),
+            postgres: database.settings(),
+            nats: nats.settings(),
+            links: LinkSettings {
+                public_url: "http://127.0.0.1:9".to_owned(),
+                key: Masked::new("a key that is only for tests, 32+".to_owned()),
+            },
+            telemetry: TelemetrySettings::default(),
+            time_lapse: None,
+        };
+        let system = Self { database, nats, common, migrations: services.to_vec(), directory };
+        system.declare_streams().await?;
+        Ok(system)
+    }
+
+    /// Creates streams and durables, as the migrate job does.
+    pub async fn declare_streams(&self) -> anyhow::Result<()> {
+        let client = bus::broker::connect("migrate", &self.common.nats.broker(bus::permissions::MIGRATE_USER)).await?;
+        let js = bus::broker::jetstream(client);
+        bus::topology::apply(&js, &self.common.nats.streams()).await.map_err(|e| anyhow::anyhow!(e))?;
+        Ok(())
+    }
+
+    /// What a service is given.
+    pub async fn host(&self, service: Service, merchants: &Merchants, clock: SharedClock) -> anyhow::Result<Host> {
+        let migrations = self.migrations.iter().find(|(s, _)| *s == service).map(|(_, m)| *m);
+        let migrations = migrations.ok_or_else(|| anyhow::anyhow!("{service} is not part of this test"))?;
+        let health = Health::new(prometheus::Registry::new());
+        Host::connect(service, migrations, &self.common, Arc::new(merchants.clone()), clock, &health).await
+    }
+}
+
+impl Drop for TestSystem {
+    fn drop(&mut self) {
+        let _ = self.nats.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A merchant for tests, in a zone.
+pub fn merchant(id: &str, zone: &str) -> anyhow::Result<Merchant> {
+    let file = MerchantFile {
+        name: format!("{id} Ltd"),
+        time_zone: zone.to_owned(),
+        locale: "en".to_owned(),
+        campaign: "default".to_owned(),
+        sender: Sender { name: format!("Anna from {id}"), email: format!("billing@{id}.example"), reply_to: None },
+        stripe: Some(Stripe { signing_secrets: vec![Masked::new(STRIPE_SECRET.to_owned())], tolerance_seconds: 300 }),
+        api_key_sha256: vec![API_KEY_SHA256.to_owned()],
+    };
+    Ok(Merchant { id: MerchantId::try_new(id)?, zone: TimeZone::get(zone)?, file })
+}
