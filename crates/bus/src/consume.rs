@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
 use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use events::envelope::TRACEPARENT;
-use events::{AnyEvent, Envelope, Flow, Service};
+use events::{AnyEvent, Envelope, Flow};
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
 use std::future::Future;
@@ -132,14 +132,23 @@ impl Bus {
     pub async fn run<H: Handler>(&self, handler: H, stop: CancellationToken) {
         let consumer = Consumer { bus: self.clone(), handler: Arc::new(handler) };
         let sources = H::FLOW.sources();
-        let follow = join_all(sources.iter().map(|(producer, _)| consumer.follow(*producer, &stop)));
-        tokio::join!(follow, consumer.replay_on_request(&stop));
+        let pulls = join_all(sources.iter().map(|(producer, _)| pull(&self.js, producer.stream(), &consumer, &stop)));
+        tokio::join!(pulls, consumer.replay_on_request(&stop));
     }
 }
 
 struct Consumer<H> {
     bus: Bus,
     handler: Arc<H>,
+}
+
+/// Deals with messages as they arrive: what [`pull`] is about.
+pub trait Process: Sync {
+    /// Durable name, for the log.
+    fn name(&self) -> &str;
+
+    /// Takes a batch to its end. An error means that at least one message has to come again; none is acknowledged then.
+    fn process(&self, messages: &[jetstream::Message]) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// What a wait for messages brought.
@@ -150,60 +159,66 @@ enum Fetched {
     Stopped,
 }
 
-impl<H: Handler> Consumer<H> {
-    async fn follow(&self, producer: Service, stop: &CancellationToken) {
-        let flow = H::FLOW.name;
-        let mut delay = Backoff::default();
-        while !stop.is_cancelled() {
-            match topology::pull(&self.bus.js, producer.stream(), flow, MAX_BATCH).await {
-                Ok((consumer, messages)) => self.drain(consumer, messages, &mut delay, stop).await,
-                Err(error) => tracing::warn!(flow, stream = producer.stream(), %error, "cannot pull; trying again"),
+/// Pulls from a durable until `stop`: batches go to `process`, which is followed by ack or, after a failure, a pause and
+/// redelivery. A pull that is lost or stalled is made anew, for ever.
+pub async fn pull(js: &jetstream::Context, stream: &str, process: &impl Process, stop: &CancellationToken) {
+    let mut backoff = Backoff::default();
+    while !stop.is_cancelled() {
+        match topology::pull(js, stream, process.name(), MAX_BATCH).await {
+            Ok((consumer, messages)) => drain(consumer, messages, process, &mut backoff, stop).await,
+            Err(error) => tracing::warn!(durable = process.name(), stream, %error, "cannot pull; trying again"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(REBUILD_PAUSE) => {}
+        }
+    }
+}
+
+/// Works through one pull until it is lost or `stop`.
+async fn drain(
+    mut consumer: jetstream::consumer::Consumer<pull::Config>,
+    mut messages: pull::Stream,
+    process: &impl Process,
+    backoff: &mut Backoff,
+    stop: &CancellationToken,
+) {
+    loop {
+        let batch = match fetch(&mut consumer, &mut messages, stop).await {
+            Fetched::Batch(batch) => batch,
+            Fetched::Lost => return,
+            Fetched::Stopped => break,
+        };
+        match process.process(&batch).await {
+            Ok(()) => {
+                backoff.reset();
+                settle(&batch, AckKind::Ack).await;
             }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(REBUILD_PAUSE) => {}
+            Err(error) => {
+                let pause = backoff.next();
+                let pause_ms = pause.as_millis() as u64;
+                tracing::warn!(durable = process.name(), %error, messages = batch.len(), pause_ms, "batch goes back");
+                settle(&batch, AckKind::Nak(Some(pause))).await;
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
         }
     }
+    // What the client holds already would otherwise only come back after ack_wait.
+    let mut held = Vec::new();
+    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+        held.push(message);
+    }
+    settle(&held, AckKind::Nak(None)).await;
+}
 
-    /// Works through one pull until it is lost or `stop`.
-    async fn drain(
-        &self,
-        mut consumer: jetstream::consumer::Consumer<pull::Config>,
-        mut messages: pull::Stream,
-        delay: &mut Backoff,
-        stop: &CancellationToken,
-    ) {
-        loop {
-            match fetch(&mut consumer, &mut messages, stop).await {
-                Fetched::Batch(batch) => match self.process(&batch).await {
-                    Ok(()) => {
-                        delay.reset();
-                        settle(&batch, AckKind::Ack).await;
-                    }
-                    Err(error) => {
-                        let pause = delay.next();
-                        tracing::warn!(flow = H::FLOW.name, %error, events = batch.len(), pause_ms = pause.as_millis() as u64, "batch goes back");
-                        settle(&batch, AckKind::Nak(Some(pause))).await;
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            () = tokio::time::sleep(pause) => {}
-                        }
-                    }
-                },
-                Fetched::Lost => return,
-                Fetched::Stopped => break,
-            }
-        }
-        // What the client holds already would otherwise only come back after ack_wait.
-        let mut held = Vec::new();
-        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-            held.push(message);
-        }
-        settle(&held, AckKind::Nak(None)).await;
+impl<H: Handler> Process for Consumer<H> {
+    fn name(&self) -> &str {
+        H::FLOW.name
     }
 
-    /// Takes a batch to its end. An error means that nothing was committed for at least one event.
     async fn process(&self, messages: &[jetstream::Message]) -> Result<(), Failure> {
         let (mut batch, mut broken) = (Vec::with_capacity(messages.len()), Vec::new());
         for raw in messages.iter().map(Raw::from_message) {
@@ -221,7 +236,9 @@ impl<H: Handler> Consumer<H> {
         let span = self.process_span(&batch);
         self.attempt(batch).instrument(span).await
     }
+}
 
+impl<H: Handler> Consumer<H> {
     /// One transaction for the batch. If one of several events cannot work, the halves are tried apart, down to the one.
     async fn attempt(&self, mut batch: Vec<Incoming>) -> Result<(), Failure> {
         if batch.is_empty() {

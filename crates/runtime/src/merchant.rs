@@ -86,8 +86,8 @@ impl Validate for MerchantFile {
                 stripe_at.fault("signing_secrets", "needs at least one secret");
             }
             for (n, secret) in stripe.signing_secrets.iter().enumerate() {
-                if secret.reveal().len() < 16 {
-                    stripe_at.fault(&format!("signing_secrets.{n}"), "is shorter than 16 characters");
+                if secret.reveal().len() < 8 {
+                    stripe_at.fault(&format!("signing_secrets.{n}"), "is shorter than 8 characters");
                 }
             }
         }
@@ -221,7 +221,7 @@ mod tests {
             "broken.yaml:1: name: is empty",
             "broken.yaml:2: time_zone: \"Mars/Base\" is not a time zone",
             "broken.yaml:5: sender.email: is no e-mail address",
-            "broken.yaml:6: stripe.signing_secrets.0: is shorter than 16 characters",
+            "broken.yaml:6: stripe.signing_secrets.0: is shorter than 8 characters",
         ] {
             assert!(text.contains(expected), "{expected:?} missing in\n{text}");
         }

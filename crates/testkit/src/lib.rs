@@ -18,3 +18,31 @@ pub use database::TestDatabase;
 pub use servers::{Binaries, Nats, Postgres};
 pub use smtp::SmtpServer;
 pub use system::TestSystem;
+
+/// A file or folder of `../shared`, which holds real data that is not part of the project. `None`, said loudly, if the
+/// folder is not there: a test that needs it has then proven nothing.
+pub fn shared(path: &str) -> Option<std::path::PathBuf> {
+    let found = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
+    if found.exists() {
+        return Some(found);
+    }
+    eprintln!("\n*** SKIPPED: {} is not there, so this test has checked nothing ***\n", found.display());
+    None
+}
+
+/// A `Stripe-Signature` header for a body, signed now.
+pub fn sign_stripe(secret: &str, body: &[u8]) -> String {
+    sign_stripe_at(secret, body, kernel::Clock::now(&kernel::SystemClock))
+}
+
+/// The same, signed at a moment.
+#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+pub fn sign_stripe_at(secret: &str, body: &[u8], at: jiff::Timestamp) -> String {
+    use hmac::{KeyInit, Mac};
+    let seconds = at.as_second();
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(seconds.to_string().as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes()))
+}

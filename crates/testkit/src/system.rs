@@ -2,7 +2,8 @@
 
 use crate::database::TestDatabase;
 use crate::servers::{Binaries, Nats, free_port};
-use events::Service;
+use anyhow::Context;
+use events::{AnyEvent, Kind, Service};
 use jiff::tz::TimeZone;
 use kernel::{Clock, Masked, MerchantId, SharedClock, SystemClock};
 use runtime::Host;
@@ -10,6 +11,7 @@ use runtime::health::Health;
 use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};
 use runtime::settings::{CommonSettings, LinkSettings, TelemetrySettings};
 use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,6 +64,21 @@ impl TestSystem {
         let js = bus::broker::jetstream(client);
         bus::topology::apply(&js, &self.common.nats.streams()).await.map_err(|e| anyhow::anyhow!(e))?;
         Ok(())
+    }
+
+    /// Everything that a service has emitted so far, in the order of commits.
+    pub async fn emitted(&self, service: Service) -> anyhow::Result<Vec<AnyEvent>> {
+        let mut admin = PgConnection::connect(&self.database.admin_url).await?;
+        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT subject, payload FROM {service}.outbox ORDER BY created_at, subject, msg_id"
+        )))
+        .fetch_all(&mut admin)
+        .await?;
+        let decode = |(subject, payload): (String, Vec<u8>)| {
+            let kind = subject.rsplit_once('.').and_then(|(ce_type, _)| Kind::by_ce_type(ce_type));
+            Ok(AnyEvent::decode(kind.context("unknown event in the outbox")?, &payload)?)
+        };
+        rows.into_iter().map(decode).collect()
     }
 
     /// What a service is given.

@@ -1,1 +1,98 @@
+//! Ingest: takes what payment processors say, once, and tells the other services what it means.
+//!
+//! [`flow`] is the way of a message; everything before it is translation ([`stripe`], [`facts`], [`upstream`]), and
+//! [`domain`] is what makes the order of messages irrelevant. [`intake`] lets concurrent requests share commits.
+//!
+//! To add a processor: a module like [`stripe`] that verifies and translates to [`facts::Content`], and a route in [`api`].
 
+pub mod api;
+pub mod config;
+pub mod domain;
+pub mod facts;
+pub mod flow;
+pub mod intake;
+pub mod store;
+pub mod stripe;
+pub mod upstream;
+
+pub use config::Config;
+
+use anyhow::Context;
+use events::Malformed;
+use facts::Message;
+use prost::Message as _;
+use runtime::{Host, Service};
+use tokio::net::TcpListener;
+
+/// Ingest's schema.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// Builds the service: binds its edges and wires its tasks.
+pub async fn build(config: Config, host: Host) -> anyhow::Result<Service> {
+    let mut service = Service::new(&host);
+    let (intake, worker) = intake::Intake::new(host.bus.clone());
+    service.task("intake", worker.run(service.stop()));
+    service.task("sweep", intake::sweep(host.clone(), service.stop()));
+
+    let edge = api::Edge::new(host.clone(), intake);
+    let http = TcpListener::bind(config.http_listen).await.context("ingest.http_listen")?;
+    service.listens("http", http.local_addr()?);
+    service.task("http", runtime::http::serve(http, edge.clone().http(), service.stop()));
+
+    let grpc = TcpListener::bind(config.grpc_listen).await.context("ingest.grpc_listen")?;
+    service.listens("grpc", grpc.local_addr()?);
+    service.task("grpc", serve_grpc(grpc, edge, service.stop()));
+
+    let (upstream, js, stop) = (upstream::Upstream::new(host.clone()), host.bus.jetstream().clone(), service.stop());
+    service.task(events::topology::INTAKE_DURABLE, async move {
+        bus::consume::pull(&js, events::topology::INTAKE_STREAM, &upstream, &stop).await;
+    });
+    Ok(service)
+}
+
+async fn serve_grpc(listener: TcpListener, edge: api::Edge, stop: tokio_util::sync::CancellationToken) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<events::api::ingest_server::IngestServer<api::Edge>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(events::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    let reflection = match reflection {
+        Ok(reflection) => reflection,
+        Err(error) => return tracing::error!(%error, "gRPC reflection cannot be built"),
+    };
+    let served = tonic::transport::Server::builder()
+        .add_service(edge.grpc())
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), stop.cancelled());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "gRPC server ended");
+    }
+}
+
+/// Translates a stored message again, with today's code and configuration.
+fn retranslate(host: &Host, row: &store::Quarantined) -> Result<Message, bus::Failure> {
+    let received_at = row.received_at.to_jiff();
+    let content = match (row.source.as_str(), host.merchants.by_name(&row.merchant)) {
+        (_, None) => Err(Malformed::new("merchant", format!("{:?} is not configured", row.merchant))),
+        ("stripe", Some(merchant)) => stripe::translate(&row.body, &merchant.zone)
+            .map_err(|e| Malformed::new("body", e))
+            .and_then(|webhook| webhook.content),
+        ("grpc", Some(_)) => events::api::Fact::decode(&*row.body)
+            .map_err(|e| Malformed::new("body", e))
+            .and_then(|fact| facts::translate(&fact)),
+        (_, Some(_)) => upstream::retranslate(&row.external_id, &row.body, received_at),
+    };
+    Ok(Message {
+        id: row.inbound,
+        merchant: events::snapshot::id("merchant", &row.merchant)?,
+        source: row.source.clone(),
+        external_id: row.external_id.clone(),
+        kind: row.kind.clone(),
+        body: row.body.clone().into(),
+        received_at,
+        traceparent: row.traceparent.clone(),
+        content,
+    })
+}

@@ -1,0 +1,239 @@
+//! What every source is translated into, whatever it looked like outside.
+
+use crate::domain::{Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stamped};
+use bytes::Bytes;
+use events::{Malformed, api, snapshot, time};
+use jiff::Timestamp;
+use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId};
+use uuid::Uuid;
+
+/// A message from outside, translated.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Derived from merchant, source and external id: the same message twice has the same id.
+    pub id: Uuid,
+    /// Whose.
+    pub merchant: MerchantId,
+    /// `stripe`, `grpc`, or the source of a CloudEvent.
+    pub source: String,
+    /// The sender's id of the message.
+    pub external_id: String,
+    /// The sender's type.
+    pub kind: String,
+    /// Bytes as they arrived.
+    pub body: Bytes,
+    /// Business time of arrival.
+    pub received_at: Timestamp,
+    /// The trace it arrived in.
+    pub traceparent: Option<String>,
+    /// What it says, or why it makes no sense.
+    pub content: Result<Content, Malformed>,
+}
+
+impl Message {
+    /// The id of a message.
+    pub fn id(merchant: &MerchantId, source: &str, external_id: &str) -> Uuid {
+        kernel::id::derive(source, merchant.as_str(), external_id, "inbound")
+    }
+
+    /// The invoice it is about, if it names one.
+    pub fn about(&self) -> Option<&InvoiceId> {
+        match self.content.as_ref().ok()? {
+            Content::Invoice { invoice, .. } => Some(invoice),
+            _ => None,
+        }
+    }
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Something about an invoice.
+    Invoice {
+        /// Which.
+        invoice: InvoiceId,
+        /// What; in no particular order.
+        facts: Vec<Stamped>,
+        /// Charges and payment intents that pay it.
+        charges: Vec<String>,
+    },
+    /// Something about a charge, whose invoice is known from other messages, or not yet.
+    Charge {
+        /// Ids of the charge and its payment intent: any of them leads to the invoice.
+        charges: Vec<String>,
+        /// What; in no particular order.
+        facts: Vec<Stamped>,
+    },
+    /// Something about a customer.
+    Customer {
+        /// Which.
+        customer: CustomerId,
+        /// What.
+        facts: CustomerFacts,
+    },
+    /// A kind that changes nothing here: stored only.
+    Other,
+}
+
+/// Translates a fact of the API. Faults name the field as the caller wrote it.
+pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
+    if fact.id.is_empty() || fact.id.len() > 255 {
+        return Err(Malformed::new("id", "must have 1 to 255 characters"));
+    }
+    let at = time::from_wire(fact.occurred_at).ok_or_else(|| Malformed::missing("occurred_at"))?;
+    let stamp = |fact_: Fact| Stamped { at, id: fact.id.clone(), fact: fact_ };
+    let about = |field, id: &str, fact| {
+        Ok(Content::Invoice { invoice: snapshot::id(field, id)?, facts: vec![fact], charges: Vec::new() })
+    };
+    match fact.fact.as_ref().ok_or_else(|| Malformed::missing("fact"))? {
+        api::fact::Fact::Invoice(i) => {
+            let snapshot = invoice_snapshot(i)?;
+            about("invoice.invoice_id", &i.invoice_id, stamp(Fact::Snapshot(Box::new(snapshot))))
+        }
+        api::fact::Fact::Payment(p) => {
+            if p.payment_id.is_empty() {
+                return Err(Malformed::new("payment.payment_id", "is empty"));
+            }
+            positive("payment.amount_minor", p.amount_minor)?;
+            let currency = currency("payment.currency", &p.currency)?;
+            let payment = Fact::Payment { payment: p.payment_id.clone(), amount_minor: p.amount_minor, currency };
+            about("payment.invoice_id", &p.invoice_id, stamp(payment))
+        }
+        api::fact::Fact::PaymentFailure(f) => {
+            let failure = Fact::Failure { decline_code: f.decline_code.clone(), attempt: None };
+            about("payment_failure.invoice_id", &f.invoice_id, stamp(failure))
+        }
+        api::fact::Fact::Reversal(r) => {
+            positive("reversal.amount_minor", r.amount_minor)?;
+            let kind = match r.reason() {
+                api::ReversalReason::Chargeback => ReversalKind::Chargeback,
+                api::ReversalReason::LateFailure => ReversalKind::LateFailure,
+                api::ReversalReason::Refund => ReversalKind::Refund,
+                api::ReversalReason::Unspecified => return Err(unspecified("reversal.reason")),
+            };
+            let reversal = Fact::Reversal { reversal: fact.id.clone(), kind, amount_minor: r.amount_minor };
+            about("reversal.invoice_id", &r.invoice_id, stamp(reversal))
+        }
+        api::fact::Fact::Closure(c) => {
+            let closure = match c.reason() {
+                api::ClosureReason::Voided => Closure::Voided,
+                api::ClosureReason::WrittenOff => Closure::WrittenOff,
+                api::ClosureReason::Unspecified => return Err(unspecified("closure.reason")),
+            };
+            about("closure.invoice_id", &c.invoice_id, stamp(Fact::Closure(closure)))
+        }
+        api::fact::Fact::Dispute(d) => {
+            if d.dispute_id.is_empty() {
+                return Err(Malformed::new("dispute.dispute_id", "is empty"));
+            }
+            let dispute = Fact::Dispute { dispute: d.dispute_id.clone(), open: d.open };
+            about("dispute.invoice_id", &d.invoice_id, stamp(dispute))
+        }
+        api::fact::Fact::Customer(c) => {
+            if !c.time_zone.is_empty() {
+                kernel::contact::zone(&c.time_zone).map_err(|e| Malformed::new("customer.time_zone", e))?;
+            }
+            let facts = CustomerFacts {
+                at,
+                id: fact.id.clone(),
+                deleted: c.deleted,
+                name: Masked::new(c.name.clone()),
+                email: Masked::new(c.email.clone()),
+                time_zone: c.time_zone.clone(),
+                locale: c.locale.clone(),
+            };
+            Ok(Content::Customer { customer: snapshot::id("customer.customer_id", &c.customer_id)?, facts })
+        }
+    }
+}
+
+fn invoice_snapshot(i: &api::InvoiceFact) -> Result<Snapshot, Malformed> {
+    let date = |field, text: &str| time::date_from_wire(text).map_err(|e| Malformed::new(field, e));
+    let snapshot = Snapshot {
+        customer: snapshot::id("invoice.customer_id", &i.customer_id)?,
+        number: if i.number.is_empty() { i.invoice_id.clone() } else { i.number.clone() },
+        currency: currency("invoice.currency", &i.currency)?,
+        total_minor: i.total_minor,
+        paid_minor: 0,
+        issued_on: date("invoice.issued_on", &i.issued_on)?.ok_or_else(|| Malformed::missing("invoice.issued_on"))?,
+        due_on: date("invoice.due_on", &i.due_on)?,
+        draft: false,
+        pay_url: Masked::new(i.pay_url.clone()),
+        bill_to_name: Masked::new(i.bill_to_name.clone()),
+        bill_to_email: Masked::new(i.bill_to_email.clone()),
+    };
+    snapshot.check().map_err(|fault| {
+        let field = if fault.field == "due_on" { "invoice.due_on" } else { "invoice.total_minor" };
+        Malformed { field, ..fault }
+    })?;
+    Ok(snapshot)
+}
+
+fn currency(field: &'static str, code: &str) -> Result<Currency, Malformed> {
+    Currency::try_new(code).map_err(|e| Malformed::new(field, e))
+}
+
+fn positive(field: &'static str, amount: i64) -> Result<(), Malformed> {
+    if amount > 0 { Ok(()) } else { Err(Malformed::new(field, format!("{amount} is not above zero"))) }
+}
+
+fn unspecified(field: &'static str) -> Malformed {
+    Malformed::new(field, "is not set")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(inner: api::fact::Fact) -> api::Fact {
+        let occurred_at = Some(time::to_wire("2026-01-05T10:00:00Z".parse().unwrap()));
+        api::Fact { id: "f1".into(), occurred_at, fact: Some(inner) }
+    }
+
+    fn invoice() -> api::InvoiceFact {
+        api::InvoiceFact {
+            invoice_id: "in_1".into(),
+            customer_id: "cus_1".into(),
+            currency: "eur".into(),
+            total_minor: 1_000,
+            issued_on: "2026-01-01".into(),
+            due_on: "2026-01-31".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn faults_name_the_field() {
+        let fault = |f: api::Fact| translate(&f).unwrap_err().to_string();
+        let with = |change: fn(&mut api::InvoiceFact)| {
+            let mut i = invoice();
+            change(&mut i);
+            fault(fact(api::fact::Fact::Invoice(i)))
+        };
+        assert_eq!(fault(api::Fact::default()), "id: must have 1 to 255 characters");
+        assert_eq!(fault(api::Fact { id: "x".into(), ..Default::default() }), "occurred_at: is missing");
+        assert_eq!(with(|i| i.invoice_id = String::new()), "invoice.invoice_id: is empty");
+        assert_eq!(with(|i| i.total_minor = -1), "invoice.total_minor: -1 is negative; an invoice asks for money");
+        assert_eq!(
+            with(|i| i.due_on = "2025-12-31".into()),
+            "invoice.due_on: 2025-12-31 lies before the date of issue, 2026-01-01"
+        );
+        assert!(with(|i| i.issued_on = "1.1.2026".into()).starts_with("invoice.issued_on: "));
+        let payment = api::PaymentFact {
+            payment_id: "p".into(),
+            invoice_id: "i".into(),
+            amount_minor: 0,
+            currency: "EUR".into(),
+        };
+        assert_eq!(fault(fact(api::fact::Fact::Payment(payment))), "payment.amount_minor: 0 is not above zero");
+    }
+
+    #[test]
+    fn an_invoice_without_a_number_is_called_by_its_id() {
+        let Ok(Content::Invoice { facts, .. }) = translate(&fact(api::fact::Fact::Invoice(invoice()))) else {
+            panic!()
+        };
+        let Fact::Snapshot(snapshot) = &facts[0].fact else { panic!() };
+        assert_eq!(snapshot.number, "in_1");
+    }
+}

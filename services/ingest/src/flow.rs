@@ -1,0 +1,325 @@
+//! EVENT IN -> STATE -> EVENT OUT
+//!
+//! | in | state | out |
+//! |---|---|---|
+//! | any message, again | – | – (its id is in `inbound` already) |
+//! | about an invoice | `invoice.facts` gains facts | what changed: `invoice-issued`, `invoice-changed`, `invoice-closed`, `payment-received`, `payment-failed`, `payment-reversed` |
+//! | about a charge of a known invoice | the same | the same |
+//! | about a charge of no known invoice | `parked` | – (later, when the invoice is known) |
+//! | about a customer | `customer.facts` replaced, if later | `customer-changed` |
+//! | of another kind | `inbound` only | – |
+//! | that makes no sense | `quarantine` | – (later, when corrected) |
+
+use crate::domain::{Change, CustomerFacts, Facts, ReversalKind, Stamped, changes};
+use crate::facts::{Content, Message};
+use crate::store::{self, Key};
+use bus::{Failure, Work};
+use events::{Invoice, Malformed, time, v1};
+use jiff::Timestamp;
+use kernel::{CustomerId, InvoiceId};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Committed, and its meaning is on the way to the other services.
+    Accepted,
+    /// Was there already.
+    Duplicate,
+    /// Committed; it takes effect when its invoice comes.
+    Parked,
+    /// Committed, but makes no sense: an operator has to look at it.
+    Quarantined(Malformed),
+}
+
+impl Verdict {
+    /// Label for metrics and answers.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::Parked => "parked",
+            Self::Quarantined(_) => "quarantined",
+        }
+    }
+}
+
+/// Takes a batch of messages in, in one transaction. One verdict per message, in order.
+pub async fn accept(work: &mut Work, messages: &[Message]) -> Result<Vec<Verdict>, Failure> {
+    let resolved = resolve_charges(work, messages).await?;
+    let stored: Vec<_> =
+        messages.iter().zip(&resolved).map(|(m, invoice)| (m, m.about().or(invoice.as_ref()))).collect();
+    let fresh = store::insert_inbound(work.tx(), &stored).await?;
+
+    let mut seen = std::collections::HashSet::new();
+    let mut batch = Batch::default();
+    let mut verdicts = Vec::with_capacity(messages.len());
+    for (message, invoice) in stored {
+        // The same message may be in one batch twice.
+        let is_fresh = fresh.contains(&message.id) && seen.insert(message.id);
+        verdicts.push(if is_fresh { batch.sort(message, invoice) } else { Verdict::Duplicate });
+    }
+    let misfits = batch.apply(work).await?;
+    for (message, verdict) in messages.iter().zip(&mut verdicts) {
+        if let Some(fault) = misfits.get(&message.id) {
+            *verdict = Verdict::Quarantined(fault.clone());
+        }
+    }
+    Ok(verdicts)
+}
+
+/// Applies parked facts whose invoice is known by now. Returns how many messages that were.
+///
+/// The same function as after the arrival of a charge, run now and then: a charge and a fact about it may have arrived in
+/// two transactions that did not see each other.
+pub async fn apply_parked(work: &mut Work) -> Result<usize, Failure> {
+    let mut batch = Batch::default();
+    batch.unpark(work).await?;
+    let count = batch.invoices.values().map(|news| news.facts.len()).sum();
+    batch.apply(work).await?;
+    Ok(count)
+}
+
+/// Tries a quarantined message again; it is released if it makes sense now. Returns the verdict.
+pub async fn accept_again(work: &mut Work, quarantine_id: i64, message: &Message) -> Result<Verdict, Failure> {
+    let resolved = resolve_charges(work, std::slice::from_ref(message)).await?;
+    let invoice = message.about().or(resolved.first().and_then(Option::as_ref)).cloned();
+    let mut batch = Batch::default();
+    let verdict = batch.sort(message, invoice.as_ref());
+    let misfits = batch.apply(work).await?;
+    let verdict = misfits.get(&message.id).map_or(verdict, |fault| Verdict::Quarantined(fault.clone()));
+    if !matches!(verdict, Verdict::Quarantined(_)) {
+        store::release(work.tx(), quarantine_id).await?;
+    }
+    Ok(verdict)
+}
+
+/// The invoice of each message that names only a charge, if it is known.
+async fn resolve_charges(work: &mut Work, messages: &[Message]) -> Result<Vec<Option<InvoiceId>>, Failure> {
+    fn charges(message: &Message) -> &[String] {
+        match &message.content {
+            Ok(Content::Charge { charges, .. }) => charges,
+            _ => &[],
+        }
+    }
+    let keys: Vec<Key<&str>> =
+        messages.iter().flat_map(|m| charges(m).iter().map(|c| (m.merchant.clone(), c.as_str()))).collect();
+    if keys.is_empty() {
+        return Ok(vec![None; messages.len()]);
+    }
+    let known = store::invoices_of_charges(work.tx(), &keys).await?;
+    let find = |m: &Message| charges(m).iter().find_map(|c| known.get(&(m.merchant.clone(), c.clone()))).cloned();
+    Ok(messages.iter().map(find).collect())
+}
+
+/// Fresh messages, sorted by what they are about.
+#[derive(Default)]
+struct Batch<'a> {
+    invoices: BTreeMap<Key<InvoiceId>, News>,
+    customers: BTreeMap<Key<CustomerId>, Vec<(&'a Message, &'a CustomerFacts)>>,
+    charges: Vec<(kernel::MerchantId, String, InvoiceId)>,
+    parked: Vec<(&'a Message, &'a str, &'a [Stamped])>,
+    faults: Vec<(Uuid, Malformed)>,
+}
+
+/// What a batch says about one invoice, each fact with the message that said it.
+#[derive(Default)]
+struct News {
+    facts: Vec<(Origin, Stamped)>,
+}
+
+/// The message that something came from.
+#[derive(Clone)]
+struct Origin {
+    message: Uuid,
+    traceparent: Option<String>,
+}
+
+impl From<&Message> for Origin {
+    fn from(message: &Message) -> Self {
+        Self { message: message.id, traceparent: message.traceparent.clone() }
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Sorts a fresh message in. `invoice` is what it is about, if that is known.
+    fn sort(&mut self, message: &'a Message, invoice: Option<&InvoiceId>) -> Verdict {
+        match (&message.content, invoice) {
+            (Err(fault), _) => {
+                self.faults.push((message.id, fault.clone()));
+                return Verdict::Quarantined(fault.clone());
+            }
+            (Ok(Content::Invoice { invoice, facts, charges }), _) => {
+                self.tell(message, invoice, facts);
+                let linked = charges.iter().map(|c| (message.merchant.clone(), c.clone(), invoice.clone()));
+                self.charges.extend(linked);
+            }
+            (Ok(Content::Charge { facts, .. }), Some(invoice)) => self.tell(message, invoice, facts),
+            (Ok(Content::Charge { charges, facts }), None) => {
+                self.parked.extend(charges.iter().map(|c| (message, c.as_str(), facts.as_slice())));
+                return Verdict::Parked;
+            }
+            (Ok(Content::Customer { customer, facts }), _) => {
+                self.customers.entry((message.merchant.clone(), customer.clone())).or_default().push((message, facts));
+            }
+            (Ok(Content::Other), _) => {}
+        }
+        Verdict::Accepted
+    }
+
+    fn tell(&mut self, message: &Message, invoice: &InvoiceId, facts: &[Stamped]) {
+        let news = self.invoices.entry((message.merchant.clone(), invoice.clone())).or_default();
+        news.facts.extend(facts.iter().map(|f| (Origin::from(message), f.clone())));
+    }
+
+    async fn unpark(&mut self, work: &mut Work) -> Result<(), Failure> {
+        /// More wait for the next sweep.
+        const LIMIT: i64 = 500;
+        for parked in store::unpark(work.tx(), LIMIT).await? {
+            let origin = Origin { message: parked.inbound, traceparent: parked.traceparent };
+            let news = self.invoices.entry(parked.key).or_default();
+            news.facts.extend(parked.facts.into_iter().map(|f| (origin.clone(), f)));
+        }
+        Ok(())
+    }
+
+    /// Writes everything and emits what it means. Returns the messages that turned out to make no sense for their invoice.
+    async fn apply(mut self, work: &mut Work) -> Result<BTreeMap<Uuid, Malformed>, Failure> {
+        if !self.charges.is_empty() {
+            self.charges.sort();
+            self.charges.dedup();
+            store::insert_charges(work.tx(), &self.charges).await?;
+            self.unpark(work).await?;
+        }
+        if !self.parked.is_empty() {
+            store::park(work.tx(), &self.parked).await?;
+        }
+        let misfits = apply_invoices(work, self.invoices).await?;
+        apply_customers(work, self.customers).await?;
+        self.faults.extend(misfits.iter().map(|(id, fault)| (*id, fault.clone())));
+        if !self.faults.is_empty() {
+            store::quarantine(work.tx(), &self.faults).await?;
+        }
+        Ok(misfits)
+    }
+}
+
+async fn apply_invoices(
+    work: &mut Work,
+    news: BTreeMap<Key<InvoiceId>, News>,
+) -> Result<BTreeMap<Uuid, Malformed>, Failure> {
+    let mut misfits = BTreeMap::new();
+    if news.is_empty() {
+        return Ok(misfits);
+    }
+    let keys: Vec<&Key<InvoiceId>> = news.keys().collect();
+    let mut known = store::load_invoices(work.tx(), &keys).await?;
+    let mut changed = Vec::with_capacity(news.len());
+    for (key, news) in &news {
+        let (version, before) = known.remove(key).unwrap_or_default();
+        let mut after = before.clone();
+        // Snapshots first, so that a payment in the wrong currency is found even if it came with its invoice.
+        let (snapshots, others): (Vec<_>, Vec<_>) = news.facts.iter().partition(|(_, f)| f.is_snapshot());
+        for (origin, fact) in snapshots.into_iter().chain(others) {
+            match fact.misfit(&after) {
+                Some(fault) => _ = misfits.insert(origin.message, fault),
+                None => after.add(fact.clone()),
+            }
+        }
+        if after != before {
+            emit_changes(work, key, (&before, version), (&after, version + 1), news)?;
+            changed.push((key, version + 1, after));
+        }
+    }
+    let rows: Vec<_> = changed.iter().map(|(key, version, facts)| (*key, *version, facts)).collect();
+    if store::save_invoices(work.tx(), &rows).await? {
+        Ok(misfits)
+    } else {
+        Err(Failure::Retry("another replica changed one of these invoices at the same time".to_owned()))
+    }
+}
+
+/// Emits what changed about one invoice. Events are caused by the batch's latest news: its message makes their ids, so
+/// that the same news are the same events.
+fn emit_changes(
+    work: &mut Work,
+    (merchant, invoice): &Key<InvoiceId>,
+    (before, old_version): (&Facts, i64),
+    (after, new_version): (&Facts, i64),
+    news: &News,
+) -> Result<(), Failure> {
+    let Some(new) = after.fold(merchant, invoice, new_version) else { return Ok(()) };
+    let old = before.fold(merchant, invoice, old_version);
+    let Some((origin, latest)) = news.facts.iter().max_by_key(|(_, f)| f.at) else { return Ok(()) };
+    for (n, change) in changes((before, old.as_ref()), (after, &new), latest.at).into_iter().enumerate() {
+        let id =
+            kernel::id::derive("inbound", merchant.as_str(), &origin.message.to_string(), &format!("{invoice}/{n}"));
+        emit(work, id, latest.at, change, &new, origin.traceparent.clone())?;
+    }
+    Ok(())
+}
+
+fn emit(
+    work: &mut Work,
+    id: Uuid,
+    at: Timestamp,
+    change: Change,
+    invoice: &Invoice,
+    trace: Option<String>,
+) -> Result<Uuid, Failure> {
+    let invoice = Some(v1::Invoice::from(invoice));
+    match change {
+        Change::Issued => work.emit_as(id, at, &v1::InvoiceIssued { invoice }, trace),
+        Change::Changed => work.emit_as(id, at, &v1::InvoiceChanged { invoice }, trace),
+        Change::Closed => work.emit_as(id, at, &v1::InvoiceClosed { invoice }, trace),
+        Change::PaymentReceived { amount_minor, paid_at } => {
+            let paid_at = Some(time::to_wire(paid_at));
+            work.emit_as(id, at, &v1::PaymentReceived { invoice, amount_minor, paid_at }, trace)
+        }
+        Change::PaymentFailed { decline_code, failed_at } => {
+            let failed_at = Some(time::to_wire(failed_at));
+            work.emit_as(id, at, &v1::PaymentFailed { invoice, decline_code, failed_at }, trace)
+        }
+        Change::PaymentReversed { kind, amount_minor, reversed_at } => {
+            let kind = match kind {
+                ReversalKind::Chargeback => v1::ReversalKind::Chargeback,
+                ReversalKind::LateFailure => v1::ReversalKind::LateFailure,
+                ReversalKind::Refund => v1::ReversalKind::Refund,
+            };
+            let reversed_at = Some(time::to_wire(reversed_at));
+            work.emit_as(id, at, &v1::PaymentReversed { invoice, kind: kind.into(), amount_minor, reversed_at }, trace)
+        }
+    }
+}
+
+async fn apply_customers(
+    work: &mut Work,
+    news: BTreeMap<Key<CustomerId>, Vec<(&Message, &CustomerFacts)>>,
+) -> Result<(), Failure> {
+    if news.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<&Key<CustomerId>> = news.keys().collect();
+    let known = store::load_customers(work.tx(), &keys).await?;
+    let mut changed = Vec::new();
+    for (key, news) in &news {
+        let later = |(a, b): (&(&Message, &CustomerFacts), &(&Message, &CustomerFacts))| a.1.is_later_than(b.1);
+        let latest = news.iter().reduce(|a, b| if later((b, a)) { b } else { a });
+        let Some((message, facts)) = latest else { continue };
+        let (version, before) = known.get(key).map_or((0, None), |(version, facts)| (*version, Some(facts)));
+        if before.is_some_and(|b| !facts.is_later_than(b)) {
+            continue;
+        }
+        let customer = facts.snapshot(&key.0, &key.1, version + 1);
+        let event = v1::CustomerChanged { customer: Some((&customer).into()) };
+        let id = kernel::id::derive("inbound", key.0.as_str(), &message.id.to_string(), key.1.as_str());
+        work.emit_as(id, facts.at, &event, message.traceparent.clone())?;
+        changed.push((key, version + 1, *facts));
+    }
+    if store::save_customers(work.tx(), &changed).await? {
+        Ok(())
+    } else {
+        Err(Failure::Retry("another replica changed one of these customers at the same time".to_owned()))
+    }
+}

@@ -1,0 +1,596 @@
+//! Stripe's webhooks: signature and translation.
+//!
+//! Signature: <https://docs.stripe.com/webhooks#verify-manually>. Shapes: invoice, charge, dispute and customer objects
+//! of API versions 2017 to 2026; what a version lacks is optional here.
+
+use crate::domain::{Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stamped};
+use crate::facts::Content;
+use events::Malformed;
+use hmac::{Hmac, KeyInit, Mac};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kernel::{Currency, CustomerId, InvoiceId, Masked};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// Why a signature is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// No `t=` or no `v1=` in the header, or no header.
+    #[error("the Stripe-Signature header is missing or has no t= and v1= entries")]
+    Missing,
+    /// No entry fits any of the endpoint's secrets.
+    #[error("no v1 signature fits the endpoint's signing secrets")]
+    Wrong,
+    /// Signed too long ago, or in the future.
+    #[error("signed {0} seconds away from now, beyond the tolerance")]
+    Stale(i64),
+}
+
+/// Checks a `Stripe-Signature` header over the raw body: any `v1` entry under any secret is enough (rotation), other
+/// schemes are ignored, and the signed time must lie within the tolerance, before or after `now`.
+pub fn verify<'a>(
+    header: &str,
+    body: &[u8],
+    secrets: impl IntoIterator<Item = &'a str>,
+    tolerance_seconds: u32,
+    now: Timestamp,
+) -> Result<(), SignatureError> {
+    let (mut time, mut signatures) = (None, Vec::new());
+    for entry in header.split(',') {
+        match entry.trim().split_once('=') {
+            Some(("t", value)) => time = value.parse::<i64>().ok().map(|seconds| (seconds, value)),
+            Some(("v1", value)) => signatures.extend(hex::decode(value)),
+            _ => {}
+        }
+    }
+    let Some((seconds, text)) = time else { return Err(SignatureError::Missing) };
+    if signatures.is_empty() {
+        return Err(SignatureError::Missing);
+    }
+    let fits = secrets.into_iter().any(|secret| {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return false };
+        mac.update(text.as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        // verify_slice compares in constant time.
+        signatures.iter().any(|signature| mac.clone().verify_slice(signature).is_ok())
+    });
+    if !fits {
+        return Err(SignatureError::Wrong);
+    }
+    let away = now.as_second().saturating_sub(seconds);
+    if away.unsigned_abs() > u64::from(tolerance_seconds) { Err(SignatureError::Stale(away)) } else { Ok(()) }
+}
+
+/// A webhook, translated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    /// The sender's id: Stripe's event id and type. (Ids are unique at Stripe; adding the type costs nothing and keeps
+    /// replayed test data apart.)
+    pub external_id: String,
+    /// Stripe's type.
+    pub kind: String,
+    /// What it says, or why it makes no sense.
+    pub content: Result<Content, Malformed>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    created: Option<i64>,
+    #[serde(borrow)]
+    data: Option<Data<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Data<'a> {
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// Translates a webhook. `zone` is the merchant's: Stripe's times become civil dates there. Fails only if the body is no
+/// JSON; JSON that is no event is kept under the kind `unknown` and an id made from its content.
+pub fn translate(body: &[u8], zone: &TimeZone) -> Result<Webhook, serde_json::Error> {
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(body) else {
+        serde_json::from_slice::<serde::de::IgnoredAny>(body)?;
+        let external_id = format!("sha256:{}", hex::encode(Sha256::digest(body)));
+        return Ok(Webhook { external_id, kind: "unknown".to_owned(), content: Ok(Content::Other) });
+    };
+    let content = content(&envelope, zone);
+    Ok(Webhook { external_id: format!("{}/{}", envelope.id, envelope.kind), kind: envelope.kind, content })
+}
+
+fn content(envelope: &Envelope<'_>, zone: &TimeZone) -> Result<Content, Malformed> {
+    let translate: fn(&Event<'_>) -> Result<Content, Malformed> = match envelope.kind.as_str() {
+        "invoice.created"
+        | "invoice.finalized"
+        | "invoice.updated"
+        | "invoice.paid"
+        | "invoice.payment_succeeded"
+        | "invoice.payment_failed"
+        | "invoice.overdue"
+        | "invoice.voided"
+        | "invoice.marked_uncollectible" => invoice,
+        "customer.created" | "customer.updated" | "customer.deleted" => customer,
+        "charge.refunded" => refund,
+        "charge.dispute.created" | "charge.dispute.closed" => dispute,
+        _ => return Ok(Content::Other),
+    };
+    let object = envelope.data.as_ref().ok_or_else(|| Malformed::missing("data.object"))?.object;
+    let at = moment("created", envelope.created)?.ok_or_else(|| Malformed::missing("created"))?;
+    translate(&Event { id: &envelope.id, kind: &envelope.kind, at, object, zone })
+}
+
+/// The parts of an event that every translation needs.
+struct Event<'a> {
+    id: &'a str,
+    kind: &'a str,
+    at: Timestamp,
+    object: &'a RawValue,
+    zone: &'a TimeZone,
+}
+
+impl Event<'_> {
+    fn object<T: DeserializeOwned>(&self) -> Result<T, Malformed> {
+        let mut reader = serde_json::Deserializer::from_str(self.object.get());
+        serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let problem = format!("{}: {}", error.path(), error.inner());
+            Malformed::new("data.object", problem)
+        })
+    }
+
+    fn stamp(&self, fact: Fact) -> Stamped {
+        Stamped { at: self.at, id: self.id.to_owned(), fact }
+    }
+}
+
+/// An id, or the object that it was expanded to.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Reference {
+    Id(String),
+    Expanded {
+        id: String,
+        /// Of a charge.
+        failure_code: Option<String>,
+        /// Of a payment intent.
+        last_payment_error: Option<PaymentError>,
+    },
+}
+
+#[derive(Deserialize)]
+struct PaymentError {
+    code: Option<String>,
+    decline_code: Option<String>,
+}
+
+impl Reference {
+    fn into_id(self) -> String {
+        match self {
+            Self::Id(id) | Self::Expanded { id, .. } => id,
+        }
+    }
+
+    /// Why the payment failed; only an expanded object tells.
+    fn decline_code(&self) -> Option<&String> {
+        let Self::Expanded { failure_code, last_payment_error, .. } = self else { return None };
+        let error = last_payment_error.as_ref();
+        error.and_then(|e| e.decline_code.as_ref().or(e.code.as_ref())).or(failure_code.as_ref())
+    }
+}
+
+#[derive(Deserialize)]
+struct InvoiceObject {
+    id: Option<String>,
+    customer: Option<Reference>,
+    customer_name: Option<String>,
+    customer_email: Option<String>,
+    number: Option<String>,
+    currency: Option<String>,
+    amount_due: Option<i64>,
+    amount_paid: Option<i64>,
+    amount_remaining: Option<i64>,
+    created: Option<i64>,
+    effective_at: Option<i64>,
+    due_date: Option<i64>,
+    status: Option<String>,
+    /// Versions before 2018-11-08 have this instead of a status.
+    paid: Option<bool>,
+    hosted_invoice_url: Option<String>,
+    attempt_count: Option<i32>,
+    status_transitions: Option<Transitions>,
+    charge: Option<Reference>,
+    payment_intent: Option<Reference>,
+    payments: Option<Payments>,
+}
+
+#[derive(Deserialize, Default)]
+struct Transitions {
+    finalized_at: Option<i64>,
+    paid_at: Option<i64>,
+}
+
+/// Since 2025-03-31 an invoice lists its payments instead of naming one charge.
+#[derive(Deserialize)]
+struct Payments {
+    #[serde(default)]
+    data: Vec<InvoicePayment>,
+}
+
+#[derive(Deserialize)]
+struct InvoicePayment {
+    payment: Option<InvoicePaymentOf>,
+}
+
+#[derive(Deserialize)]
+struct InvoicePaymentOf {
+    charge: Option<Reference>,
+    payment_intent: Option<Reference>,
+}
+
+fn invoice(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: InvoiceObject = event.object()?;
+    let invoice = InvoiceId::try_new(object.id.as_deref().unwrap_or_default())
+        .map_err(|e| Malformed::new("data.object.id", e))?;
+    let transitions = object.status_transitions.as_ref();
+    let paid_at = moment("data.object.status_transitions.paid_at", transitions.and_then(|t| t.paid_at))?;
+    let status = object.status.as_deref().unwrap_or(if object.paid == Some(true) { "paid" } else { "open" });
+
+    let mut facts = vec![event.stamp(Fact::Snapshot(Box::new(snapshot(event, &object, status)?)))];
+    let said_paid = matches!(event.kind, "invoice.paid" | "invoice.payment_succeeded");
+    if said_paid || status == "paid" {
+        facts.push(event.stamp(Fact::Paid { paid_at, certain: said_paid }));
+    }
+    match (event.kind, status) {
+        ("invoice.voided", _) | (_, "void") => facts.push(event.stamp(Fact::Closure(Closure::Voided))),
+        ("invoice.marked_uncollectible", _) | (_, "uncollectible") => {
+            facts.push(event.stamp(Fact::Closure(Closure::WrittenOff)));
+        }
+        ("invoice.overdue", _) => facts.push(event.stamp(Fact::OverdueHint)),
+        ("invoice.payment_failed", _) => {
+            let told = [&object.payment_intent, &object.charge].into_iter().flatten().find_map(Reference::decline_code);
+            let decline_code = told.cloned().unwrap_or_default();
+            facts.push(event.stamp(Fact::Failure { decline_code, attempt: object.attempt_count }));
+        }
+        _ => {}
+    }
+    let listed = object.payments.into_iter().flat_map(|p| p.data).filter_map(|p| p.payment);
+    let listed = listed.flat_map(|p| [p.charge, p.payment_intent]);
+    let charges = [object.charge, object.payment_intent].into_iter().chain(listed).flatten();
+    Ok(Content::Invoice { invoice, facts, charges: charges.map(Reference::into_id).collect() })
+}
+
+fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<Snapshot, Malformed> {
+    let currency = currency(object.currency.as_deref())?;
+    let amount = |field: &'static str, value: Option<i64>| {
+        value.map(|amount| minor_units(amount, currency)).ok_or_else(|| Malformed::missing(field))
+    };
+    let total_minor = amount("data.object.amount_due", object.amount_due)?;
+    // amount_remaining also knows credit notes; older versions lack it.
+    let paid_minor = match (object.amount_remaining, object.amount_paid) {
+        (Some(remaining), _) => total_minor - minor_units(remaining, currency),
+        (None, Some(paid)) => minor_units(paid, currency),
+        (None, None) if status == "paid" => total_minor,
+        (None, None) => 0,
+    };
+    let finalized = object.status_transitions.as_ref().and_then(|t| t.finalized_at);
+    let issued = moment("data.object.created", object.effective_at.or(finalized).or(object.created))?;
+    let due = moment("data.object.due_date", object.due_date)?;
+    let date = |at: Timestamp| event.zone.to_datetime(at).date();
+    let id = object.id.clone().unwrap_or_default();
+    let customer = object.customer.as_ref().map(|c| match c {
+        Reference::Id(id) | Reference::Expanded { id, .. } => id.clone(),
+    });
+    let snapshot = Snapshot {
+        customer: CustomerId::try_new(customer.unwrap_or_default())
+            .map_err(|e| Malformed::new("data.object.customer", e))?,
+        number: object.number.clone().unwrap_or(id),
+        currency,
+        total_minor,
+        paid_minor,
+        issued_on: date(issued.unwrap_or(event.at)),
+        due_on: due.map(date),
+        draft: status == "draft",
+        pay_url: Masked::new(object.hosted_invoice_url.clone().unwrap_or_default()),
+        bill_to_name: Masked::new(object.customer_name.clone().unwrap_or_default()),
+        bill_to_email: Masked::new(object.customer_email.clone().unwrap_or_default()),
+    };
+    snapshot.check().map_err(|fault| {
+        let field = match fault.field {
+            "total" => "data.object.amount_due",
+            "paid" => "data.object.amount_paid",
+            _ => "data.object.due_date",
+        };
+        Malformed { field, ..fault }
+    })?;
+    Ok(snapshot)
+}
+
+#[derive(Deserialize)]
+struct CustomerObject {
+    id: Option<String>,
+    name: Option<String>,
+    email: Option<String>,
+    #[serde(default)]
+    preferred_locales: Option<Vec<String>>,
+    #[serde(default)]
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: CustomerObject = event.object()?;
+    let customer =
+        CustomerId::try_new(object.id.unwrap_or_default()).map_err(|e| Malformed::new("data.object.id", e))?;
+    // Stripe knows no time zone of a customer; merchants who do put it into the metadata.
+    let metadata = object.metadata.unwrap_or_default();
+    let time_zone = metadata.get("time_zone").or_else(|| metadata.get("timezone")).cloned().unwrap_or_default();
+    if !time_zone.is_empty() {
+        kernel::contact::zone(&time_zone).map_err(|e| Malformed::new("data.object.metadata.time_zone", e))?;
+    }
+    let facts = CustomerFacts {
+        at: event.at,
+        id: event.id.to_owned(),
+        deleted: event.kind == "customer.deleted",
+        name: Masked::new(object.name.unwrap_or_default()),
+        email: Masked::new(object.email.unwrap_or_default()),
+        time_zone,
+        locale: object.preferred_locales.and_then(|l| l.into_iter().next()).unwrap_or_default(),
+    };
+    Ok(Content::Customer { customer, facts })
+}
+
+#[derive(Deserialize)]
+struct ChargeObject {
+    id: Option<String>,
+    invoice: Option<Reference>,
+    payment_intent: Option<Reference>,
+    amount_refunded: Option<i64>,
+    currency: Option<String>,
+}
+
+fn refund(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: ChargeObject = event.object()?;
+    let charge = object.id.ok_or_else(|| Malformed::missing("data.object.id"))?;
+    let amount = object.amount_refunded.ok_or_else(|| Malformed::missing("data.object.amount_refunded"))?;
+    let amount_minor = minor_units(amount, currency(object.currency.as_deref())?);
+    if amount_minor < 0 {
+        return Err(Malformed::new("data.object.amount_refunded", format!("{amount} is negative")));
+    }
+    let fact = event.stamp(Fact::Reversal { reversal: charge.clone(), kind: ReversalKind::Refund, amount_minor });
+    let charges: Vec<String> =
+        [Some(charge), object.payment_intent.map(Reference::into_id)].into_iter().flatten().collect();
+    match object.invoice {
+        Some(invoice) => {
+            let invoice =
+                InvoiceId::try_new(invoice.into_id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
+            Ok(Content::Invoice { invoice, facts: vec![fact], charges })
+        }
+        None => Ok(Content::Charge { charges, facts: vec![fact] }),
+    }
+}
+
+#[derive(Deserialize)]
+struct DisputeObject {
+    id: Option<String>,
+    charge: Option<Reference>,
+    payment_intent: Option<Reference>,
+    amount: Option<i64>,
+    currency: Option<String>,
+    status: Option<String>,
+}
+
+/// A dispute holds the invoice while it lasts. Lost, the money is gone and the debt is open again; won, or closed as an
+/// inquiry only, nothing has changed.
+fn dispute(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: DisputeObject = event.object()?;
+    let charge = object.charge.ok_or_else(|| Malformed::missing("data.object.charge"))?.into_id();
+    let dispute = object.id.unwrap_or_else(|| charge.clone());
+    let open = event.kind == "charge.dispute.created";
+    let mut facts = vec![event.stamp(Fact::Dispute { dispute: dispute.clone(), open })];
+    if !open && object.status.as_deref() == Some("lost") {
+        let amount = object.amount.ok_or_else(|| Malformed::missing("data.object.amount"))?;
+        let amount_minor = minor_units(amount, currency(object.currency.as_deref())?);
+        facts.push(event.stamp(Fact::Reversal { reversal: dispute, kind: ReversalKind::Chargeback, amount_minor }));
+    }
+    let charges = [Some(charge), object.payment_intent.map(Reference::into_id)].into_iter().flatten().collect();
+    Ok(Content::Charge { charges, facts })
+}
+
+fn currency(code: Option<&str>) -> Result<Currency, Malformed> {
+    let code = code.ok_or_else(|| Malformed::missing("data.object.currency"))?;
+    Currency::try_new(code).map_err(|e| Malformed::new("data.object.currency", e))
+}
+
+fn moment(field: &'static str, seconds: Option<i64>) -> Result<Option<Timestamp>, Malformed> {
+    seconds.map(Timestamp::from_second).transpose().map_err(|e| Malformed::new(field, e))
+}
+
+/// Stripe's amounts are minor units, but for three currencies its idea of them differs from ISO 4217
+/// (<https://docs.stripe.com/currencies#special-cases>): ISK and UGX have none but are written with two decimals, MGA has
+/// two but is written without.
+fn minor_units(amount: i64, currency: Currency) -> i64 {
+    match currency.code() {
+        "ISK" | "UGX" => amount / 100,
+        "MGA" => amount.saturating_mul(100),
+        _ => amount,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const UTC: TimeZone = TimeZone::UTC;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(12_345).unwrap()
+    }
+
+    fn sign(secret: &str, time: i64, body: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(format!("{time}.{body}").as_bytes());
+        hex::encode(mac.finalize().into_bytes())
+    }
+
+    #[test]
+    fn signatures_are_checked_over_the_raw_body() {
+        let body = r#"{"a":1}"#;
+        let good = sign("whsec_one", 12_345, body);
+        let check = |header: &str, body: &str| verify(header, body.as_bytes(), ["whsec_old", "whsec_one"], 300, now());
+        assert_eq!(check(&format!("t=12345,v1={good}"), body), Ok(()));
+        assert_eq!(check(&format!("t=12345,v1={},v1={good},v0=00", "0".repeat(64)), body), Ok(()), "rotation");
+        assert_eq!(check(&format!("t=12345,v1={good}"), r#"{"a":2}"#), Err(SignatureError::Wrong));
+        assert_eq!(check(&format!("t=12346,v1={good}"), body), Err(SignatureError::Wrong), "the time is signed too");
+        assert_eq!(check(&format!("t=12345,v0={good}"), body), Err(SignatureError::Missing), "v0 proves nothing");
+        assert_eq!(check("", body), Err(SignatureError::Missing));
+        assert_eq!(check("t=,v1=zz", body), Err(SignatureError::Missing));
+    }
+
+    #[test]
+    fn the_tolerance_holds_both_ways() {
+        let body = "{}";
+        for (time, good) in [(12_345 - 300, true), (12_345 - 301, false), (12_345 + 300, true), (12_345 + 301, false)] {
+            let header = format!("t={time},v1={}", sign("s", time, body));
+            assert_eq!(verify(&header, body.as_bytes(), ["s"], 300, now()).is_ok(), good, "signed at {time}");
+        }
+    }
+
+    fn event(kind: &str, object: Value) -> Webhook {
+        let body = json!({"id": "evt_1", "type": kind, "created": 1_767_225_600, "data": {"object": object}});
+        translate(body.to_string().as_bytes(), &UTC).unwrap()
+    }
+
+    fn invoice_object() -> Value {
+        json!({
+            "id": "in_1", "customer": "cus_1", "currency": "eur", "amount_due": 1_000, "amount_remaining": 400,
+            "created": 1_767_225_600, "due_date": 1_769_817_600, "status": "open", "number": "R-7",
+            "hosted_invoice_url": "https://pay.example.com/1", "charge": "ch_1", "payment_intent": {"id": "pi_1"}
+        })
+    }
+
+    fn fault(change: impl Fn(&mut Value)) -> String {
+        let mut object = invoice_object();
+        change(&mut object);
+        event("invoice.finalized", object).content.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_invoice_is_read_with_what_it_links_to() {
+        let Ok(Content::Invoice { invoice, facts, charges }) = event("invoice.finalized", invoice_object()).content
+        else {
+            panic!("no invoice")
+        };
+        assert_eq!(invoice.as_str(), "in_1");
+        assert_eq!(charges, ["ch_1", "pi_1"]);
+        let [Stamped { fact: Fact::Snapshot(snapshot), .. }] = facts.as_slice() else { panic!("{facts:?}") };
+        assert_eq!((snapshot.total_minor, snapshot.paid_minor), (1_000, 600));
+        assert_eq!(snapshot.due_on, Some("2026-01-31".parse().unwrap()));
+        assert_eq!(snapshot.issued_on.to_string(), "2026-01-01");
+    }
+
+    #[test]
+    fn civil_dates_are_the_merchants() {
+        let body = json!({"id": "e", "type": "invoice.updated", "created": 1, "data": {"object": invoice_object()}});
+        let honolulu = kernel::contact::zone("Pacific/Honolulu").unwrap();
+        let Ok(Content::Invoice { facts, .. }) = translate(body.to_string().as_bytes(), &honolulu).unwrap().content
+        else {
+            panic!("no invoice")
+        };
+        let Fact::Snapshot(snapshot) = &facts[0].fact else { panic!("{facts:?}") };
+        assert_eq!(snapshot.issued_on.to_string(), "2025-12-31", "midnight UTC is the day before in Honolulu");
+    }
+
+    #[test]
+    fn nonsense_is_named_by_field() {
+        assert_eq!(fault(|o| o["amount_due"] = Value::Null), "data.object.amount_due: is missing");
+        assert_eq!(
+            fault(|o| o["currency"] = json!("euros")),
+            r#"data.object.currency: "euros" is not an ISO 4217 currency code such as EUR"#
+        );
+        assert_eq!(
+            fault(|o| o["due_date"] = json!(1_767_000_000)),
+            "data.object.due_date: 2025-12-29 lies before the date of issue, 2026-01-01"
+        );
+        assert_eq!(
+            fault(|o| {
+                o["amount_due"] = json!(-5);
+                o["amount_remaining"] = json!(-5);
+            }),
+            "data.object.amount_due: -5 is negative; an invoice asks for money"
+        );
+        assert_eq!(fault(|o| o["customer"] = Value::Null), "data.object.customer: is empty");
+        assert!(fault(|o| o["amount_due"] = json!("ten")).starts_with("data.object: amount_due: invalid type: string"));
+    }
+
+    #[test]
+    fn kinds_become_facts() {
+        let facts = |kind: &str, change: fn(&mut Value)| {
+            let mut object = invoice_object();
+            change(&mut object);
+            let Ok(Content::Invoice { facts, .. }) = event(kind, object).content else { panic!("no invoice") };
+            facts.into_iter().skip(1).map(|f| f.fact).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            facts("invoice.paid", |o| o["status"] = json!("paid")),
+            [Fact::Paid { paid_at: None, certain: true }]
+        );
+        assert_eq!(
+            facts("invoice.updated", |o| o["status"] = json!("paid")),
+            [Fact::Paid { paid_at: None, certain: false }]
+        );
+        assert_eq!(facts("invoice.voided", |o| o["status"] = json!("void")), [Fact::Closure(Closure::Voided)]);
+        assert_eq!(facts("invoice.marked_uncollectible", |_| ()), [Fact::Closure(Closure::WrittenOff)]);
+        assert_eq!(facts("invoice.overdue", |_| ()), [Fact::OverdueHint]);
+        assert_eq!(
+            facts("invoice.payment_failed", |o| {
+                o["attempt_count"] = json!(2);
+                o["payment_intent"]["last_payment_error"] =
+                    json!({"code": "card_declined", "decline_code": "expired_card"});
+            }),
+            [Fact::Failure { decline_code: "expired_card".into(), attempt: Some(2) }]
+        );
+        assert_eq!(facts("invoice.created", |o| o["status"] = json!("draft")), []);
+    }
+
+    #[test]
+    fn a_lost_dispute_is_a_chargeback_and_a_won_one_is_over() {
+        let object =
+            |status: &str| json!({"id": "dp_1", "charge": "ch_1", "amount": 900, "currency": "eur", "status": status});
+        let facts = |kind: &str, status: &str| match event(kind, object(status)).content {
+            Ok(Content::Charge { charges, facts }) if charges == ["ch_1"] => {
+                facts.into_iter().map(|f| f.fact).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        };
+        let dispute = |open| Fact::Dispute { dispute: "dp_1".into(), open };
+        assert_eq!(facts("charge.dispute.created", "needs_response"), [dispute(true)]);
+        assert_eq!(facts("charge.dispute.closed", "won"), [dispute(false)]);
+        let chargeback = Fact::Reversal { reversal: "dp_1".into(), kind: ReversalKind::Chargeback, amount_minor: 900 };
+        assert_eq!(facts("charge.dispute.closed", "lost"), [dispute(false), chargeback]);
+    }
+
+    #[test]
+    fn anything_else_is_kept_and_no_json_is_refused() {
+        assert_eq!(event("plan.created", json!({})).content, Ok(Content::Other));
+        let bare = translate(br#"{"object": "charge"}"#, &UTC).unwrap();
+        assert_eq!((bare.kind.as_str(), &bare.content), ("unknown", &Ok(Content::Other)));
+        assert!(translate(b"nonsense", &UTC).is_err());
+        assert!(translate(b"", &UTC).is_err());
+    }
+
+    #[test]
+    fn three_currencies_differ_from_iso() {
+        let minor = |amount, code| minor_units(amount, Currency::try_new(code).unwrap());
+        assert_eq!(
+            [minor(50_000, "ISK"), minor(500, "MGA"), minor(500, "JPY"), minor(500, "EUR")],
+            [500, 50_000, 500, 500]
+        );
+    }
+}
