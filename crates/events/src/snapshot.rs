@@ -3,7 +3,7 @@
 use crate::{time, v1};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId};
+use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId, Segment};
 
 /// Why a message from the wire is not what it claims to be. No redelivery will change that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,6 +213,27 @@ impl From<&Customer> for v1::Customer {
 /// Reads an id from the wire.
 pub fn id<T: std::str::FromStr<Err = kernel::id::IdError>>(field: &'static str, text: &str) -> Result<T, Malformed> {
     text.parse().map_err(|e| Malformed::new(field, e))
+}
+
+/// Reads a segment from the wire.
+pub fn segment(wire: v1::Segment) -> Result<Segment, Malformed> {
+    match wire {
+        v1::Segment::New => Ok(Segment::New),
+        v1::Segment::Prompt => Ok(Segment::Prompt),
+        v1::Segment::Mixed => Ok(Segment::Mixed),
+        v1::Segment::Late => Ok(Segment::Late),
+        v1::Segment::Unspecified => Err(Malformed::new("segment", "is not a known segment")),
+    }
+}
+
+/// A segment for the wire.
+pub const fn segment_to_wire(segment: Segment) -> v1::Segment {
+    match segment {
+        Segment::New => v1::Segment::New,
+        Segment::Prompt => v1::Segment::Prompt,
+        Segment::Mixed => v1::Segment::Mixed,
+        Segment::Late => v1::Segment::Late,
+    }
 }
 
 #[cfg(test)]

@@ -130,8 +130,9 @@ pub const SCHEDULER_CASES: Flow = Flow {
         PaymentReversed,
         CustomerChanged,
         CustomerSegmented,
+        CustomerResponded,
     ],
-    emits: &[StepDecided],
+    emits: &[],
 };
 
 /// Timers fire.
@@ -274,7 +275,7 @@ mod tests {
     #[test]
     fn sources_group_by_stream() {
         let sources = SCHEDULER_CASES.sources();
-        assert_eq!(sources.len(), 2);
+        assert_eq!(sources.len(), 3);
         assert_eq!(sources[1], (Service::Segmenter, vec![CustomerSegmented]));
     }
 }

@@ -30,9 +30,10 @@ pub type SharedClock = Arc<dyn Clock>;
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    /// In whole microseconds, as Postgres stores them: what was written compares equal to what is read.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        microseconds(Timestamp::now())
     }
 
     fn real_time_until(&self, later: Timestamp) -> Duration {
@@ -59,7 +60,7 @@ impl Clock for TimeLapse {
     fn now(&self) -> Timestamp {
         let real = SystemClock.now().duration_since(self.real_start);
         let shown = SignedDuration::try_from_secs_f64(real.as_secs_f64() * self.rate).unwrap_or(SignedDuration::MAX);
-        self.start.saturating_add(shown).unwrap_or(Timestamp::MAX)
+        microseconds(self.start.saturating_add(shown).unwrap_or(Timestamp::MAX))
     }
 
     fn real_time_until(&self, later: Timestamp) -> Duration {
@@ -99,6 +100,10 @@ impl Clock for ManualClock {
     fn real_time_until(&self, later: Timestamp) -> Duration {
         if later <= self.now() { Duration::ZERO } else { Duration::from_millis(5) }
     }
+}
+
+fn microseconds(moment: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(moment.as_microsecond()).unwrap_or(moment)
 }
 
 fn to_std(duration: SignedDuration) -> Duration {

@@ -8,9 +8,11 @@ pub mod contact;
 pub mod id;
 pub mod masked;
 pub mod money;
+pub mod segment;
 
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, TimeLapse};
 pub use contact::ContactHours;
 pub use id::{CustomerId, InvoiceId, MerchantId, Shard};
 pub use masked::Masked;
 pub use money::{Currency, Money};
+pub use segment::Segment;

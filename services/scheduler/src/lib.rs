@@ -1,1 +1,48 @@
+//! Scheduler: decides when a reminder is due, and whether.
+//!
+//! [`flow`] shows what happens to an event and to a timer; [`domain`] joins what is known of a case with the campaign's
+//! plan; the campaign language and the planning itself are in the crate `campaign`.
 
+pub mod config;
+pub mod domain;
+pub mod flow;
+pub mod store;
+pub mod timers;
+
+pub use config::Config;
+
+use config::Campaigns;
+use flow::Rules;
+use runtime::{Host, Service};
+use std::collections::{BTreeMap, HashMap};
+
+/// The scheduler's schema.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// Builds the service. `campaigns` are those in force; their versions are kept for the cases that begin with them.
+pub async fn build(config: Config, campaigns: Campaigns, host: Host) -> anyhow::Result<Service> {
+    let rules = rules(&campaigns, &host).await?;
+    let mut service = Service::new(&host);
+    service.handle(flow::Cases(rules.clone()));
+    service.handle(flow::Outcomes);
+    service.task("timers", timers::run(config, rules, host, service.stop()));
+    Ok(service)
+}
+
+/// Stores the versions in force and reads back all that a running case may be on.
+pub async fn rules(campaigns: &Campaigns, host: &Host) -> anyhow::Result<Rules> {
+    let mut current = BTreeMap::new();
+    for (name, (campaign, text)) in campaigns {
+        store::insert_campaign(&host.pool, name, &campaign.version, text).await?;
+        current.insert(name.clone(), campaign.version.clone());
+    }
+    let mut all = HashMap::new();
+    for (name, version, text) in store::campaigns(&host.pool).await? {
+        match config::parse_campaign(&text) {
+            Ok(campaign) => _ = all.insert((name, version), campaign),
+            // Its cases rest; readiness of everything else does not depend on it.
+            Err(error) => tracing::error!(name, version, %error, "a stored campaign version cannot be read any more"),
+        }
+    }
+    Ok(Rules::new(host.clone(), current, all))
+}

@@ -1,0 +1,649 @@
+//! All SQL of the scheduler. Every function takes the transaction. Cases are always locked in the order of their ids.
+
+use crate::domain::CaseState;
+use campaign::Decided;
+use events::{Customer, Invoice, InvoiceStatus};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff_sqlx::ToSqlx;
+use kernel::{CustomerId, InvoiceId, MerchantId, Segment, Shard};
+use runtime::story::StoryLine;
+use sqlx::postgres::PgBindIterExt;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use uuid::Uuid;
+
+/// A customer of a merchant.
+pub type CustomerKey = (MerchantId, CustomerId);
+/// An invoice of a merchant.
+pub type InvoiceKey = (MerchantId, InvoiceId);
+
+/// Keeps a campaign version. One that is there stays as it is.
+pub async fn insert_campaign(db: impl PgExecutor<'_>, name: &str, version: &str, text: &str) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO scheduler.campaign (name, version, text) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+        .bind(name)
+        .bind(version)
+        .bind(text)
+        .execute(db)
+        .await
+        .map(drop)
+}
+
+/// All campaign versions: name, version, text.
+pub async fn campaigns(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, String)>> {
+    sqlx::query_as("SELECT name, version, text FROM scheduler.campaign").fetch_all(db).await
+}
+
+/// Writes customer snapshots that are newer than what is known.
+pub async fn upsert_customers(tx: &mut PgConnection, customers: &[Customer]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.customer AS c (merchant, customer, version, time_zone, deleted)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::bool[])
+         ON CONFLICT (merchant, customer) DO UPDATE
+         SET version = EXCLUDED.version, time_zone = EXCLUDED.time_zone, deleted = EXCLUDED.deleted
+         WHERE c.version < EXCLUDED.version",
+    )
+    .bind(customers.iter().map(|c| c.merchant.as_str()).bind_iter())
+    .bind(customers.iter().map(|c| c.customer.as_str()).bind_iter())
+    .bind(customers.iter().map(|c| c.version).bind_iter())
+    .bind(customers.iter().map(|c| &c.time_zone).bind_iter())
+    .bind(customers.iter().map(|c| c.deleted).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Writes segments that are newer than what is known.
+pub async fn upsert_segments(tx: &mut PgConnection, segments: &[(CustomerKey, i64, Segment)]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.customer AS c (merchant, customer, segment_version, segment)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[])
+         ON CONFLICT (merchant, customer) DO UPDATE
+         SET segment_version = EXCLUDED.segment_version, segment = EXCLUDED.segment
+         WHERE c.segment_version < EXCLUDED.segment_version",
+    )
+    .bind(segments.iter().map(|(k, ..)| k.0.as_str()).bind_iter())
+    .bind(segments.iter().map(|(k, ..)| k.1.as_str()).bind_iter())
+    .bind(segments.iter().map(|(_, version, _)| *version).bind_iter())
+    .bind(segments.iter().map(|(.., segment)| segment.as_str()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Notes that customers asked not to be reminded.
+pub async fn opt_out(tx: &mut PgConnection, customers: &[CustomerKey]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.customer (merchant, customer, opted_out)
+         SELECT merchant, customer, true FROM UNNEST($1::text[], $2::text[]) AS gone (merchant, customer)
+         ON CONFLICT (merchant, customer) DO UPDATE SET opted_out = true",
+    )
+    .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Writes invoice snapshots that are newer than what is known; returns which were.
+pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[&Invoice]) -> sqlx::Result<HashSet<InvoiceKey>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "INSERT INTO scheduler.invoice AS i
+             (merchant, invoice, customer, version, epoch, epoch_began_at, status, currency, open_minor, due_on,
+              closed_at, disputed, overdue_hint, failed_attempts, last_failed_at)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::timestamptz[],
+              $7::text[], $8::text[], $9::int8[], $10::date[], $11::timestamptz[], $12::bool[], $13::bool[],
+              $14::int4[], $15::timestamptz[])
+         ON CONFLICT (merchant, invoice) DO UPDATE
+         SET customer = EXCLUDED.customer, version = EXCLUDED.version, epoch = EXCLUDED.epoch,
+             epoch_began_at = EXCLUDED.epoch_began_at, status = EXCLUDED.status, currency = EXCLUDED.currency,
+             open_minor = EXCLUDED.open_minor, due_on = EXCLUDED.due_on, closed_at = EXCLUDED.closed_at,
+             disputed = EXCLUDED.disputed, overdue_hint = EXCLUDED.overdue_hint,
+             failed_attempts = EXCLUDED.failed_attempts, last_failed_at = EXCLUDED.last_failed_at
+         WHERE i.version < EXCLUDED.version
+         RETURNING merchant, invoice",
+    )
+    .bind(invoices.iter().map(|i| i.merchant.as_str()).bind_iter())
+    .bind(invoices.iter().map(|i| i.invoice.as_str()).bind_iter())
+    .bind(invoices.iter().map(|i| i.customer.as_str()).bind_iter())
+    .bind(invoices.iter().map(|i| i.version).bind_iter())
+    .bind(invoices.iter().map(|i| i.epoch).bind_iter())
+    .bind(invoices.iter().map(|i| i.epoch_began_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices.iter().map(|i| i.status.as_str()).bind_iter())
+    .bind(invoices.iter().map(|i| i.currency.code().to_owned()).bind_iter())
+    .bind(invoices.iter().map(|i| i.open_minor).bind_iter())
+    .bind(invoices.iter().map(|i| i.due_on.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices.iter().map(|i| i.closed_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices.iter().map(|i| i.disputed).bind_iter())
+    .bind(invoices.iter().map(|i| i.overdue_hint).bind_iter())
+    .bind(invoices.iter().map(|i| i.failed_attempts).bind_iter())
+    .bind(invoices.iter().map(|i| i.last_failed_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    let key = |(m, i): (String, String)| {
+        Ok((stored("invoice.merchant", &m, m.parse().ok())?, stored("invoice.invoice", &i, i.parse().ok())?))
+    };
+    rows.into_iter().map(key).collect()
+}
+
+/// A case to open.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct NewCase<'a> {
+    pub id: Uuid,
+    pub merchant: &'a MerchantId,
+    pub invoice: &'a InvoiceId,
+    pub epoch: i32,
+    pub customer: &'a CustomerId,
+    pub campaign: &'a str,
+    pub campaign_version: &'a str,
+    pub opened_at: Timestamp,
+}
+
+/// Opens cases that are not there yet.
+pub async fn open_cases(tx: &mut PgConnection, cases: &[NewCase<'_>]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.dunning_case
+             (id, merchant, invoice, epoch, customer, shard, campaign, campaign_version, opened_at)
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::text[], $6::int2[], $7::text[],
+                              $8::text[], $9::timestamptz[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(cases.iter().map(|c| c.id).bind_iter())
+    .bind(cases.iter().map(|c| c.merchant.as_str()).bind_iter())
+    .bind(cases.iter().map(|c| c.invoice.as_str()).bind_iter())
+    .bind(cases.iter().map(|c| c.epoch).bind_iter())
+    .bind(cases.iter().map(|c| c.customer.as_str()).bind_iter())
+    .bind(cases.iter().map(|c| Shard::of(c.merchant, c.customer).number()).bind_iter())
+    .bind(cases.iter().map(|c| c.campaign).bind_iter())
+    .bind(cases.iter().map(|c| c.campaign_version).bind_iter())
+    .bind(cases.iter().map(|c| c.opened_at.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+#[derive(FromRow)]
+struct CaseRow {
+    id: Uuid,
+    merchant: String,
+    invoice: String,
+    epoch: i32,
+    customer: String,
+    shard: i16,
+    campaign: String,
+    campaign_version: String,
+    overdue_told_at: Option<jiff_sqlx::Timestamp>,
+    armed_at: Option<jiff_sqlx::Timestamp>,
+    generation: i32,
+    closed_at: Option<jiff_sqlx::Timestamp>,
+    closed_reason: Option<String>,
+    invoice_version: i64,
+    invoice_epoch: i32,
+    epoch_began_at: Option<jiff_sqlx::Timestamp>,
+    status: String,
+    currency: String,
+    open_minor: i64,
+    due_on: Option<jiff_sqlx::Date>,
+    invoice_closed_at: Option<jiff_sqlx::Timestamp>,
+    disputed: bool,
+    overdue_hint: bool,
+    failed_attempts: i32,
+    last_failed_at: Option<jiff_sqlx::Timestamp>,
+    customer_zone: String,
+    segment: String,
+    silent: bool,
+    reminded_on: Option<jiff_sqlx::Date>,
+}
+
+const CASE_STATE: &str = "
+    SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version,
+           c.overdue_told_at, c.armed_at, c.generation, c.closed_at, c.closed_reason,
+           i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at, i.status, i.currency,
+           i.open_minor, i.due_on, i.closed_at AS invoice_closed_at, i.disputed, i.overdue_hint, i.failed_attempts,
+           i.last_failed_at,
+           coalesce(u.time_zone, '') AS customer_zone, coalesce(u.segment, 'new') AS segment,
+           coalesce(u.deleted OR u.opted_out, false) AS silent, u.reminded_on
+    FROM scheduler.dunning_case AS c
+    JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+    LEFT JOIN scheduler.customer AS u ON u.merchant = c.merchant AND u.customer = c.customer";
+
+/// Locks the cases of invoices that have not ended for good: the open ones, and those of the current epoch.
+pub async fn lock_cases_of_invoices(
+    tx: &mut PgConnection,
+    invoices: &HashSet<InvoiceKey>,
+) -> sqlx::Result<Vec<CaseState>> {
+    let rows: Vec<CaseRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "{CASE_STATE}
+         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice)
+              ON wanted.merchant = c.merchant AND wanted.invoice = c.invoice
+         WHERE c.closed_at IS NULL OR c.epoch = i.epoch
+         ORDER BY c.id FOR UPDATE OF c"
+    )))
+    .bind(invoices.iter().map(|k| k.0.as_str()).bind_iter())
+    .bind(invoices.iter().map(|k| k.1.as_str()).bind_iter())
+    .fetch_all(&mut *tx)
+    .await?;
+    with_decisions(tx, rows).await
+}
+
+/// Locks the open cases of customers.
+pub async fn lock_cases_of_customers(
+    tx: &mut PgConnection,
+    customers: &[CustomerKey],
+    armed_until: Option<Timestamp>,
+) -> sqlx::Result<Vec<CaseState>> {
+    let rows: Vec<CaseRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "{CASE_STATE}
+         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
+              ON wanted.merchant = c.merchant AND wanted.customer = c.customer
+         WHERE c.closed_at IS NULL AND ($3::timestamptz IS NULL OR c.armed_at <= $3)
+         ORDER BY c.id FOR UPDATE OF c"
+    )))
+    .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())
+    .bind(armed_until.map(ToSqlx::to_sqlx))
+    .fetch_all(&mut *tx)
+    .await?;
+    with_decisions(tx, rows).await
+}
+
+async fn with_decisions(tx: &mut PgConnection, rows: Vec<CaseRow>) -> sqlx::Result<Vec<CaseState>> {
+    let ids: Vec<Uuid> = rows.iter().map(|r| r.id).collect();
+    let decisions: Vec<(Uuid, String, jiff_sqlx::Date, bool)> = sqlx::query_as(
+        // A reminder that did not go out is none that a follow-up could count from.
+        "SELECT case_id, step, decided_on, speaks AND outcome IN ('requested', 'sent', 'merged', 'unknown')
+         FROM scheduler.decision WHERE case_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(tx)
+    .await?;
+    let mut by_case: HashMap<Uuid, Vec<Decided>> = HashMap::new();
+    for (case, step, on, reminded) in decisions {
+        by_case.entry(case).or_default().push(Decided { step, on: on.to_jiff(), reminded });
+    }
+    rows.into_iter()
+        .map(|row| {
+            let decided = by_case.remove(&row.id).unwrap_or_default();
+            row.into_state(decided)
+        })
+        .collect()
+}
+
+impl CaseRow {
+    fn into_state(self, decided: Vec<Decided>) -> sqlx::Result<CaseState> {
+        Ok(CaseState {
+            id: self.id,
+            merchant: stored("dunning_case.merchant", &self.merchant, self.merchant.parse().ok())?,
+            invoice: stored("dunning_case.invoice", &self.invoice, self.invoice.parse().ok())?,
+            epoch: self.epoch,
+            customer: stored("dunning_case.customer", &self.customer, self.customer.parse().ok())?,
+            shard: self.shard,
+            campaign: self.campaign,
+            campaign_version: self.campaign_version,
+            overdue_told_at: self.overdue_told_at.map(|t| t.to_jiff()),
+            armed_at: self.armed_at.map(|t| t.to_jiff()),
+            generation: self.generation,
+            closed: self.closed_at.map(|t| (t.to_jiff(), self.closed_reason.unwrap_or_default())),
+            invoice_version: self.invoice_version,
+            invoice_epoch: self.invoice_epoch,
+            epoch_began_at: self.epoch_began_at.map(|t| t.to_jiff()),
+            status: stored("invoice.status", &self.status, InvoiceStatus::parse(&self.status))?,
+            currency: self.currency,
+            open_minor: self.open_minor,
+            due_on: self.due_on.map(|d| d.to_jiff()),
+            invoice_closed_at: self.invoice_closed_at.map(|t| t.to_jiff()),
+            disputed: self.disputed,
+            overdue_hint: self.overdue_hint,
+            failed_attempts: self.failed_attempts,
+            last_failed_at: self.last_failed_at.map(|t| t.to_jiff()),
+            customer_zone: self.customer_zone,
+            segment: stored("customer.segment", &self.segment, Segment::parse(&self.segment))?,
+            silent: self.silent,
+            reminded_on: self.reminded_on.map(|d| d.to_jiff()),
+            decided,
+        })
+    }
+}
+
+fn stored<T>(column: &str, text: &str, value: Option<T>) -> sqlx::Result<T> {
+    value.ok_or_else(|| sqlx::Error::Decode(format!("scheduler.{column}: {text:?} is not valid").into()))
+}
+
+/// What changes about a case after planning.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct CaseChange {
+    pub id: Uuid,
+    pub shard: i16,
+    pub closed: Option<(Timestamp, String)>,
+    pub overdue_told_at: Option<Timestamp>,
+    pub armed_before: Option<Timestamp>,
+    pub armed_at: Option<Timestamp>,
+    pub generation: i32,
+    pub traceparent: Option<String>,
+}
+
+impl CaseChange {
+    fn moves_timer(&self) -> bool {
+        self.armed_before != self.armed_at
+    }
+}
+
+/// Writes cases and moves their timers: the old one goes, the new one comes, in the same statement's transaction.
+pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE scheduler.dunning_case AS c
+         SET closed_at = n.closed_at, closed_reason = n.closed_reason, overdue_told_at = n.overdue_told_at,
+             armed_at = n.armed_at, generation = n.generation
+         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int4[])
+              AS n (id, closed_at, closed_reason, overdue_told_at, armed_at, generation)
+         WHERE c.id = n.id",
+    )
+    .bind(changes.iter().map(|c| c.id).bind_iter())
+    .bind(changes.iter().map(|c| c.closed.as_ref().map(|(at, _)| at.to_sqlx())).bind_iter())
+    .bind(changes.iter().map(|c| c.closed.as_ref().map(|(_, reason)| reason)).bind_iter())
+    .bind(changes.iter().map(|c| c.overdue_told_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(changes.iter().map(|c| c.armed_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(changes.iter().map(|c| c.generation).bind_iter())
+    .execute(&mut *tx)
+    .await?;
+
+    let moved = || changes.iter().filter(|c| c.moves_timer());
+    let disarmed: Vec<_> = moved().filter_map(|c| Some((c.shard, c.armed_before?, c.id))).collect();
+    if !disarmed.is_empty() {
+        sqlx::query(
+            "DELETE FROM scheduler.timer AS t
+             USING UNNEST($1::int2[], $2::timestamptz[], $3::uuid[]) AS old (shard, due_at, case_id)
+             WHERE t.shard = old.shard AND t.due_at = old.due_at AND t.case_id = old.case_id",
+        )
+        .bind(disarmed.iter().map(|d| d.0).bind_iter())
+        .bind(disarmed.iter().map(|d| d.1.to_sqlx()).bind_iter())
+        .bind(disarmed.iter().map(|d| d.2).bind_iter())
+        .execute(&mut *tx)
+        .await?;
+    }
+    let armed: Vec<_> = moved().filter_map(|c| Some((c, c.armed_at?))).collect();
+    if !armed.is_empty() {
+        sqlx::query(
+            "INSERT INTO scheduler.timer (shard, due_at, case_id, generation, traceparent)
+             SELECT * FROM UNNEST($1::int2[], $2::timestamptz[], $3::uuid[], $4::int4[], $5::text[])",
+        )
+        .bind(armed.iter().map(|(c, _)| c.shard).bind_iter())
+        .bind(armed.iter().map(|(_, at)| at.to_sqlx()).bind_iter())
+        .bind(armed.iter().map(|(c, _)| c.id).bind_iter())
+        .bind(armed.iter().map(|(c, _)| c.generation).bind_iter())
+        .bind(armed.iter().map(|(c, _)| c.traceparent.as_ref()).bind_iter())
+        .execute(tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// A timer that is due.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct DueTimer {
+    pub shard: i16,
+    pub due_at: Timestamp,
+    pub case_id: Uuid,
+    pub generation: i32,
+    pub traceparent: Option<String>,
+}
+
+/// The oldest due timers of shards that no other transaction is firing: those shards are this transaction's until it
+/// ends. There is no lower bound on their time.
+///
+/// `start` rotates which shards come first, so that replicas share them.
+pub async fn due_timers(tx: &mut PgConnection, now: Timestamp, start: i32, limit: i64) -> sqlx::Result<Vec<DueTimer>> {
+    /// Shards per transaction: leaves some for other replicas.
+    const SHARDS: i64 = 16;
+    type Row = (i16, jiff_sqlx::Timestamp, Uuid, i32, Option<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "WITH busy AS MATERIALIZED (
+             SELECT ((n + $2) % 64)::int2 AS shard FROM generate_series(0, 63) AS n
+             WHERE EXISTS (SELECT FROM scheduler.timer AS t WHERE t.shard = ((n + $2) % 64)::int2 AND t.due_at <= $1)
+         ), mine AS MATERIALIZED (
+             SELECT shard FROM busy WHERE pg_try_advisory_xact_lock(hashtext('scheduler.fire'), shard) LIMIT $3
+         )
+         SELECT t.shard, t.due_at, t.case_id, t.generation, t.traceparent
+         FROM mine CROSS JOIN LATERAL (
+             SELECT * FROM scheduler.timer AS t
+             WHERE t.shard = mine.shard AND t.due_at <= $1
+             ORDER BY t.due_at, t.case_id
+             LIMIT greatest(1, $4 / (SELECT count(*) FROM mine))
+         ) AS t",
+    )
+    .bind(now.to_sqlx())
+    .bind(start)
+    .bind(SHARDS)
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    let timer = |(shard, due_at, case_id, generation, traceparent): Row| DueTimer {
+        shard,
+        due_at: due_at.to_jiff(),
+        case_id,
+        generation,
+        traceparent,
+    };
+    Ok(rows.into_iter().map(timer).collect())
+}
+
+/// Deletes timers: they have fired.
+pub async fn delete_timers(tx: &mut PgConnection, timers: &[DueTimer]) -> sqlx::Result<()> {
+    sqlx::query(
+        "DELETE FROM scheduler.timer AS t
+         USING UNNEST($1::int2[], $2::timestamptz[], $3::uuid[]) AS fired (shard, due_at, case_id)
+         WHERE t.shard = fired.shard AND t.due_at = fired.due_at AND t.case_id = fired.case_id",
+    )
+    .bind(timers.iter().map(|t| t.shard).bind_iter())
+    .bind(timers.iter().map(|t| t.due_at.to_sqlx()).bind_iter())
+    .bind(timers.iter().map(|t| t.case_id).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// The customers whose cases these are.
+pub async fn customers_of_cases(tx: &mut PgConnection, cases: &[Uuid]) -> sqlx::Result<Vec<CustomerKey>> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("SELECT DISTINCT merchant, customer FROM scheduler.dunning_case WHERE id = ANY($1)")
+            .bind(cases)
+            .fetch_all(tx)
+            .await?;
+    let key = |(m, c): (String, String)| {
+        Ok((stored("dunning_case.merchant", &m, m.parse().ok())?, stored("dunning_case.customer", &c, c.parse().ok())?))
+    };
+    rows.into_iter().map(key).collect()
+}
+
+/// A decision to keep.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct NewDecision {
+    pub case_id: Uuid,
+    pub step: String,
+    pub outcome: &'static str,
+    pub reason: &'static str,
+    pub reminder_id: Option<Uuid>,
+    pub speaks: bool,
+    pub segment: Segment,
+    pub decided_on: Date,
+    pub decided_at: Timestamp,
+    pub traceparent: Option<String>,
+}
+
+/// Keeps decisions. A step that is decided already is an error: the primary key is the step key.
+pub async fn insert_decisions(tx: &mut PgConnection, decisions: &[NewDecision]) -> sqlx::Result<()> {
+    if decisions.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO scheduler.decision
+             (case_id, step, outcome, reason, reminder_id, speaks, segment, decided_on, decided_at, traceparent)
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::bool[], $7::text[],
+                              $8::date[], $9::timestamptz[], $10::text[])",
+    )
+    .bind(decisions.iter().map(|d| d.case_id).bind_iter())
+    .bind(decisions.iter().map(|d| &d.step).bind_iter())
+    .bind(decisions.iter().map(|d| d.outcome).bind_iter())
+    .bind(decisions.iter().map(|d| d.reason).bind_iter())
+    .bind(decisions.iter().map(|d| d.reminder_id).bind_iter())
+    .bind(decisions.iter().map(|d| d.speaks).bind_iter())
+    .bind(decisions.iter().map(|d| d.segment.as_str()).bind_iter())
+    .bind(decisions.iter().map(|d| d.decided_on.to_sqlx()).bind_iter())
+    .bind(decisions.iter().map(|d| d.decided_at.to_sqlx()).bind_iter())
+    .bind(decisions.iter().map(|d| d.traceparent.as_ref()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Keeps why steps had to wait; the same wait is kept once.
+pub async fn insert_deferrals(
+    tx: &mut PgConnection,
+    deferrals: &[(Uuid, campaign::Deferral)],
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    // Arrays of arrays must be rectangular in Postgres: the steps travel as one text each.
+    sqlx::query(
+        "INSERT INTO scheduler.deferral (case_id, until, reason, steps, deferred_at)
+         SELECT case_id, until, reason, string_to_array(steps, ','), $5
+         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[]) AS d (case_id, until, reason, steps)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(deferrals.iter().map(|(id, _)| *id).bind_iter())
+    .bind(deferrals.iter().map(|(_, d)| d.until.to_sqlx()).bind_iter())
+    .bind(deferrals.iter().map(|(_, d)| d.reason.as_str()).bind_iter())
+    .bind(deferrals.iter().map(|(_, d)| d.steps.join(",")).bind_iter())
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Notes when customers got a reminder.
+pub async fn note_reminded(tx: &mut PgConnection, reminded: &BTreeMap<CustomerKey, (Date, Uuid)>) -> sqlx::Result<()> {
+    if reminded.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO scheduler.customer AS c (merchant, customer, reminded_on, reminded_by)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::date[], $4::uuid[])
+         ON CONFLICT (merchant, customer) DO UPDATE
+         SET reminded_before = c.reminded_on, reminded_on = EXCLUDED.reminded_on, reminded_by = EXCLUDED.reminded_by",
+    )
+    .bind(reminded.keys().map(|k| k.0.as_str()).bind_iter())
+    .bind(reminded.keys().map(|k| k.1.as_str()).bind_iter())
+    .bind(reminded.values().map(|(on, _)| on.to_sqlx()).bind_iter())
+    .bind(reminded.values().map(|(_, by)| *by).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Takes back that customers got a reminder: it did not go out, so the gap counts from the one before.
+pub async fn note_not_reminded(tx: &mut PgConnection, reminders: &[(CustomerKey, Uuid)]) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE scheduler.customer AS c SET reminded_on = c.reminded_before, reminded_by = NULL
+         FROM UNNEST($1::text[], $2::text[], $3::uuid[]) AS n (merchant, customer, reminder_id)
+         WHERE c.merchant = n.merchant AND c.customer = n.customer AND c.reminded_by = n.reminder_id",
+    )
+    .bind(reminders.iter().map(|(k, _)| k.0.as_str()).bind_iter())
+    .bind(reminders.iter().map(|(k, _)| k.1.as_str()).bind_iter())
+    .bind(reminders.iter().map(|(_, id)| *id).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// What became of a requested step.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Settled {
+    pub case_id: Uuid,
+    pub step: String,
+    pub reminder_id: Uuid,
+    pub outcome: &'static str,
+    pub reason: String,
+    pub settled_at: Timestamp,
+}
+
+/// Settles requested steps. What is settled stays so.
+pub async fn settle(tx: &mut PgConnection, settled: &[Settled]) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE scheduler.decision AS d
+         SET outcome = n.outcome, reason = n.reason, settled_at = n.settled_at
+         FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[])
+              AS n (case_id, step, reminder_id, outcome, reason, settled_at)
+         WHERE d.case_id = n.case_id AND d.step = n.step AND d.reminder_id = n.reminder_id AND d.outcome = 'requested'",
+    )
+    .bind(settled.iter().map(|s| s.case_id).bind_iter())
+    .bind(settled.iter().map(|s| &s.step).bind_iter())
+    .bind(settled.iter().map(|s| s.reminder_id).bind_iter())
+    .bind(settled.iter().map(|s| s.outcome).bind_iter())
+    .bind(settled.iter().map(|s| &s.reason).bind_iter())
+    .bind(settled.iter().map(|s| s.settled_at.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// How many timers are due, and since when the oldest is.
+pub async fn due_backlog(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Result<(i64, Option<Timestamp>)> {
+    let (due, oldest): (i64, Option<jiff_sqlx::Timestamp>) =
+        sqlx::query_as("SELECT count(*), min(due_at) FROM scheduler.timer WHERE due_at <= $1")
+            .bind(now.to_sqlx())
+            .fetch_one(db)
+            .await?;
+    Ok((due, oldest.map(|t| t.to_jiff())))
+}
+
+/// What the scheduler knows of an invoice: its cases, their steps, and what comes next.
+pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
+    type Row = (jiff_sqlx::Timestamp, String, String, Option<Uuid>, Option<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "WITH mine AS (SELECT * FROM scheduler.dunning_case WHERE merchant = $1 AND invoice = $2)
+         SELECT opened_at, 'opened case of epoch ' || epoch, 'campaign ' || campaign || '@' || campaign_version,
+                id, NULL FROM mine
+         UNION ALL
+         SELECT overdue_told_at, 'told that the invoice is overdue', '', id, NULL
+         FROM mine WHERE overdue_told_at IS NOT NULL
+         UNION ALL
+         SELECT d.decided_at,
+                'decided step ' || d.step || ': ' || CASE WHEN d.settled_at IS NULL THEN d.outcome ELSE 'requested' END,
+                concat_ws(', ', CASE WHEN d.settled_at IS NULL THEN nullif(d.reason, '') END, 'segment ' || d.segment),
+                d.reminder_id, d.traceparent
+         FROM scheduler.decision AS d JOIN mine ON mine.id = d.case_id
+         UNION ALL
+         SELECT d.settled_at, 'step ' || d.step || ' ended: ' || d.outcome, d.reason, d.reminder_id, d.traceparent
+         FROM scheduler.decision AS d JOIN mine ON mine.id = d.case_id WHERE d.settled_at IS NOT NULL
+         UNION ALL
+         SELECT f.deferred_at, 'deferred ' || array_to_string(f.steps, ', '),
+                f.reason || ' until ' || to_char(f.until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), f.case_id, NULL
+         FROM scheduler.deferral AS f JOIN mine ON mine.id = f.case_id
+         UNION ALL
+         SELECT closed_at, 'closed case of epoch ' || epoch, closed_reason || ': cancels every step not decided', id, NULL
+         FROM mine WHERE closed_at IS NOT NULL
+         UNION ALL
+         SELECT armed_at, 'will look at the case again', '', id, NULL FROM mine WHERE armed_at IS NOT NULL
+         ORDER BY 1",
+    )
+    .bind(merchant)
+    .bind(invoice)
+    .fetch_all(db)
+    .await?;
+    let line = |(at, what, detail, id, traceparent): Row| StoryLine {
+        at: at.to_jiff(),
+        by: "scheduler",
+        what,
+        detail,
+        id: id.map(|id| id.to_string()),
+        trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
+    };
+    Ok(rows.into_iter().map(line).collect())
+}

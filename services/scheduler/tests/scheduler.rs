@@ -1,0 +1,322 @@
+//! The scheduler on a real bus with a manual clock: what it emits, and what stands in its tables afterwards.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SEGMENTER_PAYERS};
+use events::{AnyEvent, Event, Flow, Service, v1};
+use jiff::Timestamp;
+use kernel::{Clock, ManualClock};
+use runtime::{Host, Merchants};
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use testkit::{TestSystem, system, wait};
+use tokio_util::sync::CancellationToken;
+
+const SOON: Duration = Duration::from_secs(20);
+static NO_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(Vec::new()));
+
+/// A scheduler with a manual clock, and producers that stand in for the other services.
+struct Rig {
+    system: TestSystem,
+    clock: ManualClock,
+    producers: BTreeMap<Service, Host>,
+    pool: PgPool,
+    stop: CancellationToken,
+    running: Vec<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Rig {
+    async fn start(now: &str, replicas: usize) -> Self {
+        let others = [Service::Ingest, Service::Segmenter, Service::Notifier];
+        let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
+        services.push((Service::Scheduler, &scheduler::MIGRATIONS));
+        let system = TestSystem::start(&services).await.unwrap();
+        let clock = ManualClock::new(at(now));
+        let mut merchants = Merchants::default();
+        merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
+        let mut producers = BTreeMap::new();
+        for service in others {
+            producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
+        }
+        let mut faults = runtime::config::Faults::default();
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
+        let campaigns = scheduler::config::read_campaigns(&config, &mut faults);
+        assert_eq!(faults.0, []);
+        let (stop, mut running, mut pool) = (CancellationToken::new(), Vec::new(), None);
+        for _ in 0..replicas {
+            let host = system.host(Service::Scheduler, &merchants, Arc::new(clock.clone())).await.unwrap();
+            pool = Some(PgPool::connect(&system.database.admin_url).await.unwrap());
+            let settings = scheduler::Config { tick_milliseconds: 10 };
+            let service = scheduler::build(settings, campaigns.clone(), host).await.unwrap();
+            running.push(tokio::spawn(service.run(stop.clone())));
+        }
+        Self { system, clock, producers, pool: pool.unwrap(), stop, running }
+    }
+
+    async fn emit<E: Event>(&self, flow: &'static Flow, events: impl IntoIterator<Item = E>) {
+        let mut work = self.producers[&flow.service].bus.begin(flow).await.unwrap();
+        for event in events {
+            work.emit(self.clock.now(), &event).unwrap();
+        }
+        work.commit().await.unwrap();
+    }
+
+    async fn count(&self, what: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM scheduler.{what}")))
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn wait_for(&self, what: &str, expected: i64) {
+        wait::until_true(&format!("{expected} of {what}"), SOON, || async { self.count(what).await == expected }).await;
+    }
+
+    async fn reminders(&self) -> Vec<v1::ReminderDue> {
+        let events = self.system.emitted(Service::Scheduler).await.unwrap();
+        events.into_iter().filter_map(|e| if let AnyEvent::ReminderDue(r) = e { Some(r) } else { None }).collect()
+    }
+
+    /// Moves the clock and waits until no timer is due any more.
+    async fn advance_to(&self, now: &str) {
+        self.clock.set(at(now));
+        let due = format!("timer WHERE due_at <= '{now}'");
+        self.wait_for(&due, 0).await;
+    }
+
+    /// Every decision: invoice, step, outcome, reason.
+    async fn decisions(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT concat_ws(' ', c.invoice || '/' || c.epoch, d.step, d.outcome, nullif(d.reason, ''))
+             FROM scheduler.decision AS d JOIN scheduler.dunning_case AS c ON c.id = d.case_id ORDER BY d.decided_at, 1",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        for running in self.running {
+            running.await.unwrap().unwrap();
+        }
+    }
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn invoice(id: &str, customer: &str, version: i64, due_on: &str) -> v1::Invoice {
+    v1::Invoice {
+        merchant_id: "acme".into(),
+        invoice_id: id.into(),
+        customer_id: customer.into(),
+        version,
+        epoch: 1,
+        status: v1::InvoiceStatus::Open.into(),
+        currency: "EUR".into(),
+        total_minor: 1_000,
+        open_minor: 1_000,
+        issued_on: "2026-05-01".into(),
+        due_on: due_on.into(),
+        ..Default::default()
+    }
+}
+
+fn issued(invoice: v1::Invoice) -> v1::InvoiceIssued {
+    v1::InvoiceIssued { invoice: Some(invoice) }
+}
+
+fn paid(invoice: v1::Invoice) -> v1::PaymentReceived {
+    let invoice =
+        v1::Invoice { status: v1::InvoiceStatus::Paid.into(), open_minor: 0, version: invoice.version + 1, ..invoice };
+    v1::PaymentReceived { invoice: Some(invoice), ..Default::default() }
+}
+
+#[tokio::test]
+async fn the_default_ladder_is_climbed_and_ends_with_the_payment() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 1).await;
+    let in_1 = invoice("in_1", "cus_1", 1, "2026-06-01");
+    rig.emit(&INGEST_INTAKE, [issued(in_1.clone())]).await;
+    rig.wait_for("timer", 1).await;
+    rig.advance_to("2026-05-29T16:00:00Z").await;
+    assert_eq!(rig.decisions().await, ["in_1/1 upcoming skipped segment"]);
+    rig.advance_to("2026-06-02T05:00:00Z").await;
+    let overdue: Vec<_> = rig.system.emitted(Service::Scheduler).await.unwrap();
+    assert!(matches!(
+        &overdue[..],
+        [AnyEvent::InvoiceOverdue(_), AnyEvent::StepDecided(_)]
+            | [AnyEvent::StepDecided(_), AnyEvent::InvoiceOverdue(_)]
+    ));
+    rig.advance_to("2026-06-04T08:00:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 1);
+    rig.advance_to("2026-06-08T08:00:00Z").await;
+    assert_eq!(
+        rig.decisions().await,
+        [
+            "in_1/1 upcoming skipped segment",
+            "in_1/1 overdue-3 requested",
+            "in_1/1 follow-up merged later_step",
+            "in_1/1 overdue-7 requested",
+        ]
+    );
+    let last = rig.reminders().await.pop().unwrap();
+    assert_eq!(
+        (last.reminder.as_ref().unwrap().step.as_str(), last.reminder.as_ref().unwrap().tone()),
+        ("overdue-7", v1::Tone::Final)
+    );
+    assert_eq!(last.contact_hours.unwrap().time_zone, "Europe/Berlin");
+
+    // What the notifier says settles the steps that carried; the payment ends the case and every step left.
+    let reminder = last.reminder.clone();
+    rig.emit(&NOTIFIER_SENDER, [v1::ReminderSent { reminder, ..Default::default() }]).await;
+    rig.wait_for("decision WHERE outcome = 'sent'", 1).await;
+    rig.emit(&INGEST_INTAKE, [paid(in_1)]).await;
+    rig.wait_for("dunning_case WHERE closed_reason = 'paid'", 1).await;
+    assert_eq!(rig.count("timer").await, 0);
+    let overdue = rig.system.emitted(Service::Scheduler).await.unwrap();
+    assert_eq!(overdue.iter().filter(|e| matches!(e, AnyEvent::InvoiceOverdue(_))).count(), 1, "told once");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_payment_that_overtakes_its_invoice_leaves_no_case() {
+    let rig = Rig::start("2026-06-20T10:00:00Z", 1).await;
+    let in_1 = invoice("in_1", "cus_1", 1, "2026-06-01");
+    rig.emit(&INGEST_INTAKE, [paid(in_1.clone())]).await;
+    rig.wait_for("invoice", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued(in_1)]).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_2", "cus_2", 1, "2026-07-01"))]).await;
+    rig.wait_for("invoice", 2).await;
+    assert_eq!(rig.count("dunning_case WHERE invoice = 'in_1'").await, 0, "the older snapshot lost");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn invoices_of_one_customer_become_one_reminder_per_currency() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 1).await;
+    let dollars = v1::Invoice { currency: "USD".into(), ..invoice("in_3", "cus_1", 1, "2026-06-01") };
+    let all = [
+        invoice("in_1", "cus_1", 1, "2026-06-01"),
+        invoice("in_2", "cus_1", 1, "2026-05-28"), // day 7 is the other's day 3: Thursday 4 June
+        dollars,
+        invoice("in_4", "cus_2", 1, "2026-06-01"),
+    ];
+    rig.emit(&INGEST_INTAKE, all.map(issued)).await;
+    rig.wait_for("timer", 4).await;
+    // An outage over all their steps.
+    rig.advance_to("2026-06-04T09:00:00Z").await;
+    let mut reminders = rig.reminders().await;
+    reminders.sort_by_key(|r| r.reminder.as_ref().map(|r| (r.customer_id.clone(), r.currency.clone())));
+    let shape = |r: &v1::ReminderDue| {
+        let r = r.reminder.as_ref().unwrap();
+        let lines: Vec<_> = r.lines.iter().map(|l| (l.invoice_id.clone(), l.step.clone(), l.carries)).collect();
+        (r.customer_id.clone(), r.currency.clone(), r.step.clone(), lines)
+    };
+    let line = |i: &str, s: &str, c: bool| (i.to_owned(), s.to_owned(), c);
+    assert_eq!(
+        reminders.iter().map(shape).collect::<Vec<_>>(),
+        [
+            (
+                "cus_1".into(),
+                "EUR".into(),
+                "overdue-7".into(),
+                vec![line("in_2", "overdue-7", true), line("in_1", "overdue-3", false)]
+            ),
+            ("cus_1".into(), "USD".into(), "overdue-3".into(), vec![line("in_3", "overdue-3", true)]),
+            ("cus_2".into(), "EUR".into(), "overdue-3".into(), vec![line("in_4", "overdue-3", true)]),
+        ]
+    );
+    let decisions = rig.decisions().await;
+    assert!(decisions.contains(&"in_1/1 overdue-3 merged other_invoice".to_owned()), "{decisions:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_dispute_holds_and_a_new_epoch_begins_anew() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    let in_1 = invoice("in_1", "cus_1", 1, "2026-06-01");
+    rig.emit(&INGEST_INTAKE, [issued(in_1.clone())]).await;
+    rig.wait_for("timer", 1).await;
+    let disputed = v1::Invoice { disputed: true, version: 2, ..in_1.clone() };
+    rig.emit(&INGEST_INTAKE, [v1::InvoiceChanged { invoice: Some(disputed) }]).await;
+    rig.wait_for("invoice WHERE disputed", 1).await;
+    rig.advance_to("2026-06-09T10:00:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 0, "held");
+
+    let reopened = v1::Invoice {
+        version: 3,
+        epoch: 2,
+        epoch_began_at: Some(events::time::to_wire(at("2026-06-09T10:00:00Z"))),
+        ..in_1
+    };
+    rig.emit(&INGEST_INTAKE, [v1::PaymentReversed { invoice: Some(reopened), ..Default::default() }]).await;
+    rig.wait_for("dunning_case WHERE epoch = 2", 1).await;
+    rig.wait_for("dunning_case WHERE closed_reason = 'next_epoch'", 1).await;
+    rig.advance_to("2026-06-12T10:00:00Z").await;
+    assert_eq!(rig.decisions().await, ["in_1/1 upcoming skipped too_late", "in_1/2 overdue-3 requested"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn late_payers_hear_before_and_leavers_hear_nothing() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 1).await;
+    let segmented = |customer: &str| v1::CustomerSegmented {
+        merchant_id: "acme".into(),
+        customer_id: customer.into(),
+        version: 1,
+        segment: v1::Segment::Late.into(),
+        ..Default::default()
+    };
+    rig.emit(&SEGMENTER_PAYERS, [segmented("cus_1"), segmented("cus_2")]).await;
+    let deleted = v1::Customer {
+        merchant_id: "acme".into(),
+        customer_id: "cus_2".into(),
+        version: 1,
+        deleted: true,
+        ..Default::default()
+    };
+    rig.emit(&INGEST_INTAKE, [v1::CustomerChanged { customer: Some(deleted) }]).await;
+    rig.wait_for("customer WHERE segment = 'late'", 2).await;
+    rig.wait_for("customer WHERE deleted", 1).await;
+    rig.emit(
+        &INGEST_INTAKE,
+        ["1", "2"].map(|n| issued(invoice(&format!("in_{n}"), &format!("cus_{n}"), 1, "2026-06-01"))),
+    )
+    .await;
+    rig.wait_for("timer", 2).await;
+    rig.advance_to("2026-05-29T10:00:00Z").await;
+    assert_eq!(rig.decisions().await, ["in_1/1 upcoming requested", "in_2/1 upcoming skipped opted_out"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn replicas_share_the_timers_and_nothing_fires_twice() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 2).await;
+    let all = (0..600).map(|n| issued(invoice(&format!("in_{n}"), &format!("cus_{}", n / 2), 1, "2026-06-01")));
+    rig.emit(&INGEST_INTAKE, all).await;
+    rig.wait_for("timer", 600).await;
+    rig.advance_to("2026-06-04T12:00:00Z").await;
+    rig.wait_for("decision WHERE outcome = 'requested'", 300).await;
+    assert_eq!(rig.reminders().await.len(), 300, "one per customer, whoever fired it");
+    assert_eq!(rig.count("decision WHERE step = 'overdue-3'").await, 600);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_reminder_that_did_not_go_out_does_not_count_for_the_gap() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("timer", 1).await;
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    let reminder = rig.reminders().await.pop().unwrap().reminder;
+    rig.emit(&NOTIFIER_SENDER, [v1::ReminderFailed { reminder, reason: "refused".into(), ..Default::default() }]).await;
+    rig.wait_for("decision WHERE outcome = 'failed' AND reason = 'refused'", 1).await;
+    rig.wait_for("customer WHERE reminded_on IS NULL", 1).await;
+    rig.end().await;
+}
