@@ -50,6 +50,16 @@ pub struct Incoming {
     raw: Raw,
 }
 
+impl Incoming {
+    /// The trace that what follows from this event belongs to: the span it is being dealt with in, if that continues the
+    /// event's own trace, else the one that created it. (A batch of several events has a trace of its own.)
+    pub fn trace(&self) -> Option<String> {
+        let created = self.envelope.traceparent.as_deref();
+        let continues = |current: &String| trace::trace_id(current) == created.and_then(trace::trace_id);
+        trace::current().filter(continues).or_else(|| created.map(str::to_owned))
+    }
+}
+
 /// A message as it arrived, kept for the dead letters.
 #[derive(Debug, Clone)]
 struct Raw {

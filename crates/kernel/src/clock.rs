@@ -20,6 +20,9 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// How long to wait in real time until `later` has come, at most. Pollers sleep the shorter of this and
     /// their own interval.
     fn real_time_until(&self, later: Timestamp) -> Duration;
+
+    /// What the clock will show after a real time has passed, as far as it can know.
+    fn after(&self, real: Duration) -> Timestamp;
 }
 
 /// A clock that several tasks share.
@@ -38,6 +41,10 @@ impl Clock for SystemClock {
 
     fn real_time_until(&self, later: Timestamp) -> Duration {
         to_std(later.duration_since(self.now()))
+    }
+
+    fn after(&self, real: Duration) -> Timestamp {
+        self.now().saturating_add(real).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -65,6 +72,10 @@ impl Clock for TimeLapse {
 
     fn real_time_until(&self, later: Timestamp) -> Duration {
         to_std(later.duration_since(self.now())).div_f64(self.rate.max(f64::MIN_POSITIVE))
+    }
+
+    fn after(&self, real: Duration) -> Timestamp {
+        self.now().saturating_add(real.mul_f64(self.rate)).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -99,6 +110,11 @@ impl Clock for ManualClock {
     /// Pollers look again soon: nobody but the test knows when the clock will move.
     fn real_time_until(&self, later: Timestamp) -> Duration {
         if later <= self.now() { Duration::ZERO } else { Duration::from_millis(5) }
+    }
+
+    /// It stands still, for all it knows.
+    fn after(&self, _: Duration) -> Timestamp {
+        self.now()
     }
 }
 

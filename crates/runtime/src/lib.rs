@@ -4,6 +4,7 @@
 //! - [`database`]: one pool per role, schemas and migrations.
 //! - [`host`]: what a service is given, and how it starts and drains.
 //! - [`health`], [`http`], [`problem`]: `/livez`, `/readyz`, `/metrics`, server spans, RFC 9457 errors.
+//! - [`links`]: signed links in messages: the notifier makes them, the tracker serves them.
 //! - [`telemetry`]: OTLP traces and metrics, logs with trace ids.
 
 pub mod config;
@@ -11,6 +12,7 @@ pub mod database;
 pub mod health;
 pub mod host;
 pub mod http;
+pub mod links;
 pub mod merchant;
 pub mod problem;
 pub mod settings;

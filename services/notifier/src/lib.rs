@@ -1,1 +1,30 @@
+//! Notifier: sends reminders, at most once, and never after the payment.
+//!
+//! [`flow`] shows what happens to an event and to a delivery; [`domain`] holds the rules; [`sender`] is the machinery around
+//! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message.
 
+pub mod config;
+pub mod domain;
+pub mod flow;
+pub mod render;
+pub mod sender;
+pub mod smtp;
+pub mod store;
+
+pub use config::Config;
+
+use render::Templates;
+use runtime::{Host, Service};
+
+/// The notifier's schema.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// Builds the service.
+pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::Result<Service> {
+    let mut service = Service::new(&host);
+    service.handle(flow::BalanceFeed(host.clone()));
+    service.handle(flow::Reminders(host.clone()));
+    let desk = sender::Desk::new(host, templates, config.smtp);
+    service.task("sender", desk.run(service.stop()));
+    Ok(service)
+}

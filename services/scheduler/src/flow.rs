@@ -220,7 +220,7 @@ impl News {
                 let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
                 let key = key_of(&new);
                 if keep_latest(&mut self.invoices, key.clone(), new, |i| i.version) {
-                    self.traces.insert(key, trace::current().or_else(|| incoming.envelope.traceparent.clone()));
+                    self.traces.insert(key, incoming.trace());
                 }
             }
         }

@@ -1,0 +1,259 @@
+//! Whether a reminder may go out, and what a mail server's answer means. Pure.
+
+use crate::smtp::{Failure, Phase, Reply};
+use events::InvoiceStatus;
+use events::v1::{ReminderDue, ReminderLine};
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use kernel::contact::{Minute, Weekdays, zone};
+use kernel::{ContactHours, Currency, InvoiceId, Masked, MerchantId};
+use std::collections::BTreeMap;
+
+/// What is owed on an invoice.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Balance {
+    pub version: i64,
+    pub epoch: i32,
+    pub status: InvoiceStatus,
+    pub disputed: bool,
+    pub currency: Currency,
+    pub open_minor: i64,
+    pub number: String,
+    pub due_on: Option<Date>,
+    pub failed_attempts: i32,
+    pub pay_url: Masked<String>,
+    pub bill_to_name: Masked<String>,
+    pub bill_to_email: Masked<String>,
+}
+
+/// Balances by merchant and invoice.
+pub type Balances = BTreeMap<(MerchantId, InvoiceId), Balance>;
+
+/// What may be said about a reminder's invoices now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claims<'a> {
+    /// These are still owed.
+    Owed(Vec<(&'a ReminderLine, &'a Balance)>),
+    /// The decision knew more than we do: our own feed of balances has to catch up first.
+    Behind,
+    /// Nothing is left to remind of.
+    Nothing(&'static str),
+}
+
+/// Looks at the balances of a reminder's invoices.
+///
+/// A line counts only in the epoch that it was decided for, and only if we know the invoice at least as well as the
+/// scheduler did when it decided.
+pub fn claims<'a>(merchant: &MerchantId, lines: &'a [ReminderLine], balances: &'a Balances) -> Claims<'a> {
+    let mut owed = Vec::with_capacity(lines.len());
+    let mut reason = "closed";
+    for line in lines {
+        let Ok(invoice) = InvoiceId::try_new(&line.invoice_id) else { continue };
+        let Some(balance) = balances.get(&(merchant.clone(), invoice)) else { return Claims::Behind };
+        if balance.version < line.invoice_version {
+            return Claims::Behind;
+        }
+        match balance.status {
+            _ if balance.epoch != line.epoch => reason = "next_epoch",
+            InvoiceStatus::Open if balance.disputed => reason = "disputed",
+            InvoiceStatus::Open => owed.push((line, balance)),
+            InvoiceStatus::Paid => reason = "paid",
+            InvoiceStatus::Void | InvoiceStatus::WrittenOff => reason = "closed",
+        }
+    }
+    if owed.is_empty() { Claims::Nothing(reason) } else { Claims::Owed(owed) }
+}
+
+/// What a message says is owed: compared with the balances once more before the final dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Invoice, epoch and open amount, as rendered.
+    pub lines: Vec<(InvoiceId, i32, i64)>,
+}
+
+impl Said {
+    /// What a message about these claims says.
+    pub fn of(owed: &[(&ReminderLine, &Balance)]) -> Self {
+        let line = |(line, balance): &(&ReminderLine, &Balance)| {
+            Some((InvoiceId::try_new(&line.invoice_id).ok()?, balance.epoch, balance.open_minor))
+        };
+        Self { lines: owed.iter().filter_map(line).collect() }
+    }
+}
+
+/// The contact hours of a reminder.
+pub fn contact_hours(request: &ReminderDue) -> Option<ContactHours> {
+    let wire = request.contact_hours.as_ref()?;
+    let minute = |m: u32| Minute::try_new(u16::try_from(m).ok()?).ok();
+    let weekdays = Weekdays::from_bits(u8::try_from(wire.weekdays).ok()?);
+    ContactHours::try_new(
+        zone(&wire.time_zone).ok()?,
+        weekdays,
+        minute(wire.opens_minute)?,
+        minute(wire.closes_minute)?,
+    )
+    .ok()
+}
+
+/// How an attempt to hand over ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The mail server took it.
+    Accepted(Reply),
+    /// Not accepted; worth another try. `relay` says that the fault is the relay's or ours, not this mail's.
+    Retry {
+        /// For the log and the delivery.
+        reason: String,
+        /// Of the reply, if there was one.
+        status_code: String,
+        /// Every other mail would fail the same way.
+        relay: bool,
+    },
+    /// Not accepted, and never will be.
+    Failed {
+        /// Of the reply.
+        status_code: String,
+        /// The address does not exist: nobody should write there again.
+        bad_address: bool,
+    },
+    /// May have been accepted.
+    Unknown,
+}
+
+impl Attempt {
+    /// Reads a failure by how far the conversation had come: the phase table of RFC 5321's commands.
+    ///
+    /// | phase | 4xx | 5xx | broken off |
+    /// |---|---|---|---|
+    /// | greeting, EHLO, MAIL | retry | retry, the relay pauses | retry |
+    /// | RCPT | retry | failed; 5.1.x and 5.2.1 suppress the address | retry |
+    /// | DATA, body | retry | failed | retry |
+    /// | final dot | retry | failed | **unknown** |
+    pub fn of_failure(failure: &Failure) -> Self {
+        match failure {
+            Failure::Broken { phase: Phase::Dot, .. } => Self::Unknown,
+            Failure::Broken { phase, problem } => {
+                Self::Retry { reason: problem.clone(), status_code: String::new(), relay: *phase == Phase::Hello }
+            }
+            Failure::Refused { phase, reply } if reply.is_permanent() && *phase > Phase::Mail => {
+                let code = reply.enhanced.as_deref().unwrap_or_default();
+                let of_address = code.starts_with("5.1.") || code == "5.2.1";
+                Self::Failed { status_code: reply.to_string(), bad_address: of_address && *phase == Phase::Recipient }
+            }
+            Failure::Refused { phase, reply } => Self::Retry {
+                reason: format!("refused at {phase:?}"),
+                status_code: reply.to_string(),
+                relay: *phase <= Phase::Mail,
+            },
+        }
+    }
+}
+
+/// When to try again after so many attempts: 5, 10, 20, 40, 80 minutes, then every two hours. Greylisting often gives in
+/// after five minutes.
+pub fn next_attempt(now: Timestamp, attempts: i32) -> Timestamp {
+    let doubling = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(5);
+    let minutes = (5 * 2_i64.pow(doubling)).min(120);
+    now.saturating_add(SignedDuration::from_mins(minutes)).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merchant() -> MerchantId {
+        "acme".parse().unwrap()
+    }
+
+    fn balance(version: i64, open_minor: i64) -> Balance {
+        Balance {
+            version,
+            epoch: 1,
+            status: if open_minor > 0 { InvoiceStatus::Open } else { InvoiceStatus::Paid },
+            disputed: false,
+            currency: "EUR".parse().unwrap(),
+            open_minor,
+            number: "R-1".to_owned(),
+            due_on: None,
+            failed_attempts: 0,
+            pay_url: Masked::default(),
+            bill_to_name: Masked::default(),
+            bill_to_email: Masked::default(),
+        }
+    }
+
+    fn line(invoice: &str) -> ReminderLine {
+        ReminderLine { invoice_id: invoice.to_owned(), epoch: 1, invoice_version: 2, ..Default::default() }
+    }
+
+    fn look(lines: &[ReminderLine], balances: &[(&str, Balance)]) -> Result<usize, &'static str> {
+        let balances = balances.iter().map(|(i, b)| ((merchant(), i.parse().unwrap()), b.clone())).collect();
+        match claims(&merchant(), lines, &balances) {
+            Claims::Owed(owed) => Ok(owed.len()),
+            Claims::Behind => Err("behind"),
+            Claims::Nothing(reason) => Err(reason),
+        }
+    }
+
+    #[test]
+    fn only_what_is_owed_is_claimed() {
+        let lines = [line("a"), line("b")];
+        assert_eq!(look(&lines, &[("a", balance(2, 100)), ("b", balance(3, 100))]), Ok(2));
+        assert_eq!(look(&lines, &[("a", balance(2, 100)), ("b", balance(3, 0))]), Ok(1));
+        assert_eq!(look(&lines, &[("a", balance(2, 0)), ("b", balance(3, 0))]), Err("paid"));
+        let disputed = Balance { disputed: true, ..balance(2, 100) };
+        assert_eq!(look(&lines[..1], &[("a", disputed)]), Err("disputed"));
+        let reopened = Balance { epoch: 2, ..balance(2, 100) };
+        assert_eq!(look(&lines[..1], &[("a", reopened)]), Err("next_epoch"), "that debt has a case of its own");
+        let void = Balance { status: InvoiceStatus::Void, ..balance(2, 0) };
+        assert_eq!(look(&lines[..1], &[("a", void)]), Err("closed"));
+    }
+
+    #[test]
+    fn knowing_less_than_the_scheduler_means_waiting() {
+        assert_eq!(look(&[line("a")], &[]), Err("behind"));
+        assert_eq!(look(&[line("a")], &[("a", balance(1, 100))]), Err("behind"));
+    }
+
+    fn refused(phase: Phase, code: u16, enhanced: &str) -> Attempt {
+        let enhanced = (!enhanced.is_empty()).then(|| enhanced.to_owned());
+        Attempt::of_failure(&Failure::Refused { phase, reply: Reply { code, enhanced, text: Masked::default() } })
+    }
+
+    #[test]
+    fn the_phase_table_holds() {
+        let failed = |attempt: &Attempt| matches!(attempt, Attempt::Failed { bad_address: false, .. });
+        let retry =
+            |attempt: &Attempt, of_relay: bool| matches!(attempt, Attempt::Retry { relay, .. } if *relay == of_relay);
+        for phase in [Phase::Hello, Phase::Mail] {
+            assert!(retry(&refused(phase, 421, "4.3.2"), true));
+            assert!(retry(&refused(phase, 550, "5.7.1"), true), "our fault or the relay's, not the payer's");
+        }
+        for phase in [Phase::Recipient, Phase::Data, Phase::Dot] {
+            assert!(retry(&refused(phase, 451, "4.7.1"), false));
+            assert!(failed(&refused(phase, 554, "5.7.1")));
+        }
+        for code in ["5.1.1", "5.1.10", "5.2.1"] {
+            assert!(
+                matches!(refused(Phase::Recipient, 550, code), Attempt::Failed { bad_address: true, .. }),
+                "{code}"
+            );
+        }
+        assert!(failed(&refused(Phase::Recipient, 552, "5.2.2")), "a full mailbox is no bad address");
+        assert!(failed(&refused(Phase::Recipient, 550, "")), "without a code we do not know");
+        for phase in [Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Body] {
+            let broken = Attempt::of_failure(&Failure::Broken { phase, problem: "reset".into() });
+            assert!(retry(&broken, phase == Phase::Hello), "{phase:?}");
+        }
+        let dot = Attempt::of_failure(&Failure::Broken { phase: Phase::Dot, problem: "reset".into() });
+        assert_eq!(dot, Attempt::Unknown, "may have been accepted");
+    }
+
+    #[test]
+    fn retries_back_off() {
+        let now = Timestamp::UNIX_EPOCH;
+        let minutes = |n| next_attempt(now, n).duration_since(now).as_mins();
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 50].map(minutes), [5, 10, 20, 40, 80, 120, 120, 120]);
+    }
+}

@@ -1,0 +1,508 @@
+//! EVENT IN -> STATE -> EVENT OUT
+//!
+//! | in | state | out |
+//! |---|---|---|
+//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `balance` by version | – |
+//! | `customer-changed` | `customer` by version | – |
+//! | `customer-responded` (unsubscribed) | `suppression` | – |
+//! | `reminder-due` | `delivery`: waiting | – |
+//! | its time has come: [`claim`] | claimed; or ended, or put back | `reminder-suppressed`, `reminder-failed` |
+//! | all but the final dot is on the wire: [`announce`], then [`permit`] | imminent, `message` kept; balances locked while dots are written | – |
+//! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
+//! | the lease of a process has ended: [`take_over`] | claimed: waiting again; imminent: unknown | `reminder-unknown` |
+
+use crate::domain::{Attempt, Balance, Balances, Claims, Said, claims, contact_hours, next_attempt};
+use crate::smtp::Reply;
+use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Suppression};
+use bus::{Failure, Handler, Incoming, Work, trace};
+use events::topology::{NOTIFIER_BALANCES, NOTIFIER_REMINDERS};
+use events::v1::{self, Reminder, ReminderDue, ReminderLine};
+use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time};
+use jiff::Timestamp;
+use kernel::{ContactHours, InvoiceId, Masked, MerchantId};
+use prost::Message;
+use runtime::Host;
+use sqlx::PgConnection;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What is owed, and who must not be written to.
+pub struct BalanceFeed(pub Host);
+
+impl Handler for BalanceFeed {
+    const FLOW: &'static Flow = &NOTIFIER_BALANCES;
+
+    async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
+        let mut news = News::default();
+        for incoming in batch {
+            if let Err(fault) = news.add(incoming) {
+                work.reject(incoming, fault);
+            }
+        }
+        if !news.invoices.is_empty() {
+            store::upsert_balances(work.tx(), &news.invoices).await?;
+        }
+        if !news.customers.is_empty() {
+            store::upsert_customers(work.tx(), &news.customers).await?;
+        }
+        Ok(store::suppress(work.tx(), &news.suppressions, self.0.now()).await?)
+    }
+}
+
+/// The latest news of a batch.
+#[derive(Default)]
+struct News {
+    invoices: BTreeMap<InvoiceKey, Invoice>,
+    customers: BTreeMap<store::CustomerKey, Customer>,
+    suppressions: Vec<Suppression>,
+}
+
+impl News {
+    fn add(&mut self, incoming: &Incoming) -> Result<(), Malformed> {
+        match &incoming.event {
+            AnyEvent::CustomerChanged(e) => {
+                let new = Customer::try_from(e.customer.as_ref().ok_or_else(|| Malformed::missing("customer"))?)?;
+                let key = (new.merchant.clone(), new.customer.clone());
+                if self.customers.get(&key).is_none_or(|known| new.version > known.version) {
+                    self.customers.insert(key, new);
+                }
+            }
+            AnyEvent::CustomerResponded(e) => {
+                let merchant = snapshot::id("merchant_id", &e.merchant_id)?;
+                if e.kind() == v1::ResponseKind::Unsubscribed {
+                    self.suppressions.push(Suppression {
+                        merchant,
+                        subject: store::by_customer(&e.customer_id),
+                        reason: "unsubscribed",
+                        source: format!("event {}", incoming.envelope.id),
+                    });
+                }
+            }
+            event => {
+                let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
+                let key = (new.merchant.clone(), new.invoice.clone());
+                if self.invoices.get(&key).is_none_or(|known| new.version > known.version) {
+                    self.invoices.insert(key, new);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reminders to send.
+pub struct Reminders(pub Host);
+
+impl Handler for Reminders {
+    const FLOW: &'static Flow = &NOTIFIER_REMINDERS;
+
+    async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
+        let mut deliveries = Vec::with_capacity(batch.len());
+        for incoming in batch {
+            match new_delivery(incoming) {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(fault) => work.reject(incoming, fault),
+            }
+        }
+        Ok(store::insert_deliveries(work.tx(), &deliveries, self.0.now()).await?)
+    }
+}
+
+fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
+    let AnyEvent::ReminderDue(request) = &incoming.event else { return Err(Malformed::missing("reminder")) };
+    let reminder = request.reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
+    let _: MerchantId = snapshot::id("reminder.merchant_id", &reminder.merchant_id)?;
+    if reminder.lines.is_empty() {
+        return Err(Malformed::new("reminder.lines", "is empty"));
+    }
+    for line in &reminder.lines {
+        let _: InvoiceId = snapshot::id("reminder.lines.invoice_id", &line.invoice_id)?;
+    }
+    if contact_hours(request).is_none() {
+        return Err(Malformed::new("contact_hours", "make no sense"));
+    }
+    Ok(NewDelivery {
+        id: reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?,
+        merchant: reminder.merchant_id.clone(),
+        customer: reminder.customer_id.clone(),
+        request: request.encode_to_vec(),
+        invoices: reminder.lines.iter().map(|l| l.invoice_id.clone()).collect(),
+        due_at: time::from_wire(request.due_at).ok_or_else(|| Malformed::missing("due_at"))?,
+        traceparent: incoming.trace(),
+    })
+}
+
+/// A delivery in work: what it is about and to whom it goes.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    /// The delivery, which is the reminder.
+    pub id: Uuid,
+    /// Which attempt this is.
+    pub attempts: i32,
+    /// What about.
+    pub reminder: Reminder,
+    /// Whose.
+    pub merchant: MerchantId,
+    /// When it may be handed over.
+    pub hours: ContactHours,
+    /// What was owed when it was claimed.
+    pub owed: Vec<(ReminderLine, Balance)>,
+    /// The name to greet.
+    pub name: Masked<String>,
+    /// Where to.
+    pub address: Masked<String>,
+    /// The trace that asked for it.
+    pub traceparent: Option<String>,
+}
+
+impl Ticket {
+    /// What the message says.
+    pub fn said(&self) -> Said {
+        Said::of(&self.owed.iter().map(|(l, b)| (l, b)).collect::<Vec<_>>())
+    }
+
+    fn invoice_keys(&self) -> impl Iterator<Item = InvoiceKey> {
+        let lines = self.reminder.lines.iter().filter_map(|l| InvoiceId::try_new(&l.invoice_id).ok());
+        lines.map(|invoice| (self.merchant.clone(), invoice))
+    }
+}
+
+/// How a delivery goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The mail server took it.
+    Sent(Reply),
+    /// Nothing to remind of, or nobody to be reminded.
+    Suppressed(String),
+    /// It cannot be sent.
+    Failed {
+        /// Machine-readable.
+        reason: &'static str,
+        /// Of the mail server's reply.
+        status_code: String,
+        /// Nobody should write to the address again.
+        bad_address: bool,
+    },
+    /// It may have been sent.
+    Unknown(&'static str),
+    /// Not now.
+    PutBack {
+        /// From when on.
+        at: Timestamp,
+        /// Why.
+        reason: String,
+        /// Of the mail server's reply.
+        status_code: String,
+    },
+}
+
+impl Verdict {
+    /// Not now, but from a moment on.
+    pub fn put_back(at: Timestamp, reason: impl Into<String>) -> Self {
+        Self::PutBack { at, reason: reason.into(), status_code: String::new() }
+    }
+
+    /// What an attempt means: a step that could not be handed over for days is of no use any more.
+    pub fn of_attempt(attempt: Attempt, attempts: i32, now: Timestamp) -> Self {
+        /// About three days of two-hourly attempts.
+        const MAX_ATTEMPTS: i32 = 40;
+        match attempt {
+            Attempt::Accepted(reply) => Self::Sent(reply),
+            Attempt::Unknown => Self::Unknown("no_reply"),
+            Attempt::Failed { status_code, bad_address } => {
+                Self::Failed { reason: "refused", status_code, bad_address }
+            }
+            Attempt::Retry { status_code, .. } if attempts >= MAX_ATTEMPTS => {
+                Self::Failed { reason: "expired", status_code, bad_address: false }
+            }
+            Attempt::Retry { reason, status_code, .. } => {
+                Self::PutBack { at: next_attempt(now, attempts), reason, status_code }
+            }
+        }
+    }
+
+    /// Label for metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Sent(_) => "sent",
+            Self::Suppressed(_) => "suppressed",
+            Self::Failed { .. } => "failed",
+            Self::Unknown(_) => "unknown",
+            Self::PutBack { .. } => "put_back",
+        }
+    }
+}
+
+/// Claims deliveries whose time has come and looks at each: those worth a try come back as tickets, the others are settled.
+pub async fn claim(work: &mut Work, host: &Host, owner: Uuid, limit: i64) -> Result<Vec<Ticket>, Failure> {
+    let now = host.now();
+    let claimed = store::claim(work.tx(), owner, now, limit).await?;
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut tickets, mut settled) = (Vec::new(), Vec::new());
+    for delivery in claimed {
+        match read_ticket(&delivery) {
+            Ok(ticket) => tickets.push(ticket),
+            Err(fault) => {
+                // Checked when it was taken: only a change of the code can make it unreadable.
+                tracing::error!(delivery = %delivery.id, %fault, "stored request cannot be read any more; it stays claimed");
+            }
+        }
+    }
+    let known = Known::load(work.tx(), &tickets).await?;
+    let mut ready = Vec::with_capacity(tickets.len());
+    for mut ticket in tickets {
+        match look(&mut ticket, &known, host, now) {
+            None => ready.push(ticket),
+            Some(verdict) => settled.push((ticket, verdict)),
+        }
+    }
+    settle(work, owner, &settled, now).await?;
+    Ok(ready)
+}
+
+fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
+    let request = ReminderDue::decode(&*delivery.request).map_err(|e| Malformed::new("request", e))?;
+    let hours = contact_hours(&request).ok_or_else(|| Malformed::missing("contact_hours"))?;
+    let reminder = request.reminder.ok_or_else(|| Malformed::missing("reminder"))?;
+    Ok(Ticket {
+        id: delivery.id,
+        attempts: delivery.attempts,
+        merchant: snapshot::id("reminder.merchant_id", &reminder.merchant_id)?,
+        reminder,
+        hours,
+        owed: Vec::new(),
+        name: Masked::default(),
+        address: Masked::default(),
+        traceparent: delivery.traceparent.clone(),
+    })
+}
+
+/// What is known about a group of tickets.
+struct Known {
+    balances: Balances,
+    contacts: BTreeMap<(String, String), Contact>,
+    suppressed: BTreeMap<(String, String), String>,
+}
+
+impl Known {
+    async fn load(tx: &mut PgConnection, tickets: &[Ticket]) -> Result<Self, Failure> {
+        let invoices: Vec<InvoiceKey> = tickets.iter().flat_map(Ticket::invoice_keys).collect();
+        let customers: Vec<_> =
+            tickets.iter().map(|t| (t.reminder.merchant_id.clone(), t.reminder.customer_id.clone())).collect();
+        let balances = store::load_balances(tx, &invoices).await?;
+        let contacts = store::load_contacts(tx, &customers).await?;
+        let by_customer: Vec<_> = customers.iter().map(|(m, c)| (m.as_str(), store::by_customer(c))).collect();
+        let subjects: Vec<_> = by_customer.iter().map(|(m, s)| (*m, s)).collect();
+        let suppressed = store::suppressed(tx, &subjects).await?;
+        Ok(Self { balances, contacts, suppressed })
+    }
+}
+
+/// Looks at a ticket before anything is rendered; fills in whom it goes to and what about. `None`: worth a try.
+fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Option<Verdict> {
+    /// How long to wait for our own feed of balances.
+    const CATCH_UP: Duration = Duration::from_millis(200);
+    let failed = |reason| Some(Verdict::Failed { reason, status_code: String::new(), bad_address: false });
+    let owed = match claims(&ticket.merchant, &ticket.reminder.lines, &known.balances) {
+        Claims::Behind => return Some(Verdict::put_back(host.clock.after(CATCH_UP), "balance_unknown")),
+        Claims::Nothing(reason) => return Some(Verdict::Suppressed(reason.to_owned())),
+        Claims::Owed(owed) => owed.into_iter().map(|(l, b)| (l.clone(), b.clone())).collect(),
+    };
+    ticket.owed = owed;
+    let merchant = ticket.reminder.merchant_id.clone();
+    let customer = ticket.reminder.customer_id.clone();
+    if let Some(reason) = known.suppressed.get(&(merchant.clone(), store::by_customer(&customer).into_inner())) {
+        return Some(Verdict::Suppressed(reason.clone()));
+    }
+    let contact = known.contacts.get(&(merchant, customer));
+    if contact.is_some_and(|c| c.deleted) {
+        return Some(Verdict::Suppressed("customer_deleted".to_owned()));
+    }
+    // The customer's own entry counts; what is printed on the invoice helps out while there is none.
+    let billed = |field: fn(&Balance) -> &Masked<String>| {
+        ticket.owed.iter().map(|(_, b)| field(b)).find(|v| !v.reveal().is_empty()).cloned().unwrap_or_default()
+    };
+    let own = |field: fn(&Contact) -> &Masked<String>| contact.map(field).filter(|v| !v.reveal().is_empty()).cloned();
+    let address = own(|c| &c.email).unwrap_or_else(|| billed(|b| &b.bill_to_email));
+    let name = own(|c| &c.name).unwrap_or_else(|| billed(|b| &b.bill_to_name));
+    (ticket.address, ticket.name) = (address, name);
+    if ticket.address.reveal().is_empty() {
+        return failed("no_address");
+    }
+    if host.merchants.get(&ticket.merchant).is_none() {
+        return failed("merchant_unknown");
+    }
+    closed_now(&ticket.hours, now)
+}
+
+/// Put back until the payer may be written to again, if not now.
+fn closed_now(hours: &ContactHours, now: Timestamp) -> Option<Verdict> {
+    (!hours.is_open(now)).then(|| match hours.next_open(now) {
+        Some(open) => Verdict::put_back(open, "contact_hours"),
+        None => Verdict::Failed { reason: "never_open", status_code: String::new(), bad_address: false },
+    })
+}
+
+/// T1: notes that the final dots of these messages may be written next, and keeps what they say. Must be committed before
+/// any dot. Returns the deliveries that are still ours; the connections of the others are to be dropped.
+pub async fn announce(
+    tx: &mut PgConnection,
+    owner: Uuid,
+    messages: &[(&Ticket, &[u8])],
+    now: Timestamp,
+) -> Result<BTreeSet<Uuid>, Failure> {
+    let imminent: Vec<Imminent<'_>> = messages
+        .iter()
+        .map(|(t, raw)| Imminent { delivery: t.id, attempts: t.attempts, recipient: t.address.reveal(), raw })
+        .collect();
+    Ok(store::mark_imminent(tx, owner, &imminent, now).await?.into_iter().collect())
+}
+
+/// T2: the last look. Locks the balances of all messages and says for each whether its dot may be written: `None`, or why
+/// not. The dots must be written before the transaction ends; a payment waits for it, or has been seen here.
+pub async fn permit(
+    tx: &mut PgConnection,
+    tickets: &[&Ticket],
+    now: Timestamp,
+) -> Result<Vec<Option<Verdict>>, Failure> {
+    let invoices: BTreeSet<InvoiceKey> = tickets.iter().flat_map(|t| t.invoice_keys()).collect();
+    let balances = store::lock_balances(tx, &invoices.into_iter().collect::<Vec<_>>()).await?;
+    let people: Vec<_> = tickets
+        .iter()
+        .flat_map(|t| {
+            let merchant = t.reminder.merchant_id.as_str();
+            let subjects = [store::by_customer(&t.reminder.customer_id), store::by_address(t.address.reveal())];
+            subjects.map(|subject| (merchant, subject))
+        })
+        .collect();
+    let subjects: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
+    let suppressed = store::suppressed(tx, &subjects).await?;
+    Ok(tickets.iter().map(|t| last_look(t, &balances, &suppressed, now)).collect())
+}
+
+fn last_look(
+    ticket: &Ticket,
+    balances: &Balances,
+    suppressed: &BTreeMap<(String, String), String>,
+    now: Timestamp,
+) -> Option<Verdict> {
+    match claims(&ticket.merchant, &ticket.reminder.lines, balances) {
+        Claims::Nothing(reason) => return Some(Verdict::Suppressed(reason.to_owned())),
+        Claims::Behind => return Some(Verdict::put_back(now, "balance_unknown")),
+        // Something was paid since the message was rendered: it has to be rendered anew.
+        Claims::Owed(owed) if Said::of(&owed) != ticket.said() => return Some(Verdict::put_back(now, "changed")),
+        Claims::Owed(_) => {}
+    }
+    let merchant = &ticket.reminder.merchant_id;
+    let subjects = [store::by_customer(&ticket.reminder.customer_id), store::by_address(ticket.address.reveal())];
+    let reason = subjects.iter().find_map(|s| suppressed.get(&(merchant.clone(), s.reveal().clone())));
+    match reason {
+        Some(reason) => Some(Verdict::Suppressed(reason.clone())),
+        None => closed_now(&ticket.hours, now),
+    }
+}
+
+/// Settles deliveries: ends them and tells, or puts them back.
+pub async fn settle(
+    work: &mut Work,
+    owner: Uuid,
+    settled: &[(Ticket, Verdict)],
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let (mut ends, mut put_back, mut suppressions) = (Vec::new(), Vec::new(), Vec::new());
+    for (ticket, verdict) in settled {
+        match verdict {
+            Verdict::PutBack { at, reason, status_code } => put_back.push(PutBack {
+                delivery: ticket.id,
+                attempts: ticket.attempts,
+                next_attempt_at: *at,
+                reason: reason.clone(),
+                status_code: status_code.clone(),
+            }),
+            verdict => ends.push(end_of(ticket, verdict)),
+        }
+        if matches!(verdict, Verdict::Failed { bad_address: true, .. }) {
+            suppressions.push(Suppression {
+                merchant: ticket.merchant.clone(),
+                subject: store::by_address(ticket.address.reveal()),
+                reason: "bad_address",
+                source: format!("delivery {}", ticket.id),
+            });
+        }
+    }
+    store::put_back(work.tx(), owner, &put_back).await?;
+    store::suppress(work.tx(), &suppressions, now).await?;
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let ended = store::end(work.tx(), owner, &ends, now).await?;
+    for (ticket, verdict) in settled.iter().filter(|(t, _)| ended.contains(&t.id)) {
+        tell(work, ticket, verdict, now)?;
+    }
+    Ok(())
+}
+
+fn end_of(ticket: &Ticket, verdict: &Verdict) -> End {
+    let mut end = End {
+        delivery: ticket.id,
+        attempts: ticket.attempts,
+        state: "handed_off",
+        reason: String::new(),
+        status_code: String::new(),
+        accepted_as: String::new(),
+    };
+    match verdict {
+        Verdict::Sent(reply) => {
+            end.status_code = reply.to_string();
+            end.accepted_as = reply.text.reveal().chars().take(200).collect();
+        }
+        Verdict::Suppressed(reason) => (end.state, end.reason) = ("suppressed", reason.clone()),
+        Verdict::Failed { reason, status_code, .. } => {
+            (end.state, end.reason, end.status_code) = ("failed", (*reason).to_owned(), status_code.clone());
+        }
+        Verdict::Unknown(reason) => (end.state, end.reason) = ("unknown", (*reason).to_owned()),
+        Verdict::PutBack { .. } => {}
+    }
+    end
+}
+
+fn tell(work: &mut Work, ticket: &Ticket, verdict: &Verdict, now: Timestamp) -> Result<(), Failure> {
+    let (reminder, at) = (Some(ticket.reminder.clone()), Some(time::to_wire(now)));
+    let (id, trace) = (kernel::id::at(now), ticket.traceparent.clone());
+    match verdict {
+        Verdict::Sent(_) => {
+            let invoice_ids = ticket.owed.iter().map(|(l, _)| l.invoice_id.clone()).collect();
+            let event = v1::ReminderSent { reminder, sent_at: at, invoice_ids, message_id: ticket.id.to_string() };
+            work.emit_as(id, now, &event, trace)?;
+        }
+        Verdict::Suppressed(reason) => {
+            let event = v1::ReminderSuppressed { reminder, suppressed_at: at, reason: reason.clone() };
+            work.emit_as(id, now, &event, trace)?;
+        }
+        Verdict::Failed { reason, status_code, .. } => {
+            let (reason, status_code) = ((*reason).to_owned(), status_code.clone());
+            work.emit_as(id, now, &v1::ReminderFailed { reminder, failed_at: at, reason, status_code }, trace)?;
+        }
+        Verdict::Unknown(reason) => {
+            let event = v1::ReminderUnknown { reminder, unknown_at: at, reason: (*reason).to_owned() };
+            work.emit_as(id, now, &event, trace)?;
+        }
+        Verdict::PutBack { .. } => {}
+    }
+    Ok(())
+}
+
+/// Takes over what processes held whose lease has ended.
+pub async fn take_over(work: &mut Work, now: Timestamp) -> Result<usize, Failure> {
+    let unknown = store::take_over(work.tx(), now).await?;
+    for (delivery, request, traceparent) in &unknown {
+        let request = ReminderDue::decode(&**request).map_err(|e| Failure::Reject(format!("{delivery}: {e}")))?;
+        let unknown_at = Some(time::to_wire(now));
+        let event = v1::ReminderUnknown { reminder: request.reminder, unknown_at, reason: "crashed".to_owned() };
+        work.emit_as(kernel::id::at(now), now, &event, traceparent.clone().or_else(trace::current))?;
+    }
+    Ok(unknown.len())
+}

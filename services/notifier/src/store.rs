@@ -1,0 +1,572 @@
+//! All SQL of the notifier. Every function takes the transaction. Balances are always locked in key order.
+
+use crate::domain::{Balance, Balances};
+use events::{Customer, Invoice, InvoiceStatus};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use kernel::{CustomerId, InvoiceId, Masked, MerchantId};
+use runtime::story::StoryLine;
+use serde::Serialize;
+use sqlx::postgres::PgBindIterExt;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+use std::collections::{BTreeMap, HashSet};
+use uuid::Uuid;
+
+/// A customer of a merchant.
+pub type CustomerKey = (MerchantId, CustomerId);
+/// An invoice of a merchant.
+pub type InvoiceKey = (MerchantId, InvoiceId);
+
+/// Writes balances that are newer than what is known. Waits for a final dot that is being written about one of them, and
+/// makes every later one see it.
+pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceKey, Invoice>) -> sqlx::Result<()> {
+    let invoices = || invoices.values();
+    sqlx::query(
+        "INSERT INTO notifier.balance AS b
+             (merchant, invoice, customer, version, epoch, status, disputed, currency, open_minor, number, due_on,
+              failed_attempts, pay_url, bill_to_name, bill_to_email)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::text[], $7::bool[],
+              $8::text[], $9::int8[], $10::text[], $11::date[], $12::int4[], $13::text[], $14::text[], $15::text[])
+         ON CONFLICT (merchant, invoice) DO UPDATE
+         SET customer = EXCLUDED.customer, version = EXCLUDED.version, epoch = EXCLUDED.epoch,
+             status = EXCLUDED.status, disputed = EXCLUDED.disputed, currency = EXCLUDED.currency,
+             open_minor = EXCLUDED.open_minor, number = EXCLUDED.number, due_on = EXCLUDED.due_on,
+             failed_attempts = EXCLUDED.failed_attempts, pay_url = EXCLUDED.pay_url,
+             bill_to_name = EXCLUDED.bill_to_name, bill_to_email = EXCLUDED.bill_to_email
+         WHERE b.version < EXCLUDED.version",
+    )
+    .bind(invoices().map(|i| i.merchant.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.invoice.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.customer.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.version).bind_iter())
+    .bind(invoices().map(|i| i.epoch).bind_iter())
+    .bind(invoices().map(|i| i.status.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.disputed).bind_iter())
+    .bind(invoices().map(|i| i.currency.to_string()).bind_iter())
+    .bind(invoices().map(|i| i.open_minor).bind_iter())
+    .bind(invoices().map(|i| &i.number).bind_iter())
+    .bind(invoices().map(|i| i.due_on.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices().map(|i| i.failed_attempts).bind_iter())
+    .bind(invoices().map(|i| i.pay_url.reveal()).bind_iter())
+    .bind(invoices().map(|i| i.bill_to_name.reveal()).bind_iter())
+    .bind(invoices().map(|i| i.bill_to_email.reveal()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Writes customers that are newer than what is known.
+pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<CustomerKey, Customer>) -> sqlx::Result<()> {
+    let customers = || customers.values();
+    sqlx::query(
+        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[])
+         ON CONFLICT (merchant, customer) DO UPDATE
+         SET version = EXCLUDED.version, name = EXCLUDED.name, email = EXCLUDED.email, locale = EXCLUDED.locale,
+             deleted = EXCLUDED.deleted
+         WHERE c.version < EXCLUDED.version",
+    )
+    .bind(customers().map(|c| c.merchant.as_str()).bind_iter())
+    .bind(customers().map(|c| c.customer.as_str()).bind_iter())
+    .bind(customers().map(|c| c.version).bind_iter())
+    .bind(customers().map(|c| c.name.reveal()).bind_iter())
+    .bind(customers().map(|c| c.email.reveal()).bind_iter())
+    .bind(customers().map(|c| &c.locale).bind_iter())
+    .bind(customers().map(|c| c.deleted).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Somebody who must not be written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suppression {
+    /// Whose reminders.
+    pub merchant: MerchantId,
+    /// See [`by_customer`] and [`by_address`].
+    pub subject: Masked<String>,
+    /// `unsubscribed` or `bad_address`.
+    pub reason: &'static str,
+    /// The event or delivery that led to it.
+    pub source: String,
+}
+
+/// The subject of a suppression that follows the person, whatever the address.
+pub fn by_customer(customer: &str) -> Masked<String> {
+    Masked::new(format!("customer:{customer}"))
+}
+
+/// The subject of a suppression of an address, whoever has it.
+pub fn by_address(address: &str) -> Masked<String> {
+    Masked::new(format!("address:{}", address.trim().to_lowercase()))
+}
+
+/// Adds suppressions of email; one that is there stays as it is.
+pub async fn suppress(tx: &mut PgConnection, list: &[Suppression], now: Timestamp) -> sqlx::Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO notifier.suppression (merchant, channel, subject, reason, source, created_at)
+         SELECT merchant, 'email', subject, reason, source, $5
+         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS s (merchant, subject, reason, source)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(list.iter().map(|s| s.merchant.as_str()).bind_iter())
+    .bind(list.iter().map(|s| s.subject.reveal()).bind_iter())
+    .bind(list.iter().map(|s| s.reason).bind_iter())
+    .bind(list.iter().map(|s| &s.source).bind_iter())
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// A delivery to begin.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct NewDelivery {
+    pub id: Uuid,
+    pub merchant: String,
+    pub customer: String,
+    pub request: Vec<u8>,
+    pub invoices: Vec<String>,
+    pub due_at: Timestamp,
+    pub traceparent: Option<String>,
+}
+
+/// Begins deliveries. One that is there is the same reminder again: nothing happens.
+pub async fn insert_deliveries(tx: &mut PgConnection, list: &[NewDelivery], now: Timestamp) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO notifier.delivery
+             (id, merchant, customer, channel, request, invoices, next_attempt_at, traceparent, created_at)
+         SELECT id, merchant, customer, 'email', request, string_to_array(invoices, E'\\n'), due_at, traceparent, $8
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[])
+              AS d (id, merchant, customer, request, invoices, due_at, traceparent)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(list.iter().map(|d| d.id).bind_iter())
+    .bind(list.iter().map(|d| &d.merchant).bind_iter())
+    .bind(list.iter().map(|d| &d.customer).bind_iter())
+    .bind(list.iter().map(|d| &d.request[..]).bind_iter())
+    // Ids contain no line breaks; arrays of arrays would have to be rectangular.
+    .bind(list.iter().map(|d| d.invoices.join("\n")).bind_iter())
+    .bind(list.iter().map(|d| d.due_at.to_sqlx()).bind_iter())
+    .bind(list.iter().map(|d| d.traceparent.as_ref()).bind_iter())
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// A claimed delivery.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Claimed {
+    pub id: Uuid,
+    pub attempts: i32,
+    pub request: Vec<u8>,
+    pub traceparent: Option<String>,
+}
+
+/// Claims up to `limit` deliveries whose time has come, oldest first, skipping those another process is claiming.
+pub async fn claim(tx: &mut PgConnection, owner: Uuid, now: Timestamp, limit: i64) -> sqlx::Result<Vec<Claimed>> {
+    let rows: Vec<(Uuid, i32, Vec<u8>, Option<String>)> = sqlx::query_as(
+        "WITH due AS (
+             SELECT id FROM notifier.delivery
+             WHERE state = 'waiting' AND next_attempt_at <= $2
+             ORDER BY next_attempt_at, id
+             LIMIT $3
+             FOR UPDATE SKIP LOCKED
+         )
+         UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1
+         FROM due WHERE d.id = due.id
+         RETURNING d.id, d.attempts, d.request, d.traceparent",
+    )
+    .bind(owner)
+    .bind(now.to_sqlx())
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    let claimed = |(id, attempts, request, traceparent)| Claimed { id, attempts, request, traceparent };
+    Ok(rows.into_iter().map(claimed).collect())
+}
+
+#[derive(FromRow)]
+struct BalanceRow {
+    merchant: String,
+    invoice: String,
+    version: i64,
+    epoch: i32,
+    status: String,
+    disputed: bool,
+    currency: String,
+    open_minor: i64,
+    number: String,
+    due_on: Option<jiff_sqlx::Date>,
+    failed_attempts: i32,
+    pay_url: String,
+    bill_to_name: String,
+    bill_to_email: String,
+}
+
+const BALANCES: &str = "
+    SELECT b.merchant, b.invoice, b.version, b.epoch, b.status, b.disputed, b.currency, b.open_minor, b.number, b.due_on,
+           b.failed_attempts, b.pay_url, b.bill_to_name, b.bill_to_email
+    FROM notifier.balance AS b
+    WHERE (b.merchant, b.invoice) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))";
+
+/// What is owed on invoices.
+pub async fn load_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
+    balances(tx, keys, BALANCES.to_owned()).await
+}
+
+/// The same, locked: no payment can be recorded for them until the transaction ends.
+pub async fn lock_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
+    balances(tx, keys, format!("{BALANCES} ORDER BY b.merchant, b.invoice FOR UPDATE")).await
+}
+
+async fn balances(tx: &mut PgConnection, keys: &[InvoiceKey], sql: String) -> sqlx::Result<Balances> {
+    let rows: Vec<BalanceRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(keys.iter().map(|k| k.0.as_str()).bind_iter())
+        .bind(keys.iter().map(|k| k.1.as_str()).bind_iter())
+        .fetch_all(tx)
+        .await?;
+    rows.into_iter().map(BalanceRow::into_balance).collect()
+}
+
+impl BalanceRow {
+    fn into_balance(self) -> sqlx::Result<(InvoiceKey, Balance)> {
+        let key = (stored("merchant", self.merchant.parse().ok())?, stored("invoice", self.invoice.parse().ok())?);
+        let balance = Balance {
+            version: self.version,
+            epoch: self.epoch,
+            status: stored("status", InvoiceStatus::parse(&self.status))?,
+            disputed: self.disputed,
+            currency: stored("currency", self.currency.parse().ok())?,
+            open_minor: self.open_minor,
+            number: self.number,
+            due_on: self.due_on.map(|d| d.to_jiff()),
+            failed_attempts: self.failed_attempts,
+            pay_url: Masked::new(self.pay_url),
+            bill_to_name: Masked::new(self.bill_to_name),
+            bill_to_email: Masked::new(self.bill_to_email),
+        };
+        Ok((key, balance))
+    }
+}
+
+fn stored<T>(column: &str, value: Option<T>) -> sqlx::Result<T> {
+    value.ok_or_else(|| sqlx::Error::Decode(format!("notifier.balance.{column}: the stored value is not valid").into()))
+}
+
+/// Whom to write to.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Contact {
+    pub name: Masked<String>,
+    pub email: Masked<String>,
+    pub deleted: bool,
+}
+
+/// Whom to write to, as far as customers are known.
+pub async fn load_contacts(
+    tx: &mut PgConnection,
+    keys: &[(String, String)],
+) -> sqlx::Result<BTreeMap<(String, String), Contact>> {
+    let rows: Vec<(String, String, String, String, bool)> = sqlx::query_as(
+        "SELECT merchant, customer, name, email, deleted FROM notifier.customer
+         WHERE (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
+    )
+    .bind(keys.iter().map(|k| &k.0).bind_iter())
+    .bind(keys.iter().map(|k| &k.1).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    let contact = |(merchant, customer, name, email, deleted)| {
+        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), deleted })
+    };
+    Ok(rows.into_iter().map(contact).collect())
+}
+
+/// Which of these must not be written to: (merchant, subject) with the reason.
+pub async fn suppressed(
+    tx: &mut PgConnection,
+    subjects: &[(&str, &Masked<String>)],
+) -> sqlx::Result<BTreeMap<(String, String), String>> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT merchant, subject, reason FROM notifier.suppression
+         WHERE channel = 'email' AND (merchant, subject) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
+    )
+    .bind(subjects.iter().map(|s| s.0).bind_iter())
+    .bind(subjects.iter().map(|s| s.1.reveal()).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().map(|(m, s, r)| ((m, s), r)).collect())
+}
+
+/// A message about to be handed over.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "documented on the tables' columns")]
+pub struct Imminent<'a> {
+    pub delivery: Uuid,
+    pub attempts: i32,
+    pub recipient: &'a str,
+    pub raw: &'a [u8],
+}
+
+/// Marks deliveries whose final dot may be written next, and keeps what they say. Returns those that were still ours.
+pub async fn mark_imminent(
+    tx: &mut PgConnection,
+    owner: Uuid,
+    list: &[Imminent<'_>],
+    now: Timestamp,
+) -> sqlx::Result<HashSet<Uuid>> {
+    let marked: Vec<Uuid> = sqlx::query_scalar(
+        "WITH marked AS (
+             UPDATE notifier.delivery AS d SET state = 'imminent'
+             FROM UNNEST($2::uuid[], $3::int4[]) AS n (id, attempts)
+             WHERE d.id = n.id AND d.owner = $1 AND d.attempts = n.attempts AND d.state = 'claimed'
+             RETURNING d.id
+         ), kept AS (
+             INSERT INTO notifier.message (delivery, recipient, raw, rendered_at)
+             SELECT m.id, m.recipient, m.raw, $6
+             FROM UNNEST($2::uuid[], $4::text[], $5::bytea[]) AS m (id, recipient, raw) JOIN marked USING (id)
+             ON CONFLICT (delivery) DO UPDATE
+             SET recipient = EXCLUDED.recipient, raw = EXCLUDED.raw, rendered_at = EXCLUDED.rendered_at
+         )
+         SELECT id FROM marked",
+    )
+    .bind(owner)
+    .bind(list.iter().map(|i| i.delivery).bind_iter())
+    .bind(list.iter().map(|i| i.attempts).bind_iter())
+    .bind(list.iter().map(|i| i.recipient).bind_iter())
+    .bind(list.iter().map(|i| i.raw).bind_iter())
+    .bind(now.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    Ok(marked.into_iter().collect())
+}
+
+/// Puts deliveries back, to be claimed from a moment on. Only what this process holds, in this attempt.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct PutBack {
+    pub delivery: Uuid,
+    pub attempts: i32,
+    pub next_attempt_at: Timestamp,
+    pub reason: String,
+    pub status_code: String,
+}
+
+/// See [`PutBack`].
+pub async fn put_back(tx: &mut PgConnection, owner: Uuid, list: &[PutBack]) -> sqlx::Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE notifier.delivery AS d
+         SET state = 'waiting', owner = NULL, next_attempt_at = n.next_attempt_at, reason = n.reason,
+             status_code = n.status_code
+         FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[], $5::text[], $6::text[])
+              AS n (id, attempts, next_attempt_at, reason, status_code)
+         WHERE d.id = n.id AND d.owner = $1 AND d.attempts = n.attempts AND d.state IN ('claimed', 'imminent')",
+    )
+    .bind(owner)
+    .bind(list.iter().map(|p| p.delivery).bind_iter())
+    .bind(list.iter().map(|p| p.attempts).bind_iter())
+    .bind(list.iter().map(|p| p.next_attempt_at.to_sqlx()).bind_iter())
+    .bind(list.iter().map(|p| &p.reason).bind_iter())
+    .bind(list.iter().map(|p| &p.status_code).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// The end of a delivery.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct End {
+    pub delivery: Uuid,
+    pub attempts: i32,
+    pub state: &'static str,
+    pub reason: String,
+    pub status_code: String,
+    pub accepted_as: String,
+}
+
+/// Ends deliveries; returns those that really ended by it. A delivery that was given up as unknown meanwhile can still be
+/// settled by the process that knows better.
+pub async fn end(tx: &mut PgConnection, owner: Uuid, list: &[End], now: Timestamp) -> sqlx::Result<HashSet<Uuid>> {
+    let ended: Vec<Uuid> = sqlx::query_scalar(
+        "UPDATE notifier.delivery AS d
+         SET state = n.state, reason = n.reason, status_code = n.status_code, accepted_as = n.accepted_as, settled_at = $8
+         FROM UNNEST($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[])
+              AS n (id, attempts, state, reason, status_code, accepted_as)
+         WHERE d.id = n.id AND d.owner = $1 AND d.attempts = n.attempts
+           AND (d.state IN ('claimed', 'imminent') OR d.state = 'unknown' AND n.state <> 'unknown')
+         RETURNING d.id",
+    )
+    .bind(owner)
+    .bind(list.iter().map(|e| e.delivery).bind_iter())
+    .bind(list.iter().map(|e| e.attempts).bind_iter())
+    .bind(list.iter().map(|e| e.state).bind_iter())
+    .bind(list.iter().map(|e| &e.reason).bind_iter())
+    .bind(list.iter().map(|e| &e.status_code).bind_iter())
+    .bind(list.iter().map(|e| &e.accepted_as).bind_iter())
+    .bind(now.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    Ok(ended.into_iter().collect())
+}
+
+/// Prolongs this process's lease.
+pub async fn heartbeat(tx: &mut PgConnection, owner: Uuid, lease_seconds: f64) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO notifier.sender (owner, alive_until) VALUES ($1, now() + make_interval(secs => $2))
+         ON CONFLICT (owner) DO UPDATE SET alive_until = EXCLUDED.alive_until",
+    )
+    .bind(owner)
+    .bind(lease_seconds)
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Ends this process's lease and gives back what it has claimed but not begun to hand over.
+pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
+    sqlx::query("UPDATE notifier.delivery SET state = 'waiting', owner = NULL WHERE owner = $1 AND state = 'claimed'")
+        .bind(owner)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("UPDATE notifier.sender SET alive_until = now() WHERE owner = $1")
+        .bind(owner)
+        .execute(tx)
+        .await
+        .map(drop)
+}
+
+/// Takes over what processes held whose lease has ended. What was only claimed goes back; what may have been handed over
+/// is unknown, and is returned: delivery and request.
+pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<(Uuid, Vec<u8>, Option<String>)>> {
+    let gone: Vec<Uuid> =
+        sqlx::query_scalar("SELECT owner FROM notifier.sender WHERE alive_until <= now() FOR UPDATE SKIP LOCKED")
+            .fetch_all(&mut *tx)
+            .await?;
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query(
+        "UPDATE notifier.delivery SET state = 'waiting', owner = NULL, reason = 'crashed'
+         WHERE owner = ANY($1) AND state = 'claimed'",
+    )
+    .bind(&gone)
+    .execute(&mut *tx)
+    .await?;
+    let unknown = sqlx::query_as(
+        "UPDATE notifier.delivery SET state = 'unknown', reason = 'crashed', settled_at = $2
+         WHERE owner = ANY($1) AND state = 'imminent' RETURNING id, request, traceparent",
+    )
+    .bind(&gone)
+    .bind(now.to_sqlx())
+    .fetch_all(&mut *tx)
+    .await?;
+    // The row may only go with nothing left to take over: the owner's last words may still come.
+    sqlx::query("DELETE FROM notifier.sender WHERE owner = ANY($1)").bind(&gone).execute(tx).await?;
+    Ok(unknown)
+}
+
+/// Deletes up to `limit` kept messages past retention. Returns how many.
+pub async fn trim_messages(db: impl PgExecutor<'_>, keep_days: i32, limit: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM notifier.message WHERE delivery IN (
+             SELECT delivery FROM notifier.message WHERE stored_at < now() - make_interval(days => $1) LIMIT $2)",
+    )
+    .bind(keep_days)
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// A delivery as operators see it.
+#[derive(Debug, Clone, FromRow, Serialize)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct DeliveryRow {
+    pub id: Uuid,
+    pub merchant: String,
+    pub customer: String,
+    pub invoices: Vec<String>,
+    pub state: String,
+    pub attempts: i32,
+    pub reason: String,
+    pub status_code: String,
+    #[serde(serialize_with = "as_text")]
+    pub next_attempt_at: jiff_sqlx::Timestamp,
+}
+
+fn as_text<S: serde::Serializer>(at: &jiff_sqlx::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&at.to_jiff())
+}
+
+/// Deliveries, newest first; only those in one state, if one is given.
+pub async fn list_deliveries(
+    db: impl PgExecutor<'_>,
+    state: Option<&str>,
+    limit: i64,
+) -> sqlx::Result<Vec<DeliveryRow>> {
+    sqlx::query_as(
+        "SELECT id, merchant, customer, invoices, state, attempts, reason, status_code, next_attempt_at
+         FROM notifier.delivery WHERE $1::text IS NULL OR state = $1 ORDER BY created_at DESC, id DESC LIMIT $2",
+    )
+    .bind(state)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// The message of a delivery: recipient and RFC 5322 text, if it was rendered in the last 30 days.
+pub async fn find_message(
+    db: impl PgExecutor<'_>,
+    delivery: Uuid,
+) -> sqlx::Result<Option<(Masked<String>, Masked<Vec<u8>>)>> {
+    let row: Option<(String, Vec<u8>)> =
+        sqlx::query_as("SELECT recipient, raw FROM notifier.message WHERE delivery = $1")
+            .bind(delivery)
+            .fetch_optional(db)
+            .await?;
+    Ok(row.map(|(recipient, raw)| (Masked::new(recipient), Masked::new(raw))))
+}
+
+/// What the notifier knows of an invoice: every reminder about it, and how it ended.
+pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
+    type Row = (jiff_sqlx::Timestamp, String, String, Uuid, Option<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "WITH mine AS (
+             SELECT * FROM notifier.delivery
+             WHERE merchant = $1 AND invoices @> ARRAY[$2]
+               AND customer = (SELECT customer FROM notifier.balance WHERE merchant = $1 AND invoice = $2)
+         )
+         SELECT created_at, 'took reminder on', array_length(invoices, 1) || ' invoice(s)', id, traceparent FROM mine
+         UNION ALL
+         SELECT settled_at, 'reminder ended: ' || state,
+                concat_ws(', ', attempts || ' attempt(s)', nullif(reason, ''), nullif(status_code, ''), nullif(accepted_as, '')),
+                id, traceparent FROM mine WHERE settled_at IS NOT NULL
+         UNION ALL
+         SELECT next_attempt_at, 'will try the reminder', concat_ws(', ', attempts || ' attempt(s) so far', nullif(reason, '')),
+                id, traceparent FROM mine WHERE state = 'waiting'
+         ORDER BY 1",
+    )
+    .bind(merchant)
+    .bind(invoice)
+    .fetch_all(db)
+    .await?;
+    let line = |(at, what, detail, id, traceparent): Row| StoryLine {
+        at: at.to_jiff(),
+        by: "notifier",
+        what,
+        detail,
+        id: Some(id.to_string()),
+        trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
+    };
+    Ok(rows.into_iter().map(line).collect())
+}

@@ -1,0 +1,390 @@
+//! The notifier on a real bus, with a real Postgres and a mail server that keeps what it accepts.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use events::topology::{INGEST_INTAKE, SCHEDULER_TIMERS, TRACKER_PAGES};
+use events::{AnyEvent, Event, Flow, Service, time, v1};
+use jiff::Timestamp;
+use kernel::{Clock, ManualClock};
+use notifier::config::SmtpSettings;
+use notifier::render::Templates;
+use runtime::{Host, Merchants};
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use testkit::smtp::{Mail, Phase, Reaction};
+use testkit::{SmtpServer, TestSystem, system, wait};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const SOON: Duration = Duration::from_secs(20);
+/// A Wednesday, ten o'clock in Berlin.
+const NOW: &str = "2026-06-10T08:00:00Z";
+static NO_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(Vec::new()));
+
+struct Rig {
+    system: TestSystem,
+    clock: ManualClock,
+    smtp: SmtpServer,
+    producers: BTreeMap<Service, Host>,
+    pool: PgPool,
+    merchants: Merchants,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let others = [Service::Ingest, Service::Scheduler, Service::Tracker];
+        let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
+        services.push((Service::Notifier, &notifier::MIGRATIONS));
+        let system = TestSystem::start(&services).await.unwrap();
+        let clock = ManualClock::new(at(NOW));
+        let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut merchants = Merchants::default();
+        merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
+        let mut producers = BTreeMap::new();
+        for service in others {
+            producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
+        }
+        let pool = PgPool::connect(&system.database.admin_url).await.unwrap();
+        let (stop, running) = notifier(&system, &merchants, &clock, &smtp).await;
+        Self { system, clock, smtp, producers, pool, merchants, stop, running }
+    }
+
+    async fn emit<E: Event>(&self, flow: &'static Flow, events: impl IntoIterator<Item = E>) {
+        let mut work = self.producers[&flow.service].bus.begin(flow).await.unwrap();
+        for event in events {
+            work.emit(self.clock.now(), &event).unwrap();
+        }
+        work.commit().await.unwrap();
+    }
+
+    async fn wait_for(&self, what: &str, expected: i64) {
+        wait::until_true(&format!("{expected} of {what}"), SOON, || async {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM notifier.{what}"));
+            sqlx::query_scalar::<_, i64>(sql).fetch_one(&self.pool).await.unwrap() == expected
+        })
+        .await;
+    }
+
+    async fn mails(&self, expected: usize) -> Vec<Arc<Mail>> {
+        wait::until_true(&format!("{expected} mails"), SOON, || async { self.smtp.count() >= expected }).await;
+        let mails = self.smtp.mails();
+        assert_eq!(mails.len(), expected);
+        mails
+    }
+
+    /// What was told about reminders: event and reason.
+    async fn told(&self) -> Vec<String> {
+        let events = self.system.emitted(Service::Notifier).await.unwrap();
+        let tell = |e| match e {
+            AnyEvent::ReminderSent(e) => format!("sent {}", e.invoice_ids.join(",")),
+            AnyEvent::ReminderSuppressed(e) => format!("suppressed {}", e.reason),
+            AnyEvent::ReminderFailed(e) => format!("failed {} {}", e.reason, e.status_code).trim().to_owned(),
+            AnyEvent::ReminderUnknown(e) => format!("unknown {}", e.reason),
+            other => format!("{other:?}"),
+        };
+        events.into_iter().map(tell).collect()
+    }
+
+    async fn wait_for_told(&self, expected: &[&str]) {
+        let mut last = Vec::new();
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < SOON {
+            last = self.told().await;
+            if last == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(last, expected);
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+async fn notifier(
+    system: &TestSystem,
+    merchants: &Merchants,
+    clock: &ManualClock,
+    smtp: &SmtpServer,
+) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
+    let host = system.host(Service::Notifier, merchants, Arc::new(clock.clone())).await.unwrap();
+    let settings = SmtpSettings {
+        connections: 4,
+        hello_seconds: 1,
+        envelope_seconds: 1,
+        data_seconds: 1,
+        reply_seconds: 2,
+        ..SmtpSettings::new("127.0.0.1", smtp.address.port())
+    };
+    let templates = Templates::load(Path::new("/nowhere")).unwrap();
+    let service = notifier::build(notifier::Config { smtp: settings }, templates, host).await.unwrap();
+    let stop = CancellationToken::new();
+    (stop.clone(), tokio::spawn(service.run(stop)))
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn invoice(id: &str, version: i64, open_minor: i64) -> v1::Invoice {
+    let status = if open_minor > 0 { v1::InvoiceStatus::Open } else { v1::InvoiceStatus::Paid };
+    v1::Invoice {
+        merchant_id: "acme".into(),
+        invoice_id: id.into(),
+        customer_id: "cus_1".into(),
+        version,
+        epoch: 1,
+        status: status.into(),
+        number: format!("R-{id}"),
+        currency: "EUR".into(),
+        total_minor: 123_450,
+        open_minor,
+        issued_on: "2026-05-01".into(),
+        due_on: "2026-06-01".into(),
+        pay_url: format!("https://pay.example.com/{id}"),
+        bill_to_name: "Ada Lovelace".into(),
+        bill_to_email: "ada@example.com".into(),
+        ..Default::default()
+    }
+}
+
+fn issued(id: &str) -> v1::InvoiceIssued {
+    v1::InvoiceIssued { invoice: Some(invoice(id, 1, 123_450)) }
+}
+
+fn received(id: &str, version: i64, open_minor: i64) -> v1::PaymentReceived {
+    v1::PaymentReceived { invoice: Some(invoice(id, version, open_minor)), ..Default::default() }
+}
+
+fn due(invoices: &[&str]) -> v1::ReminderDue {
+    let lines = invoices.iter().enumerate().map(|(n, id)| v1::ReminderLine {
+        invoice_id: (*id).into(),
+        epoch: 1,
+        step: "overdue-7".into(),
+        invoice_version: 1,
+        carries: n == 0,
+    });
+    v1::ReminderDue {
+        reminder: Some(v1::Reminder {
+            merchant_id: "acme".into(),
+            reminder_id: kernel::id::at(at(NOW)).to_string(),
+            customer_id: "cus_1".into(),
+            campaign: "default".into(),
+            campaign_version: "1".into(),
+            step: "overdue-7".into(),
+            tone: v1::Tone::Final.into(),
+            currency: "EUR".into(),
+            lines: lines.collect(),
+            segment: v1::Segment::New.into(),
+        }),
+        due_at: Some(time::to_wire(at(NOW))),
+        contact_hours: Some(v1::ContactHours {
+            time_zone: "Europe/Berlin".into(),
+            weekdays: 0b1_1111,
+            opens_minute: 9 * 60,
+            closes_minute: 18 * 60,
+        }),
+    }
+}
+
+#[tokio::test]
+async fn a_reminder_says_who_what_when_and_how_to_pay() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let request = due(&["in_1"]);
+    let id = request.reminder.as_ref().unwrap().reminder_id.clone();
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    let mails = rig.mails(1).await;
+    let parsed = mail_parser::MessageParser::default().parse(&mails[0].data).unwrap();
+    assert_eq!(parsed.subject(), Some("Last reminder: invoice R-in_1 from acme Ltd, €1,234.50 open"));
+    assert_eq!(parsed.message_id(), Some(format!("{id}@acme.example").as_str()));
+    assert_eq!(mails[0].to, ["ada@example.com"]);
+    // The template engine escapes slashes in HTML.
+    let html = parsed.body_html(0).unwrap().replace("&#x2f;", "/");
+    for body in [parsed.body_text(0).unwrap().into_owned(), html] {
+        for expected in ["Ada Lovelace", "R-in_1", "€1,234.50", "1 June 2026", "http://127.0.0.1:9/p/", "Anna from acme"] {
+            assert!(body.contains(expected), "{expected:?} is missing in\n{body}");
+        }
+    }
+    let header = |name| mails[0].headers(name).join("");
+    assert!(header("List-Unsubscribe").starts_with("<http://127.0.0.1:9/u/"), "{}", header("List-Unsubscribe"));
+    assert_eq!(header("List-Unsubscribe-Post"), "List-Unsubscribe=One-Click");
+    assert_eq!(header("Auto-Submitted"), "auto-generated");
+    assert_eq!(header("Dunlin-Steps"), "in_1/1/overdue-7");
+    rig.wait_for_told(&["sent in_1"]).await;
+
+    // Kept as it was sent, for support.
+    let (recipient, raw) = notifier::store::find_message(&rig.pool, id.parse::<Uuid>().unwrap()).await.unwrap().unwrap();
+    assert_eq!((recipient.reveal().as_str(), raw.reveal()), ("ada@example.com", &mails[0].data));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn nothing_goes_out_after_the_payment_and_partial_payments_show() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, ["in_1", "in_2", "in_3"].map(issued)).await;
+    rig.emit(&INGEST_INTAKE, [received("in_1", 2, 0), received("in_2", 2, 23_450)]).await;
+    rig.wait_for("balance WHERE version = 2", 2).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["suppressed paid"]).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1", "in_2", "in_3"])]).await;
+    let mails = rig.mails(1).await;
+    let text = mail_parser::MessageParser::default().parse(&mails[0].data).unwrap().body_text(0).unwrap().into_owned();
+    assert!(text.contains("Invoice R-in_2: €234.50") && text.contains("Invoice R-in_3: €1,234.50"), "{text}");
+    assert!(text.contains("€1,469.00") && !text.contains("R-in_1"), "{text}");
+    rig.wait_for_told(&["suppressed paid", "sent in_2,in_3"]).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_payment_between_rendering_and_the_dot_is_seen() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, ["in_1", "in_2"].map(issued)).await;
+    rig.wait_for("balance", 2).await;
+    // The server takes its time over DATA: the mail is rendered by then, its dot not written.
+    rig.smtp.script(|phase, _| if phase == Phase::Data { Reaction::Delay(Duration::from_millis(400)) } else { Reaction::Proceed });
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"]), due(&["in_1", "in_2"])]).await;
+    rig.wait_for("delivery WHERE state = 'claimed'", 2).await;
+    rig.emit(&INGEST_INTAKE, [received("in_1", 2, 0)]).await;
+    rig.wait_for("balance WHERE version = 2", 1).await;
+    let mails = rig.mails(1).await;
+    let steps = mails[0].headers("Dunlin-Steps").join("");
+    assert_eq!(steps, "in_2/1/overdue-7", "rendered anew without the paid invoice");
+    wait::until_true("both ends", SOON, || async { rig.told().await.len() == 2 }).await;
+    let mut told = rig.told().await;
+    told.sort();
+    assert_eq!(told, ["sent in_2", "suppressed paid"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_unsubscribed_customer_hears_nothing_more() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    let gone = v1::CustomerResponded {
+        merchant_id: "acme".into(),
+        customer_id: "cus_1".into(),
+        kind: v1::ResponseKind::Unsubscribed.into(),
+        ..Default::default()
+    };
+    rig.emit(&TRACKER_PAGES, [gone]).await;
+    rig.wait_for("balance", 1).await;
+    rig.wait_for("suppression", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["suppressed unsubscribed"]).await;
+    assert_eq!(rig.smtp.count(), 0);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn reminders_wait_for_balances_and_contact_hours() {
+    let rig = Rig::start().await;
+    rig.clock.set(at("2026-06-12T18:00:00Z")); // Friday evening
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE reason = 'balance_unknown'", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("delivery WHERE state = 'waiting' AND reason = 'contact_hours' AND next_attempt_at = '2026-06-15T07:00:00Z'", 1).await;
+    assert_eq!(rig.smtp.count(), 0);
+    rig.clock.set(at("2026-06-15T07:00:00Z"));
+    rig.mails(1).await;
+    rig.wait_for_told(&["sent in_1"]).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn refusals_end_or_wait_and_bad_addresses_are_not_tried_again() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.smtp.script(|phase, _| if phase == Phase::Dot { Reaction::Reply("451 4.3.0 later") } else { Reaction::Proceed });
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE state = 'waiting' AND attempts = 1 AND status_code = '451 4.3.0'", 1).await;
+    rig.smtp.script(|_, _| Reaction::Proceed);
+    rig.clock.set(at("2026-06-10T08:05:00Z"));
+    rig.mails(1).await;
+
+    rig.smtp.script(|phase, _| if phase == Phase::Recipient { Reaction::Reply("550 5.1.1 who?") } else { Reaction::Proceed });
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["sent in_1", "failed refused 550 5.1.1"]).await;
+    rig.smtp.script(|_, _| Reaction::Proceed);
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["sent in_1", "failed refused 550 5.1.1", "suppressed bad_address"]).await;
+    assert_eq!(rig.smtp.count(), 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn bad_addresses_and_missing_ones_have_named_ends() {
+    let rig = Rig::start().await;
+    let with_email = |id: &str, email: &str| v1::InvoiceIssued {
+        invoice: Some(v1::Invoice { bill_to_email: email.into(), bill_to_name: "Eve\r\nBcc: all@example.com".into(), ..invoice(id, 1, 100) }),
+    };
+    rig.emit(&INGEST_INTAKE, [with_email("in_1", ""), with_email("in_2", "nobody at home"), with_email("in_3", "eve@example.com")]).await;
+    rig.wait_for("balance", 3).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["failed no_address"]).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_2"])]).await;
+    rig.wait_for_told(&["failed no_address", "failed bad_address"]).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_3"])]).await;
+    let mails = rig.mails(1).await;
+    assert_eq!(mails[0].headers("Bcc"), [] as [&str; 0], "a name cannot start a header");
+    assert_eq!(mails[0].to, ["eve@example.com"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_is_unknown_and_never_sent_again() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.smtp.script(|phase, _| if phase == Phase::Dot { Reaction::AcceptAndClose } else { Reaction::Proceed });
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["unknown no_reply"]).await;
+    rig.clock.set(at("2026-06-17T08:00:00Z"));
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await; // another reminder still goes
+    rig.mails(2).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_a_dead_sender_held_is_taken_over() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.stop.cancel();
+    rig.running.await.unwrap().unwrap();
+    let requests = [due(&["in_1"]), due(&["in_1"])];
+    let dead = Uuid::from_u128(7);
+    sqlx::query("INSERT INTO notifier.sender VALUES ($1, now())").bind(dead).execute(&rig.pool).await.unwrap();
+    for (request, state) in requests.iter().zip(["claimed", "imminent"]) {
+        sqlx::query(
+            "INSERT INTO notifier.delivery (id, merchant, customer, channel, request, invoices, state, next_attempt_at, owner, attempts, created_at)
+             VALUES ($1::uuid, 'acme', 'cus_1', 'email', $2, '{in_1}', $3, now() - interval '1 year', $4, 1, now())",
+        )
+        .bind(request.reminder.as_ref().unwrap().reminder_id.parse::<Uuid>().unwrap())
+        .bind(prost::Message::encode_to_vec(request))
+        .bind(state)
+        .bind(dead)
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    }
+    let (stop, running) = notifier(&rig.system, &rig.merchants, &rig.clock, &rig.smtp).await;
+    let rig = Rig { stop, running, ..rig };
+    rig.mails(1).await;
+    wait::until_true("both ends", SOON, || async { rig.told().await.len() == 2 }).await;
+    let mut told = rig.told().await;
+    told.sort();
+    assert_eq!(told, ["sent in_1", "unknown crashed"], "the dot may have been written: never again");
+    rig.end().await;
+}
