@@ -212,7 +212,9 @@ async fn a_reminder_says_who_what_when_and_how_to_pay() {
     // The template engine escapes slashes in HTML.
     let html = parsed.body_html(0).unwrap().replace("&#x2f;", "/");
     for body in [parsed.body_text(0).unwrap().into_owned(), html] {
-        for expected in ["Ada Lovelace", "R-in_1", "€1,234.50", "1 June 2026", "http://127.0.0.1:9/p/", "Anna from acme"] {
+        for expected in
+            ["Ada Lovelace", "R-in_1", "€1,234.50", "1 June 2026", "http://127.0.0.1:9/p/", "Anna from acme"]
+        {
             assert!(body.contains(expected), "{expected:?} is missing in\n{body}");
         }
     }
@@ -224,7 +226,8 @@ async fn a_reminder_says_who_what_when_and_how_to_pay() {
     rig.wait_for_told(&["sent in_1"]).await;
 
     // Kept as it was sent, for support.
-    let (recipient, raw) = notifier::store::find_message(&rig.pool, id.parse::<Uuid>().unwrap()).await.unwrap().unwrap();
+    let (recipient, raw) =
+        notifier::store::find_message(&rig.pool, id.parse::<Uuid>().unwrap()).await.unwrap().unwrap();
     assert_eq!((recipient.reveal().as_str(), raw.reveal()), ("ada@example.com", &mails[0].data));
     rig.end().await;
 }
@@ -252,7 +255,9 @@ async fn a_payment_between_rendering_and_the_dot_is_seen() {
     rig.emit(&INGEST_INTAKE, ["in_1", "in_2"].map(issued)).await;
     rig.wait_for("balance", 2).await;
     // The server takes its time over DATA: the mail is rendered by then, its dot not written.
-    rig.smtp.script(|phase, _| if phase == Phase::Data { Reaction::Delay(Duration::from_millis(400)) } else { Reaction::Proceed });
+    rig.smtp.script(
+        |phase, _| if phase == Phase::Data { Reaction::Delay(Duration::from_millis(400)) } else { Reaction::Proceed },
+    );
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"]), due(&["in_1", "in_2"])]).await;
     rig.wait_for("delivery WHERE state = 'claimed'", 2).await;
     rig.emit(&INGEST_INTAKE, [received("in_1", 2, 0)]).await;
@@ -293,7 +298,11 @@ async fn reminders_wait_for_balances_and_contact_hours() {
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
     rig.wait_for("delivery WHERE reason = 'balance_unknown'", 1).await;
     rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
-    rig.wait_for("delivery WHERE state = 'waiting' AND reason = 'contact_hours' AND next_attempt_at = '2026-06-15T07:00:00Z'", 1).await;
+    rig.wait_for(
+        "delivery WHERE state = 'waiting' AND reason = 'contact_hours' AND next_attempt_at = '2026-06-15T07:00:00Z'",
+        1,
+    )
+    .await;
     assert_eq!(rig.smtp.count(), 0);
     rig.clock.set(at("2026-06-15T07:00:00Z"));
     rig.mails(1).await;
@@ -306,14 +315,17 @@ async fn refusals_end_or_wait_and_bad_addresses_are_not_tried_again() {
     let rig = Rig::start().await;
     rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
     rig.wait_for("balance", 1).await;
-    rig.smtp.script(|phase, _| if phase == Phase::Dot { Reaction::Reply("451 4.3.0 later") } else { Reaction::Proceed });
+    rig.smtp
+        .script(|phase, _| if phase == Phase::Dot { Reaction::Reply("451 4.3.0 later") } else { Reaction::Proceed });
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
     rig.wait_for("delivery WHERE state = 'waiting' AND attempts = 1 AND status_code = '451 4.3.0'", 1).await;
     rig.smtp.script(|_, _| Reaction::Proceed);
     rig.clock.set(at("2026-06-10T08:05:00Z"));
     rig.mails(1).await;
 
-    rig.smtp.script(|phase, _| if phase == Phase::Recipient { Reaction::Reply("550 5.1.1 who?") } else { Reaction::Proceed });
+    rig.smtp.script(
+        |phase, _| if phase == Phase::Recipient { Reaction::Reply("550 5.1.1 who?") } else { Reaction::Proceed },
+    );
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
     rig.wait_for_told(&["sent in_1", "failed refused 550 5.1.1"]).await;
     rig.smtp.script(|_, _| Reaction::Proceed);
@@ -327,9 +339,17 @@ async fn refusals_end_or_wait_and_bad_addresses_are_not_tried_again() {
 async fn bad_addresses_and_missing_ones_have_named_ends() {
     let rig = Rig::start().await;
     let with_email = |id: &str, email: &str| v1::InvoiceIssued {
-        invoice: Some(v1::Invoice { bill_to_email: email.into(), bill_to_name: "Eve\r\nBcc: all@example.com".into(), ..invoice(id, 1, 100) }),
+        invoice: Some(v1::Invoice {
+            bill_to_email: email.into(),
+            bill_to_name: "Eve\r\nBcc: all@example.com".into(),
+            ..invoice(id, 1, 100)
+        }),
     };
-    rig.emit(&INGEST_INTAKE, [with_email("in_1", ""), with_email("in_2", "nobody at home"), with_email("in_3", "eve@example.com")]).await;
+    rig.emit(
+        &INGEST_INTAKE,
+        [with_email("in_1", ""), with_email("in_2", "nobody at home"), with_email("in_3", "eve@example.com")],
+    )
+    .await;
     rig.wait_for("balance", 3).await;
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
     rig.wait_for_told(&["failed no_address"]).await;

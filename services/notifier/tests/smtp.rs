@@ -142,7 +142,9 @@ async fn a_refused_recipient_leaves_the_connection_usable() {
 #[tokio::test]
 async fn a_server_that_wants_the_body_of_a_mail_to_nobody_is_hung_up_on() {
     let server = server().await;
-    server.script(|phase, _| if phase == ServerPhase::Recipient { Reaction::Reply("550 5.1.1 no") } else { Reaction::Proceed });
+    server.script(
+        |phase, _| if phase == ServerPhase::Recipient { Reaction::Reply("550 5.1.1 no") } else { Reaction::Proceed },
+    );
     let (failure, connection) = hand_over(open(&server).await.unwrap(), &mail()).await.err().unwrap();
     assert!(matches!(failure, Failure::Refused { phase: Phase::Recipient, .. }));
     assert!(connection.is_none(), "it expects a body now");

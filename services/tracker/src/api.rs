@@ -1,0 +1,262 @@
+//! The edges: pages for payers, figures for the merchant's people.
+
+use crate::domain::{Group, Outcomes, Share, Stats, Week};
+use crate::flow;
+use crate::page::{Note, Pages};
+use crate::store::{self, Query, Response as PayerResponse};
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query as UrlQuery, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::get;
+use events::topology::TRACKER_PAGES;
+use events::v1::ResponseKind;
+use jiff::ToSpan;
+use jiff::civil::Date;
+use runtime::links::Link;
+use runtime::{Host, Problem};
+use serde::Deserialize;
+use std::sync::Arc;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::{IntoParams, OpenApi};
+
+/// What the edges need.
+#[derive(Clone)]
+pub struct Edge {
+    host: Host,
+    pages: Arc<Pages>,
+}
+
+/// The HTTP interface of the tracker's dashboard.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "dunlin tracker", description = "What reminders did. All figures name the moment they are of."),
+    paths(stats),
+    components(schemas(Stats, Group, Outcomes, Share, Week))
+)]
+struct Documentation;
+
+/// The OpenAPI document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Documentation::openapi()
+}
+
+impl Edge {
+    /// Edges of a host.
+    pub fn new(host: Host) -> anyhow::Result<Self> {
+        Ok(Self { host, pages: Arc::new(Pages::new()?) })
+    }
+
+    /// What payers reach.
+    pub fn public(self) -> Router {
+        let routes = Router::new()
+            .route("/p/{token}", get(pay))
+            .route("/u/{token}", get(unsubscribe_page).post(unsubscribe))
+            .with_state(self);
+        runtime::http::observed(secured(routes))
+    }
+
+    /// What the merchant's people reach.
+    pub fn dashboard(self) -> Router {
+        let routes = Router::new()
+            .route("/", get(dashboard))
+            .route("/v1/stats", get(stats))
+            .route("/openapi.json", get(|| async { axum::Json(openapi()) }))
+            .with_state(self);
+        runtime::http::observed(secured(routes))
+    }
+
+    fn note(&self, status: StatusCode, title: &'static str, text: impl Into<String>) -> Response {
+        self.note_with(status, Note { title, text: text.into(), form: None })
+    }
+
+    fn note_with(&self, status: StatusCode, note: Note) -> Response {
+        match self.pages.note(note) {
+            Ok(html) => (status, Html(html)).into_response(),
+            Err(error) => Problem::internal(error).into_response(),
+        }
+    }
+
+    /// What a payer sees when we cannot do our part.
+    fn sorry(&self, error: impl std::fmt::Display) -> Response {
+        tracing::warn!(%error, "payer's request not served");
+        self.note(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Please try again",
+            "This does not work right now. Please try again in a minute.",
+        )
+    }
+
+    fn unknown_link(&self) -> Response {
+        let text = "This link is not complete or not valid any more. Please use the one in the latest message.";
+        self.note(StatusCode::NOT_FOUND, "Unknown link", text)
+    }
+
+    async fn note_response(&self, response: PayerResponse<'_>) -> Result<(), bus::Failure> {
+        let mut work = self.host.bus.begin(&TRACKER_PAGES).await?;
+        flow::respond(&mut work, response).await?;
+        Ok(work.commit().await?)
+    }
+}
+
+/// No script, no frame, nothing from elsewhere; tokens in addresses are nobody else's business.
+fn secured(routes: Router) -> Router {
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    let header = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    routes
+        .layer(header(header::CONTENT_SECURITY_POLICY, policy))
+        .layer(header(header::REFERRER_POLICY, "no-referrer"))
+        .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header(header::CACHE_CONTROL, "no-store"))
+}
+
+/// Leads from a reminder to the payment page, and notes the visit.
+async fn pay(State(edge): State<Edge>, method: Method, Path(token): Path<String>) -> Response {
+    let Some(Link::Pay { merchant, customer, invoice, reminder }) = Link::parse(&token, &edge.host.links) else {
+        return edge.unknown_link();
+    };
+    let target = match store::pay_target(&edge.host.pool, merchant.as_str(), invoice.as_str()).await {
+        Ok(Some(target)) => target,
+        Ok(None) => return edge.unknown_link(),
+        Err(error) => return edge.sorry(error),
+    };
+    // A scanner's HEAD is no visit; neither is a payer kept from paying because we cannot write it down.
+    if method != Method::HEAD {
+        let now = edge.host.now();
+        let visit = PayerResponse {
+            id: kernel::id::at(now),
+            merchant: &merchant,
+            customer: &customer,
+            invoice: Some(&invoice),
+            reminder,
+            kind: ResponseKind::VisitedPayPage,
+            responded_at: now,
+        };
+        if let Err(error) = edge.note_response(visit).await {
+            tracing::warn!(%error, "visit not recorded");
+        }
+    }
+    if target.status != "open" {
+        let text = format!("Invoice {} is settled. There is nothing left to pay. Thank you!", target.number);
+        return edge.note(StatusCode::OK, "Already settled", text);
+    }
+    if target.pay_url.reveal().is_empty() {
+        let text = format!("Please pay invoice {} as it is described there, or answer our message.", target.number);
+        return edge.note(StatusCode::OK, "No payment page", text);
+    }
+    Redirect::to(target.pay_url.reveal()).into_response()
+}
+
+/// Only shows: mail scanners follow links.
+async fn unsubscribe_page(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
+    match Link::parse(&token, &edge.host.links) {
+        Some(Link::Unsubscribe { .. }) => edge.note_with(
+            StatusCode::OK,
+            Note {
+                title: "No more reminders by email?",
+                text: "We will not remind you by email any more. Your invoices stay as they are.".to_owned(),
+                form: Some("Unsubscribe"),
+            },
+        ),
+        _ => edge.unknown_link(),
+    }
+}
+
+/// Acts: the button of the page above, and the one-click POST of mail programs (RFC 8058).
+async fn unsubscribe(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
+    let Some(Link::Unsubscribe { merchant, customer, reminder }) = Link::parse(&token, &edge.host.links) else {
+        return edge.unknown_link();
+    };
+    let response = PayerResponse {
+        // Twice is once.
+        id: kernel::id::derive("tracker", merchant.as_str(), customer.as_str(), "unsubscribed"),
+        merchant: &merchant,
+        customer: &customer,
+        invoice: None,
+        reminder,
+        kind: ResponseKind::Unsubscribed,
+        responded_at: edge.host.now(),
+    };
+    match edge.note_response(response).await {
+        Ok(()) => edge.note(StatusCode::OK, "Done", "You will get no more reminders by email from us."),
+        Err(error) => edge.sorry(error),
+    }
+}
+
+/// What the figures are about.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    /// Only this merchant.
+    merchant: Option<String>,
+    /// First day, inclusive; 90 days ago by default.
+    #[param(value_type = Option<String>, format = Date)]
+    from: Option<Date>,
+    /// Last day, inclusive; today by default.
+    #[param(value_type = Option<String>, format = Date)]
+    to: Option<Date>,
+}
+
+impl Edge {
+    /// Reads the filter; a period of at most two years, of merchants that exist.
+    fn query(&self, filter: Result<UrlQuery<Filter>, QueryRejection>) -> Result<Query, Problem> {
+        let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Query makes no sense", detail);
+        let UrlQuery(filter) = filter.map_err(|e| bad(e.body_text()))?;
+        let as_of = self.host.now();
+        let today = jiff::tz::TimeZone::UTC.to_datetime(as_of).date();
+        let to = filter.to.unwrap_or(today);
+        let from = filter.from.unwrap_or_else(|| to.checked_sub(90.days()).unwrap_or(to));
+        if from > to {
+            return Err(bad(format!("from: {from} lies after to, {to}")));
+        }
+        if from.checked_add(731.days()).is_ok_and(|end| end < to) {
+            return Err(bad("from: the period may have two years at most".to_owned()));
+        }
+        let wanted = |id: &str| filter.merchant.as_deref().is_none_or(|m| m == id);
+        let merchants: Vec<_> = self.host.merchants.iter().filter(|m| wanted(m.id.as_str())).collect();
+        if merchants.is_empty() && filter.merchant.is_some() {
+            return Err(bad("merchant: there is none of this name".to_owned()));
+        }
+        let merchants = merchants.into_iter().map(|m| (m.id.to_string(), m.file.time_zone.clone())).collect();
+        Ok(Query { merchants, from, to, as_of })
+    }
+
+    async fn figures(&self, query: &Query) -> Result<Stats, Problem> {
+        let load = async {
+            let mut tx = store::snapshot(&self.host.pool).await?;
+            store::stats(&mut tx, query).await
+        };
+        load.await.map_err(Problem::unavailable)
+    }
+}
+
+/// What reminders did in a period.
+#[utoipa::path(
+    get,
+    path = "/v1/stats",
+    params(Filter),
+    responses(
+        (status = 200, description = "The figures", body = Stats),
+        (status = 400, description = "The query makes no sense (application/problem+json, code bad-query)"),
+        (status = 503, description = "The database does not answer (application/problem+json, code unavailable)")
+    )
+)]
+async fn stats(
+    State(edge): State<Edge>,
+    filter: Result<UrlQuery<Filter>, QueryRejection>,
+) -> Result<axum::Json<Stats>, Problem> {
+    let query = edge.query(filter)?;
+    Ok(axum::Json(edge.figures(&query).await?))
+}
+
+async fn dashboard(
+    State(edge): State<Edge>,
+    filter: Result<UrlQuery<Filter>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
+    const LATEST: i64 = 20;
+    let query = edge.query(filter)?;
+    let stats = edge.figures(&query).await?;
+    let latest = store::latest(&edge.host.pool, LATEST).await.map_err(Problem::unavailable)?;
+    edge.pages.dashboard(&stats, latest).map(Html).map_err(Problem::internal)
+}

@@ -1,0 +1,155 @@
+//! EVENT IN -> STATE -> EVENT OUT
+//!
+//! | in | state | out |
+//! |---|---|---|
+//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `invoice` by version | – |
+//! | `customer-segmented` | `customer` by version | – |
+//! | `invoice-overdue` | `overdue` | – |
+//! | `step-decided` | `step` | – |
+//! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | `reminder`, `reminder_line` | – |
+//! | a pay link is followed, or one-click unsubscribe: [`respond`] | `response` | `customer-responded` |
+
+use crate::store::{self, InvoiceKey, Overdue, ReminderRow, Response, StepRow};
+use bus::{Failure, Handler, Incoming, Work, trace};
+use events::topology::TRACKER_RECORDS;
+use events::{AnyEvent, Flow, Invoice, Malformed, snapshot, time, v1};
+use jiff::Timestamp;
+use kernel::{CustomerId, MerchantId, Segment};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Everything that figures are made of.
+pub struct Records;
+
+impl Handler for Records {
+    const FLOW: &'static Flow = &TRACKER_RECORDS;
+
+    async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
+        let mut news = News::default();
+        for incoming in batch {
+            if let Err(fault) = news.add(incoming) {
+                work.reject(incoming, fault);
+            }
+        }
+        let tx = work.tx();
+        if !news.invoices.is_empty() {
+            store::upsert_invoices(tx, &news.invoices).await?;
+        }
+        if !news.segments.is_empty() {
+            store::upsert_segments(tx, &news.segments).await?;
+        }
+        if !news.overdue.is_empty() {
+            store::insert_overdue(tx, &news.overdue).await?;
+        }
+        if !news.steps.is_empty() {
+            store::insert_steps(tx, &news.steps).await?;
+        }
+        if !news.reminders.is_empty() {
+            store::upsert_reminders(tx, &news.reminders.into_values().collect::<Vec<_>>()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The latest news of a batch, by table.
+#[derive(Default)]
+struct News {
+    invoices: BTreeMap<InvoiceKey, Invoice>,
+    segments: BTreeMap<(MerchantId, CustomerId), (i64, Segment)>,
+    overdue: Vec<Overdue>,
+    steps: Vec<StepRow>,
+    reminders: BTreeMap<Uuid, ReminderRow>,
+}
+
+impl News {
+    fn add(&mut self, incoming: &Incoming) -> Result<(), Malformed> {
+        let at = incoming.envelope.time;
+        match &incoming.event {
+            AnyEvent::CustomerSegmented(e) => {
+                let key = (snapshot::id("merchant_id", &e.merchant_id)?, snapshot::id("customer_id", &e.customer_id)?);
+                let segment = snapshot::segment(e.segment())?;
+                if self.segments.get(&key).is_none_or(|known| e.version > known.0) {
+                    self.segments.insert(key, (e.version, segment));
+                }
+            }
+            AnyEvent::InvoiceOverdue(e) => {
+                self.overdue.push((e.merchant_id.clone(), e.invoice_id.clone(), e.epoch, at));
+            }
+            AnyEvent::StepDecided(e) => self.steps.push(step(e)?),
+            AnyEvent::ReminderSent(e) => self.reminder(&e.reminder, "sent", "", at, &e.invoice_ids)?,
+            AnyEvent::ReminderSuppressed(e) => self.reminder(&e.reminder, "suppressed", &e.reason, at, &[])?,
+            AnyEvent::ReminderFailed(e) => self.reminder(&e.reminder, "failed", &e.reason, at, &[])?,
+            AnyEvent::ReminderUnknown(e) => self.reminder(&e.reminder, "unknown", &e.reason, at, &[])?,
+            event => {
+                let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
+                let key = (new.merchant.clone(), new.invoice.clone());
+                if self.invoices.get(&key).is_none_or(|known| new.version > known.version) {
+                    self.invoices.insert(key, new);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reminder(
+        &mut self,
+        reminder: &Option<v1::Reminder>,
+        outcome: &'static str,
+        reason: &str,
+        at: Timestamp,
+        sent: &[String],
+    ) -> Result<(), Malformed> {
+        let reminder = reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
+        let id = reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?;
+        let lines = reminder.lines.iter().filter(|l| sent.contains(&l.invoice_id));
+        let row = ReminderRow {
+            id,
+            merchant: reminder.merchant_id.clone(),
+            customer: reminder.customer_id.clone(),
+            campaign: reminder.campaign.clone(),
+            step: reminder.step.clone(),
+            segment: snapshot::segment(reminder.segment())?,
+            outcome,
+            reason: reason.to_owned(),
+            settled_at: at,
+            lines: lines.map(|l| (l.invoice_id.clone(), l.epoch, l.step.clone())).collect(),
+        };
+        // In one batch too, only "unknown" can be replaced.
+        if self.reminders.get(&id).is_none_or(|known| known.outcome == "unknown") {
+            self.reminders.insert(id, row);
+        }
+        Ok(())
+    }
+}
+
+fn step(event: &v1::StepDecided) -> Result<StepRow, Malformed> {
+    Ok(StepRow {
+        merchant: event.merchant_id.clone(),
+        invoice: event.invoice_id.clone(),
+        epoch: event.epoch,
+        step: event.step.clone(),
+        outcome: match event.outcome() {
+            v1::StepOutcome::Merged => "merged",
+            v1::StepOutcome::Skipped => "skipped",
+            v1::StepOutcome::Unspecified => return Err(Malformed::new("outcome", "is not a known outcome")),
+        },
+        reason: event.reason.clone(),
+        decided_at: time::from_wire(event.decided_at).ok_or_else(|| Malformed::missing("decided_at"))?,
+    })
+}
+
+/// A payer did something with a reminder. The same response again changes and tells nothing.
+pub async fn respond(work: &mut Work, response: Response<'_>) -> Result<(), Failure> {
+    if !store::insert_response(work.tx(), &response).await? {
+        return Ok(());
+    }
+    let event = v1::CustomerResponded {
+        merchant_id: response.merchant.to_string(),
+        customer_id: response.customer.to_string(),
+        invoice_id: response.invoice.map(ToString::to_string).unwrap_or_default(),
+        reminder_id: response.reminder.to_string(),
+        kind: response.kind.into(),
+        responded_at: Some(time::to_wire(response.responded_at)),
+    };
+    work.emit_as(response.id, response.responded_at, &event, trace::current()).map(drop)
+}

@@ -1,0 +1,431 @@
+//! All SQL of the tracker. Every function takes the transaction.
+
+use crate::domain::{Group, Outcomes, Share, Stats, Week};
+use events::Invoice;
+use events::v1::ResponseKind;
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan};
+use jiff_sqlx::ToSqlx;
+use kernel::{CustomerId, InvoiceId, Masked, MerchantId, Segment};
+use runtime::story::StoryLine;
+use sqlx::postgres::PgBindIterExt;
+use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, Transaction};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// An invoice of a merchant.
+pub type InvoiceKey = (MerchantId, InvoiceId);
+
+/// Writes invoices that are newer than what is known.
+pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceKey, Invoice>) -> sqlx::Result<()> {
+    let invoices = || invoices.values();
+    sqlx::query(
+        "INSERT INTO tracker.invoice AS i
+             (merchant, invoice, version, customer, epoch, status, number, currency, total_minor, due_on, closed_at, pay_url)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::int4[], $6::text[], $7::text[],
+                              $8::text[], $9::int8[], $10::date[], $11::timestamptz[], $12::text[])
+         ON CONFLICT (merchant, invoice) DO UPDATE
+         SET version = EXCLUDED.version, customer = EXCLUDED.customer, epoch = EXCLUDED.epoch, status = EXCLUDED.status,
+             number = EXCLUDED.number, currency = EXCLUDED.currency, total_minor = EXCLUDED.total_minor,
+             due_on = EXCLUDED.due_on, closed_at = EXCLUDED.closed_at, pay_url = EXCLUDED.pay_url
+         WHERE i.version < EXCLUDED.version",
+    )
+    .bind(invoices().map(|i| i.merchant.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.invoice.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.version).bind_iter())
+    .bind(invoices().map(|i| i.customer.as_str()).bind_iter())
+    .bind(invoices().map(|i| i.epoch).bind_iter())
+    .bind(invoices().map(|i| i.status.as_str()).bind_iter())
+    .bind(invoices().map(|i| &i.number).bind_iter())
+    .bind(invoices().map(|i| i.currency.to_string()).bind_iter())
+    .bind(invoices().map(|i| i.total_minor).bind_iter())
+    .bind(invoices().map(|i| i.due_on.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices().map(|i| i.closed_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices().map(|i| i.pay_url.reveal()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Writes segments that are newer than what is known.
+pub async fn upsert_segments(
+    tx: &mut PgConnection,
+    segments: &BTreeMap<(MerchantId, CustomerId), (i64, Segment)>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.customer AS c (merchant, customer, version, segment)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[])
+         ON CONFLICT (merchant, customer) DO UPDATE SET version = EXCLUDED.version, segment = EXCLUDED.segment
+         WHERE c.version < EXCLUDED.version",
+    )
+    .bind(segments.keys().map(|k| k.0.as_str()).bind_iter())
+    .bind(segments.keys().map(|k| k.1.as_str()).bind_iter())
+    .bind(segments.values().map(|s| s.0).bind_iter())
+    .bind(segments.values().map(|s| s.1.as_str()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// An invoice that became overdue.
+pub type Overdue = (String, String, i32, Timestamp);
+
+/// Notes invoices that became overdue.
+pub async fn insert_overdue(tx: &mut PgConnection, list: &[Overdue]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.overdue SELECT * FROM UNNEST($1::text[], $2::text[], $3::int4[], $4::timestamptz[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(list.iter().map(|o| &o.0).bind_iter())
+    .bind(list.iter().map(|o| &o.1).bind_iter())
+    .bind(list.iter().map(|o| o.2).bind_iter())
+    .bind(list.iter().map(|o| o.3.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// A step decided without a message of its own.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct StepRow {
+    pub merchant: String,
+    pub invoice: String,
+    pub epoch: i32,
+    pub step: String,
+    pub outcome: &'static str,
+    pub reason: String,
+    pub decided_at: Timestamp,
+}
+
+/// Notes steps.
+pub async fn insert_steps(tx: &mut PgConnection, list: &[StepRow]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.step
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(list.iter().map(|s| &s.merchant).bind_iter())
+    .bind(list.iter().map(|s| &s.invoice).bind_iter())
+    .bind(list.iter().map(|s| s.epoch).bind_iter())
+    .bind(list.iter().map(|s| &s.step).bind_iter())
+    .bind(list.iter().map(|s| s.outcome).bind_iter())
+    .bind(list.iter().map(|s| &s.reason).bind_iter())
+    .bind(list.iter().map(|s| s.decided_at.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// How a reminder ended.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the tables' columns")]
+pub struct ReminderRow {
+    pub id: Uuid,
+    pub merchant: String,
+    pub customer: String,
+    pub campaign: String,
+    pub step: String,
+    pub segment: Segment,
+    pub outcome: &'static str,
+    pub reason: String,
+    pub settled_at: Timestamp,
+    /// Invoice, epoch and step of each line that went out.
+    pub lines: Vec<(String, i32, String)>,
+}
+
+/// Notes how reminders ended. Only "sent" can still replace "unknown": it is the evidence.
+pub async fn upsert_reminders(tx: &mut PgConnection, list: &[ReminderRow]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.reminder AS r (id, merchant, customer, campaign, step, segment, outcome, reason, settled_at)
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                              $8::text[], $9::timestamptz[])
+         ON CONFLICT (id) DO UPDATE
+         SET outcome = EXCLUDED.outcome, reason = EXCLUDED.reason, settled_at = EXCLUDED.settled_at
+         WHERE r.outcome = 'unknown' AND EXCLUDED.outcome <> 'unknown'",
+    )
+    .bind(list.iter().map(|r| r.id).bind_iter())
+    .bind(list.iter().map(|r| &r.merchant).bind_iter())
+    .bind(list.iter().map(|r| &r.customer).bind_iter())
+    .bind(list.iter().map(|r| &r.campaign).bind_iter())
+    .bind(list.iter().map(|r| &r.step).bind_iter())
+    .bind(list.iter().map(|r| r.segment.as_str()).bind_iter())
+    .bind(list.iter().map(|r| r.outcome).bind_iter())
+    .bind(list.iter().map(|r| &r.reason).bind_iter())
+    .bind(list.iter().map(|r| r.settled_at.to_sqlx()).bind_iter())
+    .execute(&mut *tx)
+    .await?;
+    let lines: Vec<_> = list.iter().flat_map(|r| r.lines.iter().map(move |l| (r, l))).collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO tracker.reminder_line (reminder, merchant, invoice, epoch, step)
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::text[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(lines.iter().map(|(r, _)| r.id).bind_iter())
+    .bind(lines.iter().map(|(r, _)| &r.merchant).bind_iter())
+    .bind(lines.iter().map(|(_, l)| &l.0).bind_iter())
+    .bind(lines.iter().map(|(_, l)| l.1).bind_iter())
+    .bind(lines.iter().map(|(_, l)| &l.2).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Where an invoice can be paid, and whether it still has to be.
+#[derive(Debug, Clone)]
+pub struct PayTarget {
+    /// `open`, or how it ended.
+    pub status: String,
+    /// The processor's page; may be empty.
+    pub pay_url: Masked<String>,
+    /// For the page.
+    pub number: String,
+}
+
+/// Where an invoice can be paid.
+pub async fn pay_target(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Option<PayTarget>> {
+    let row: Option<(String, String, String)> =
+        sqlx::query_as("SELECT status, pay_url, number FROM tracker.invoice WHERE merchant = $1 AND invoice = $2")
+            .bind(merchant)
+            .bind(invoice)
+            .fetch_optional(db)
+            .await?;
+    Ok(row.map(|(status, pay_url, number)| PayTarget { status, pay_url: Masked::new(pay_url), number }))
+}
+
+/// What a payer did.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Response<'a> {
+    pub id: Uuid,
+    pub merchant: &'a MerchantId,
+    pub customer: &'a CustomerId,
+    pub invoice: Option<&'a InvoiceId>,
+    pub reminder: Uuid,
+    pub kind: ResponseKind,
+    pub responded_at: Timestamp,
+}
+
+/// Notes what a payer did; returns whether that is new.
+pub async fn insert_response(tx: &mut PgConnection, response: &Response<'_>) -> sqlx::Result<bool> {
+    let kind = match response.kind {
+        ResponseKind::Unsubscribed => "unsubscribed",
+        ResponseKind::VisitedPayPage | ResponseKind::Unspecified => "visited_pay_page",
+    };
+    let done = sqlx::query(
+        "INSERT INTO tracker.response (id, merchant, customer, invoice, reminder, kind, responded_at, traceparent)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+    )
+    .bind(response.id)
+    .bind(response.merchant.as_str())
+    .bind(response.customer.as_str())
+    .bind(response.invoice.map_or("", InvoiceId::as_str))
+    .bind(response.reminder)
+    .bind(kind)
+    .bind(response.responded_at.to_sqlx())
+    .bind(bus::trace::current())
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What the figures are about.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The merchants, each with its zone's name: dates are civil there.
+    pub merchants: Vec<(String, String)>,
+    /// First day, inclusive.
+    pub from: Date,
+    /// Last day, inclusive.
+    pub to: Date,
+    /// Now.
+    pub as_of: Timestamp,
+}
+
+impl Query {
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.merchants.iter().map(|(name, _)| name)
+    }
+
+    fn zones(&self) -> impl Iterator<Item = &String> {
+        self.merchants.iter().map(|(_, zone)| zone)
+    }
+}
+
+/// A transaction that sees one moment of the database: figures read in it fit together.
+pub async fn snapshot(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+    pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await
+}
+
+/// All figures.
+pub async fn stats(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Stats> {
+    let weeks = weeks(&mut *tx, query).await?;
+    let on_time: i64 = weeks.iter().map(|w| w.on_time).sum();
+    let fell_due: i64 = weeks.iter().map(|w| w.on_time + w.late + w.open).sum();
+    let counts = counts(&mut *tx, query).await?;
+    Ok(Stats {
+        from: query.from,
+        to: query.to,
+        as_of: query.as_of,
+        invoices: counts.0,
+        on_time: Share::new(on_time, fell_due),
+        became_overdue: counts.1,
+        merged_steps: counts.2,
+        skipped_steps: counts.3,
+        unsubscribed: counts.4,
+        by_merchant: groups(&mut *tx, query, "r.merchant", "r.merchant").await?,
+        by_step: groups(&mut *tx, query, "r.step", "l.step").await?,
+        by_segment: groups(&mut *tx, query, "r.segment", "r.segment").await?,
+        weeks,
+    })
+}
+
+/// Invoices that fell due, by week. A due date has passed when its day is over in the merchant's zone.
+async fn weeks(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<Week>> {
+    let rows: Vec<(jiff_sqlx::Date, i64, i64, i64)> = sqlx::query_as(
+        "SELECT date_trunc('week', i.due_on)::date AS monday,
+                count(*) FILTER (WHERE i.status = 'paid' AND (i.closed_at AT TIME ZONE m.zone)::date <= i.due_on),
+                count(*) FILTER (WHERE i.status = 'paid' AND (i.closed_at AT TIME ZONE m.zone)::date > i.due_on),
+                count(*) FILTER (WHERE i.status <> 'paid')
+         FROM tracker.invoice AS i JOIN UNNEST($1::text[], $2::text[]) AS m (merchant, zone) USING (merchant)
+         WHERE i.due_on BETWEEN $3 AND $4 AND i.due_on < ($5 AT TIME ZONE m.zone)::date AND i.status <> 'void'
+         GROUP BY 1 ORDER BY 1",
+    )
+    .bind(query.names().bind_iter())
+    .bind(query.zones().bind_iter())
+    .bind(query.from.to_sqlx())
+    .bind(query.to.to_sqlx())
+    .bind(query.as_of.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    let week = |(monday, on_time, late, open): (jiff_sqlx::Date, i64, i64, i64)| Week {
+        monday: monday.to_jiff(),
+        on_time,
+        late,
+        open,
+    };
+    Ok(rows.into_iter().map(week).collect())
+}
+
+/// Invoices in all; overdue, merged, skipped and unsubscribed in the period.
+async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64, i64, i64, i64)> {
+    let (begin, end) = period(query);
+    sqlx::query_as(
+        "SELECT (SELECT count(*) FROM tracker.invoice WHERE merchant = ANY($1)),
+                (SELECT count(*) FROM tracker.overdue WHERE merchant = ANY($1) AND told_at >= $2 AND told_at < $3),
+                (SELECT count(*) FROM tracker.step
+                 WHERE merchant = ANY($1) AND outcome = 'merged' AND decided_at >= $2 AND decided_at < $3),
+                (SELECT count(*) FROM tracker.step
+                 WHERE merchant = ANY($1) AND outcome = 'skipped' AND decided_at >= $2 AND decided_at < $3),
+                (SELECT count(*) FROM tracker.response
+                 WHERE merchant = ANY($1) AND kind = 'unsubscribed' AND responded_at >= $2 AND responded_at < $3)",
+    )
+    .bind(query.names().bind_iter())
+    .bind(begin.to_sqlx())
+    .bind(end.to_sqlx())
+    .fetch_one(tx)
+    .await
+}
+
+/// Figures by an attribute of reminders; of several invoices in one message each counts for its own step.
+///
+/// `by` and `line_by` are column names of ours, never input.
+async fn groups(tx: &mut PgConnection, query: &Query, by: &str, line_by: &str) -> sqlx::Result<Vec<Group>> {
+    type Row = (String, i64, i64, i64, i64, i64, i64, i64);
+    let (begin, end) = period(query);
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "WITH mine AS (
+             SELECT * FROM tracker.reminder
+             WHERE merchant = ANY($1) AND settled_at >= $2 AND settled_at < $3
+         ), outcomes AS (
+             SELECT {by} AS key,
+                    count(*) FILTER (WHERE r.outcome = 'sent')       AS sent,
+                    count(*) FILTER (WHERE r.outcome = 'suppressed') AS suppressed,
+                    count(*) FILTER (WHERE r.outcome = 'failed')     AS failed,
+                    count(*) FILTER (WHERE r.outcome = 'unknown')    AS unknown
+             FROM mine AS r GROUP BY 1
+         ), paid AS (
+             SELECT {line_by} AS key,
+                    count(*) FILTER (WHERE i.status = 'paid' AND i.epoch = l.epoch
+                                       AND i.closed_at > r.settled_at AND i.closed_at <= r.settled_at + interval '7 days') AS soon,
+                    count(*) FILTER (WHERE r.settled_at + interval '7 days' <= $4
+                                        OR i.status = 'paid' AND i.epoch = l.epoch AND i.closed_at > r.settled_at) AS judged
+             FROM mine AS r
+             JOIN tracker.reminder_line AS l ON l.reminder = r.id
+             JOIN tracker.invoice AS i ON i.merchant = l.merchant AND i.invoice = l.invoice
+             WHERE r.outcome = 'sent'
+             GROUP BY 1
+         ), visits AS (
+             SELECT {by} AS key, count(*) AS visits
+             FROM mine AS r JOIN tracker.response AS v ON v.reminder = r.id AND v.kind = 'visited_pay_page'
+             GROUP BY 1
+         )
+         SELECT key, coalesce(sent, 0), coalesce(suppressed, 0), coalesce(failed, 0), coalesce(unknown, 0),
+                coalesce(soon, 0), coalesce(judged, 0), coalesce(visits, 0)
+         FROM outcomes FULL JOIN paid USING (key) FULL JOIN visits USING (key)
+         ORDER BY key"
+    )))
+    .bind(query.names().bind_iter())
+    .bind(begin.to_sqlx())
+    .bind(end.to_sqlx())
+    .bind(query.as_of.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    let group = |(key, sent, suppressed, failed, unknown, soon, judged, visits): Row| {
+        let reminders = Outcomes { sent, suppressed, failed, unknown };
+        let paid_within_7_days = Share::new(soon, judged);
+        Group { key, reminders, delivery_rate: reminders.delivery_rate(), paid_within_7_days, visits }
+    };
+    Ok(rows.into_iter().map(group).collect())
+}
+
+/// The period in UTC days: events of one day are not torn apart by the zones of several merchants.
+fn period(query: &Query) -> (Timestamp, Timestamp) {
+    let midnight = |date: Date| date.to_zoned(jiff::tz::TimeZone::UTC).map(|z| z.timestamp());
+    let after = query.to.checked_add(1.day()).unwrap_or(query.to);
+    (midnight(query.from).unwrap_or(Timestamp::MIN), midnight(after).unwrap_or(Timestamp::MAX))
+}
+
+/// The latest things that happened: when, what, about which invoice or customer of which merchant.
+pub async fn latest(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<(Timestamp, String, String, String)>> {
+    let rows: Vec<(jiff_sqlx::Timestamp, String, String, String)> = sqlx::query_as(
+        "(SELECT settled_at, 'reminder ' || outcome || ' (' || step || ')', merchant, customer
+          FROM tracker.reminder ORDER BY settled_at DESC LIMIT $1)
+         UNION ALL
+         (SELECT closed_at, 'invoice paid', merchant, invoice
+          FROM tracker.invoice WHERE status = 'paid' ORDER BY closed_at DESC LIMIT $1)
+         UNION ALL
+         (SELECT responded_at, replace(kind, '_', ' '), merchant, customer
+          FROM tracker.response ORDER BY responded_at DESC LIMIT $1)
+         ORDER BY 1 DESC LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|(at, what, merchant, about)| (at.to_jiff(), what, merchant, about)).collect())
+}
+
+/// What the tracker knows of an invoice: what its payer did.
+pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
+    type Row = (jiff_sqlx::Timestamp, String, Uuid, Option<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT responded_at, replace(kind, '_', ' '), reminder, traceparent
+         FROM tracker.response WHERE merchant = $1 AND invoice = $2 ORDER BY responded_at",
+    )
+    .bind(merchant)
+    .bind(invoice)
+    .fetch_all(db)
+    .await?;
+    let line = |(at, what, reminder, traceparent): Row| StoryLine {
+        at: at.to_jiff(),
+        by: "tracker",
+        what: format!("payer {what}"),
+        detail: String::new(),
+        id: Some(reminder.to_string()),
+        trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
+    };
+    Ok(rows.into_iter().map(line).collect())
+}

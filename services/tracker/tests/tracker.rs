@@ -1,0 +1,309 @@
+//! The tracker on a real bus: figures from events, and what payers' clicks do.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SCHEDULER_TIMERS};
+use events::{AnyEvent, Event, Flow, Service, time, v1};
+use jiff::Timestamp;
+use kernel::{Clock, ManualClock};
+use runtime::links::Link;
+use runtime::{Host, Merchants};
+use serde_json::Value;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use testkit::{TestSystem, system, wait};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const SOON: Duration = Duration::from_secs(20);
+static NO_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(Vec::new()));
+
+struct Rig {
+    system: TestSystem,
+    clock: ManualClock,
+    producers: BTreeMap<Service, Host>,
+    pool: PgPool,
+    pages: String,
+    dashboard: String,
+    client: reqwest::Client,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let others = [Service::Ingest, Service::Scheduler, Service::Notifier];
+        let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
+        services.push((Service::Tracker, &tracker::MIGRATIONS));
+        let system = TestSystem::start(&services).await.unwrap();
+        let clock = ManualClock::new(at("2026-06-20T10:00:00Z"));
+        let mut merchants = Merchants::default();
+        merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
+        let mut producers = BTreeMap::new();
+        for service in others {
+            producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
+        }
+        let host = system.host(Service::Tracker, &merchants, Arc::new(clock.clone())).await.unwrap();
+        let pool = host.pool.clone();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let service = tracker::build(tracker::Config { pages_listen: any, dashboard_listen: any }, host).await.unwrap();
+        let address = |name| format!("http://{}", service.address(name).unwrap());
+        let (pages, dashboard) = (address("pages"), address("dashboard"));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(service.run(stop.clone()));
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { system, clock, producers, pool, pages, dashboard, client, stop, running }
+    }
+
+    async fn emit<E: Event>(&self, flow: &'static Flow, at: Timestamp, events: impl IntoIterator<Item = E>) {
+        let mut work = self.producers[&flow.service].bus.begin(flow).await.unwrap();
+        for event in events {
+            work.emit(at, &event).unwrap();
+        }
+        work.commit().await.unwrap();
+    }
+
+    async fn wait_for(&self, table: &str, expected: i64) {
+        wait::until_true(&format!("{expected} in {table}"), SOON, || async {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM tracker.{table}"));
+            sqlx::query_scalar::<_, i64>(sql).fetch_one(&self.pool).await.unwrap() == expected
+        })
+        .await;
+    }
+
+    async fn get(&self, url: String) -> (u16, String) {
+        let response = self.client.get(url).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn stats(&self) -> Value {
+        let (status, body) = self.get(format!("{}/v1/stats", self.dashboard)).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn link(&self, link: &Link) -> String {
+        let mut links = self.system.common.links.clone();
+        links.public_url = self.pages.clone();
+        link.url(&links)
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn invoice(id: &str, due_on: &str, paid_at: Option<&str>) -> v1::InvoiceIssued {
+    v1::InvoiceIssued {
+        invoice: Some(v1::Invoice {
+            merchant_id: "acme".into(),
+            invoice_id: id.into(),
+            customer_id: "cus_1".into(),
+            version: 1,
+            epoch: 1,
+            status: if paid_at.is_some() { v1::InvoiceStatus::Paid } else { v1::InvoiceStatus::Open }.into(),
+            number: format!("R-{id}"),
+            currency: "EUR".into(),
+            total_minor: 100,
+            open_minor: if paid_at.is_some() { 0 } else { 100 },
+            issued_on: "2026-05-01".into(),
+            due_on: due_on.into(),
+            closed_at: paid_at.map(|t| time::to_wire(at(t))),
+            pay_url: format!("https://pay.example.com/{id}"),
+            ..Default::default()
+        }),
+    }
+}
+
+fn reminder(id: u128, step: &str, invoices: &[&str]) -> Option<v1::Reminder> {
+    let line =
+        |i: &&str| v1::ReminderLine { invoice_id: (*i).into(), epoch: 1, step: step.into(), ..Default::default() };
+    Some(v1::Reminder {
+        merchant_id: "acme".into(),
+        reminder_id: Uuid::from_u128(id).to_string(),
+        customer_id: "cus_1".into(),
+        campaign: "default".into(),
+        step: step.into(),
+        segment: v1::Segment::Late.into(),
+        lines: invoices.iter().map(line).collect(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test]
+async fn figures_say_what_happened() {
+    let rig = Rig::start().await;
+    // 22:30 UTC on the due date is past midnight in Berlin: late.
+    let invoices = [
+        invoice("on-time", "2026-06-01", Some("2026-05-30T10:00:00Z")),
+        invoice("late", "2026-06-01", Some("2026-06-01T22:30:00Z")),
+        invoice("open", "2026-06-08", None),
+        invoice("soon", "2026-06-08", Some("2026-06-13T10:00:00Z")),
+        invoice("future", "2026-06-20", None), // due today: not over yet
+    ];
+    rig.emit(&INGEST_INTAKE, at("2026-05-01T00:00:00Z"), invoices).await;
+    let sent = |id, step: &str, invoices: &[&str]| v1::ReminderSent {
+        reminder: reminder(id, step, invoices),
+        invoice_ids: invoices.iter().map(|i| (*i).to_owned()).collect(),
+        ..Default::default()
+    };
+    rig.emit(&NOTIFIER_SENDER, at("2026-06-11T09:00:00Z"), [sent(1, "overdue-3", &["open", "soon"])]).await;
+    let failed = v1::ReminderFailed {
+        reminder: reminder(2, "overdue-3", &["open"]),
+        reason: "refused".into(),
+        ..Default::default()
+    };
+    rig.emit(&NOTIFIER_SENDER, at("2026-06-15T09:00:00Z"), [failed]).await;
+    let suppressed = v1::ReminderSuppressed {
+        reminder: reminder(3, "overdue-7", &["soon"]),
+        reason: "paid".into(),
+        ..Default::default()
+    };
+    rig.emit(&NOTIFIER_SENDER, at("2026-06-15T09:00:00Z"), [suppressed]).await;
+    let unknown = v1::ReminderUnknown { reminder: reminder(4, "overdue-7", &["open"]), ..Default::default() };
+    rig.emit(&NOTIFIER_SENDER, at("2026-06-15T09:00:00Z"), [unknown]).await;
+    let overdue = v1::InvoiceOverdue {
+        merchant_id: "acme".into(),
+        invoice_id: "open".into(),
+        customer_id: "cus_1".into(),
+        epoch: 1,
+        ..Default::default()
+    };
+    rig.emit(&SCHEDULER_TIMERS, at("2026-06-09T00:00:00Z"), [overdue]).await;
+    let merged = v1::StepDecided {
+        merchant_id: "acme".into(),
+        invoice_id: "open".into(),
+        customer_id: "cus_1".into(),
+        epoch: 1,
+        step: "follow-up".into(),
+        outcome: v1::StepOutcome::Merged.into(),
+        decided_at: Some(time::to_wire(at("2026-06-15T09:00:00Z"))),
+        ..Default::default()
+    };
+    rig.emit(&SCHEDULER_TIMERS, at("2026-06-15T09:00:00Z"), [merged]).await;
+    for (table, rows) in [("invoice", 5), ("reminder", 4), ("overdue", 1), ("step", 1)] {
+        rig.wait_for(table, rows).await;
+    }
+
+    let stats = rig.stats().await;
+    assert_eq!(
+        (stats["invoices"].as_i64(), stats["became_overdue"].as_i64(), stats["merged_steps"].as_i64()),
+        (Some(5), Some(1), Some(1))
+    );
+    assert_eq!(stats["on_time"], serde_json::json!({"count": 1, "of": 4, "share": 0.25}));
+    let merchant = &stats["by_merchant"][0];
+    assert_eq!(merchant["reminders"], serde_json::json!({"sent": 1, "suppressed": 1, "failed": 1, "unknown": 1}));
+    assert_eq!(merchant["delivery_rate"]["of"], 3, "a suppressed reminder was not tried");
+    // "soon" was paid two days after; "open" was not, and its seven days are over.
+    assert_eq!(merchant["paid_within_7_days"], serde_json::json!({"count": 1, "of": 2, "share": 0.5}));
+    let steps: Vec<_> = stats["by_step"].as_array().unwrap().iter().map(|g| g["key"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["overdue-3", "overdue-7"]);
+    assert_eq!(stats["by_segment"][0]["key"], "late");
+    assert_eq!(stats["weeks"].as_array().unwrap().len(), 2);
+
+    // The evidence comes late: what was unknown was sent.
+    rig.emit(&NOTIFIER_SENDER, at("2026-06-15T09:00:00Z"), [sent(4, "overdue-7", &["open"])]).await;
+    rig.wait_for("reminder WHERE outcome = 'sent'", 2).await;
+
+    let (status, page) = rig.get(rig.dashboard.clone()).await;
+    assert_eq!(status, 200);
+    for expected in
+        ["25 %", "Of 4 invoices that fell due, 1 were paid on time, 2 late, and 1 are still open.", "<svg", "overdue-7"]
+    {
+        assert!(page.contains(expected), "{expected:?} is missing in\n{page}");
+    }
+    assert!(!page.contains("<script"), "works without");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_empty_system_shows_its_next_step() {
+    let rig = Rig::start().await;
+    assert_eq!(rig.stats().await["on_time"]["share"], Value::Null, "no whole, no share");
+    let (_, page) = rig.get(rig.dashboard.clone()).await;
+    assert!(page.contains("dunlin import"));
+    let (status, openapi) = rig.get(format!("{}/openapi.json", rig.dashboard)).await;
+    assert!(status == 200 && openapi.contains("/v1/stats"));
+    for bad in ["from=2026-07-01", "from=yesterday", "merchant=nobody", "colour=red", "from=2020-01-01"] {
+        let (status, body) = rig.get(format!("{}/v1/stats?{bad}", rig.dashboard)).await;
+        assert_eq!((status, body.contains("bad-query")), (400, true), "{bad}: {body}");
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn pay_links_lead_to_the_page_and_note_the_visit() {
+    let rig = Rig::start().await;
+    rig.emit(
+        &INGEST_INTAKE,
+        at("2026-05-01T00:00:00Z"),
+        [invoice("open", "2026-06-01", None), invoice("paid", "2026-06-01", Some("2026-06-02T00:00:00Z"))],
+    )
+    .await;
+    rig.wait_for("invoice", 2).await;
+    let pay = |invoice: &str| Link::Pay {
+        merchant: "acme".parse().unwrap(),
+        customer: "cus_1".parse().unwrap(),
+        invoice: invoice.parse().unwrap(),
+        reminder: Uuid::from_u128(1),
+    };
+    let url = rig.link(&pay("open"));
+    let head = rig.client.head(&url).send().await.unwrap();
+    assert_eq!(head.headers()["location"], "https://pay.example.com/open");
+    rig.wait_for("response", 0).await; // A scanner is no visitor.
+    let response = rig.client.get(&url).send().await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["location"]),
+        (303, &"https://pay.example.com/open".parse().unwrap())
+    );
+    assert_eq!(response.headers()["referrer-policy"], "no-referrer");
+    let (status, page) = rig.get(rig.link(&pay("paid"))).await;
+    assert!(status == 200 && page.contains("Already settled"), "{page}");
+    let (status, page) = rig.get(rig.link(&pay("unheard-of"))).await;
+    assert!(status == 404 && page.contains("Unknown link"), "{page}");
+    let (status, _) = rig.get(url.replace("/p/", "/p/x")).await;
+    assert_eq!(status, 404, "a changed link is no link");
+
+    let events = rig.system.emitted(Service::Tracker).await.unwrap();
+    let kinds: Vec<_> = events
+        .iter()
+        .map(|e| if let AnyEvent::CustomerResponded(r) = e { r.kind() } else { Default::default() })
+        .collect();
+    assert_eq!(kinds, [v1::ResponseKind::VisitedPayPage; 2]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn only_a_post_unsubscribes_and_twice_is_once() {
+    let rig = Rig::start().await;
+    let link = Link::Unsubscribe {
+        merchant: "acme".parse().unwrap(),
+        customer: "cus_1".parse().unwrap(),
+        reminder: Uuid::from_u128(1),
+    };
+    let url = rig.link(&link);
+    let (status, page) = rig.get(url.clone()).await;
+    assert!(status == 200 && page.contains("<form"), "{page}");
+    assert_eq!(rig.system.emitted(Service::Tracker).await.unwrap().len(), 0, "a GET never unsubscribes");
+    for _ in 0..2 {
+        let one_click = rig
+            .client
+            .post(&url)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("List-Unsubscribe=One-Click");
+        assert_eq!(one_click.send().await.unwrap().status(), 200);
+    }
+    let events = rig.system.emitted(Service::Tracker).await.unwrap();
+    let [AnyEvent::CustomerResponded(event)] = &events[..] else { unreachable!("{events:?}") };
+    assert_eq!((event.kind(), event.customer_id.as_str()), (v1::ResponseKind::Unsubscribed, "cus_1"));
+    assert_eq!(rig.clock.now(), time::from_wire(event.responded_at).unwrap());
+    rig.end().await;
+}
