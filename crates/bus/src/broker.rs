@@ -55,6 +55,8 @@ pub async fn connect(name: &str, settings: &BrokerSettings) -> Result<Client, as
                 match event {
                     Event::Connected => tracing::info!(client = owner, "connected to NATS"),
                     Event::SlowConsumer(id) => tracing::error!(client = owner, id, "NATS client drops messages"),
+                    // We ended it.
+                    Event::Draining | Event::Closed => tracing::debug!(client = owner, %event, "NATS connection"),
                     other => tracing::warn!(client = owner, event = %other, "NATS connection"),
                 }
             }

@@ -1,5 +1,6 @@
 //! The bus against a real Postgres and a real nats-server: every promise of the crate's documentation, and what happens
 //! when things break.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use bus::{Bus, Failure, Handler, Incoming, Work};
 use events::topology::{INGEST_INTAKE, SEGMENTER_PAYERS};

@@ -61,13 +61,30 @@ pub struct TimeLapse {
     pub real_start: Timestamp,
     /// Business seconds per real second.
     pub rate: f64,
+    /// The business time from which on the clock runs as fast as the machine's again.
+    #[schemars(with = "Option<String>")]
+    pub until: Option<Timestamp>,
+}
+
+impl TimeLapse {
+    /// What the clock shows so much real time after its beginning.
+    fn shown_after(&self, real: SignedDuration) -> Timestamp {
+        let lapse = SignedDuration::try_from_secs_f64(real.as_secs_f64() * self.rate).unwrap_or(SignedDuration::MAX);
+        let shown = self.start.saturating_add(lapse).unwrap_or(Timestamp::MAX);
+        match self.until {
+            Some(until) if shown > until => {
+                let lapsed = until.duration_since(self.start).as_secs_f64() / self.rate.max(f64::MIN_POSITIVE);
+                let since = real - SignedDuration::try_from_secs_f64(lapsed).unwrap_or(SignedDuration::ZERO);
+                until.saturating_add(since).unwrap_or(Timestamp::MAX)
+            }
+            _ => shown,
+        }
+    }
 }
 
 impl Clock for TimeLapse {
     fn now(&self) -> Timestamp {
-        let real = SystemClock.now().duration_since(self.real_start);
-        let shown = SignedDuration::try_from_secs_f64(real.as_secs_f64() * self.rate).unwrap_or(SignedDuration::MAX);
-        microseconds(self.start.saturating_add(shown).unwrap_or(Timestamp::MAX))
+        microseconds(self.shown_after(SystemClock.now().duration_since(self.real_start)))
     }
 
     fn real_time_until(&self, later: Timestamp) -> Duration {
@@ -75,7 +92,8 @@ impl Clock for TimeLapse {
     }
 
     fn after(&self, real: Duration) -> Timestamp {
-        self.now().saturating_add(real.mul_f64(self.rate)).unwrap_or(Timestamp::MAX)
+        let since = SystemClock.now().duration_since(self.real_start);
+        microseconds(self.shown_after(since.saturating_add(SignedDuration::try_from(real).unwrap_or_default())))
     }
 }
 
@@ -134,11 +152,16 @@ mod tests {
     fn a_time_lapse_runs_at_its_rate() {
         let real_start = SystemClock.now() - SignedDuration::from_secs(10);
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let lapse = TimeLapse { start, real_start, rate: 86_400.0 };
+        let lapse = TimeLapse { start, real_start, rate: 86_400.0, until: None };
         let shown = lapse.now().duration_since(start).as_secs_f64() / 86_400.0;
         assert!((10.0..11.0).contains(&shown), "ten real seconds are about ten days, not {shown}");
         let wait = lapse.real_time_until(lapse.now() + SignedDuration::from_hours(24));
         assert!(wait <= Duration::from_secs(1), "a day passes in a second, not {wait:?}");
+
+        let until = start + SignedDuration::from_hours(24 * 4);
+        let ended = TimeLapse { until: Some(until), ..lapse };
+        let since = ended.now().duration_since(until).as_secs_f64();
+        assert!((6.0..7.0).contains(&since), "six of the ten seconds were real ones, not {since}");
     }
 
     #[test]

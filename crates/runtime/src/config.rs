@@ -225,6 +225,11 @@ impl Document {
     }
 }
 
+/// Reads small YAML that is not part of the configuration, such as a column map.
+pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()).to_owned())
+}
+
 /// The JSON Schema of a section, as editors get it: secrets may also be given as `<key>_file`.
 pub fn editor_schema<T: JsonSchema>() -> Value {
     let mut schema = schema_of::<T>();

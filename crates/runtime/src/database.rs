@@ -54,6 +54,15 @@ fn names_user(url: &str) -> bool {
         .is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|authority| authority.contains('@')))
 }
 
+/// Creates a database, if it is not there.
+pub async fn create(admin_url: &str, name: &str) -> anyhow::Result<()> {
+    let mut admin = PgConnection::connect(admin_url).await?;
+    if !store::database_exists(&mut admin, name).await? {
+        store::create_database(&mut admin, name).await?;
+    }
+    Ok(admin.close().await?)
+}
+
 /// Creates schema and role of a service, applies the bus's migrations and the service's own. Idempotent; needs a user
 /// that may create roles and schemas.
 pub async fn migrate(admin_url: &str, service: Service, own: &Migrator) -> anyhow::Result<()> {

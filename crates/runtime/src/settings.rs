@@ -1,11 +1,10 @@
 //! The settings that all services share. Each service adds a section of its own; `dunlin` puts them together in one file.
 
 use crate::config::{At, Validate};
-use kernel::{Masked, TimeLapse};
+use kernel::Masked;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// Postgres.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -112,45 +111,56 @@ pub struct LinkSettings {
     pub key: Masked<String>,
 }
 
-/// The settings that all services share.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// What a service needs of the shared settings.
+#[derive(Debug, Clone)]
 pub struct CommonSettings {
-    /// Directory with `merchants/`, `campaigns/` and `templates/`; relative to the settings file.
-    pub config_dir: PathBuf,
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
-    pub admin_listen: std::net::SocketAddr,
     /// Postgres.
     pub postgres: PostgresSettings,
     /// NATS.
     pub nats: NatsSettings,
     /// Links in messages.
     pub links: LinkSettings,
-    /// Logs, traces and metrics.
-    #[serde(default)]
-    pub telemetry: TelemetrySettings,
-    /// For demos and soak tests only: business time that runs faster than the machine's.
-    pub time_lapse: Option<TimeLapse>,
 }
 
-impl Validate for CommonSettings {
+impl Validate for PostgresSettings {
     fn validate(&self, at: &mut At<'_>) {
-        if !self.config_dir.is_dir() {
-            at.fault("config_dir", format!("{} is no directory", self.config_dir.display()));
+        if !(1..=1000).contains(&self.max_connections) {
+            at.fault("max_connections", "must lie between 1 and 1000");
         }
-        if self.links.key.reveal().len() < 32 {
-            at.fault("links.key", "needs at least 32 characters");
+    }
+}
+
+impl Validate for NatsSettings {
+    fn validate(&self, at: &mut At<'_>) {
+        if !matches!(self.replicas, 1 | 3 | 5) {
+            at.fault("replicas", "must be 1, 3 or 5");
         }
-        let url = &self.links.public_url;
-        if !(url.starts_with("https://") || url.starts_with("http://127.0.0.1") || url.starts_with("http://localhost"))
-        {
-            at.fault("links.public_url", "must be an https:// address: payers follow it to pay");
+        if self.ack_wait_seconds == 0 {
+            at.fault("ack_wait_seconds", "must be above 0");
         }
-        if !(0.0..=1.0).contains(&self.telemetry.sample_ratio) {
-            at.fault("telemetry.sample_ratio", "must lie between 0 and 1");
+    }
+}
+
+impl Validate for LinkSettings {
+    fn validate(&self, at: &mut At<'_>) {
+        if self.key.reveal().len() < 32 {
+            at.fault("key", "needs at least 32 characters");
         }
-        if !(1..=1000).contains(&self.postgres.max_connections) {
-            at.fault("postgres.max_connections", "must lie between 1 and 1000");
+        let url = &self.public_url;
+        let local = ["http://127.0.0.1", "http://localhost"].iter().any(|own| url.starts_with(own));
+        if !url.starts_with("https://") && !local {
+            at.fault("public_url", "must be an https:// address: payers follow it to pay");
+        }
+        if url.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '"' | '<' | '>' | '\'')) {
+            at.fault("public_url", "contains a character that no address has");
+        }
+    }
+}
+
+impl Validate for TelemetrySettings {
+    fn validate(&self, at: &mut At<'_>) {
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            at.fault("sample_ratio", "must lie between 0 and 1");
         }
     }
 }

@@ -2,6 +2,16 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor};
 
+/// Whether a database is there.
+pub async fn database_exists(admin: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)").bind(name).fetch_one(admin).await
+}
+
+/// Creates a database. The name is our own, never input.
+pub async fn create_database(admin: &mut PgConnection, name: &str) -> sqlx::Result<()> {
+    run(admin, format!("CREATE DATABASE {name}")).await
+}
+
 /// Creates a service's schema and role, if they are not there. Names are the service's own, never input.
 pub async fn create_schema(admin: &mut PgConnection, schema: &str, role: &str) -> sqlx::Result<()> {
     // Roles are shared by all databases of a server: another one may be creating this role right now.

@@ -9,7 +9,7 @@ use kernel::{Clock, Masked, MerchantId, SharedClock, SystemClock};
 use runtime::Host;
 use runtime::health::Health;
 use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};
-use runtime::settings::{CommonSettings, LinkSettings, TelemetrySettings};
+use runtime::settings::{CommonSettings, LinkSettings};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::path::PathBuf;
@@ -42,16 +42,12 @@ impl TestSystem {
         let directory = std::env::temp_dir().join("dunlin-tests").join(std::process::id().to_string()).join(id);
         let nats = Nats::start(&Binaries::find()?, &directory, free_port()?).await?;
         let common = CommonSettings {
-            config_dir: directory.clone(),
-            admin_listen: ([127, 0, 0, 1], 0).into(),
             postgres: database.settings(),
             nats: nats.settings(),
             links: LinkSettings {
                 public_url: "http://127.0.0.1:9".to_owned(),
                 key: Masked::new("a key that is only for tests, 32+".to_owned()),
             },
-            telemetry: TelemetrySettings::default(),
-            time_lapse: None,
         };
         let system = Self { database, nats, common, migrations: services.to_vec(), directory };
         system.declare_streams().await?;

@@ -51,7 +51,6 @@ CREATE TABLE scheduler.invoice (
     currency        text        NOT NULL,
     open_minor      bigint      NOT NULL,
     due_on          date,
-    closed_at       timestamptz,
     disputed        boolean     NOT NULL,
     overdue_hint    boolean     NOT NULL,
     failed_attempts integer     NOT NULL,
@@ -70,46 +69,51 @@ COMMENT ON COLUMN scheduler.invoice.status          IS 'open, paid, void or writ
 COMMENT ON COLUMN scheduler.invoice.currency        IS 'ISO 4217';
 COMMENT ON COLUMN scheduler.invoice.open_minor      IS 'Still owed, in minor units';
 COMMENT ON COLUMN scheduler.invoice.due_on          IS 'Civil date';
-COMMENT ON COLUMN scheduler.invoice.closed_at       IS 'Business time';
 COMMENT ON COLUMN scheduler.invoice.disputed        IS 'Holds the case';
 COMMENT ON COLUMN scheduler.invoice.overdue_hint    IS 'The processor calls it overdue';
 COMMENT ON COLUMN scheduler.invoice.failed_attempts IS 'In this epoch';
 COMMENT ON COLUMN scheduler.invoice.last_failed_at  IS 'Business time';
 
 CREATE TABLE scheduler.dunning_case (
-    id               uuid        PRIMARY KEY,
-    merchant         text        NOT NULL,
-    invoice          text        NOT NULL,
-    epoch            integer     NOT NULL,
-    customer         text        NOT NULL,
-    shard            smallint    NOT NULL,
-    campaign         text        NOT NULL,
-    campaign_version text        NOT NULL,
-    opened_at        timestamptz NOT NULL,
-    closed_at        timestamptz,
-    closed_reason    text,
-    overdue_told_at  timestamptz,
-    armed_at         timestamptz,
-    generation       integer     NOT NULL DEFAULT 0,
+    id                  uuid        PRIMARY KEY,
+    merchant            text        NOT NULL,
+    invoice             text        NOT NULL,
+    epoch               integer     NOT NULL,
+    customer            text        NOT NULL,
+    shard               smallint    NOT NULL,
+    campaign            text        NOT NULL,
+    campaign_version    text        NOT NULL,
+    opened_at           timestamptz NOT NULL,
+    opened_traceparent  text,
+    closed_at           timestamptz,
+    closed_reason       text,
+    closed_traceparent  text,
+    overdue_told_at     timestamptz,
+    overdue_traceparent text,
+    armed_at            timestamptz,
+    generation          integer     NOT NULL DEFAULT 0,
     UNIQUE (merchant, invoice, epoch),
     CHECK (closed_at IS NULL OR armed_at IS NULL)
 ) WITH (fillfactor = 80);
 
 COMMENT ON TABLE  scheduler.dunning_case IS 'One invoice in one epoch following one campaign version. Closing it cancels, for the reason given, every step that has no decision';
-COMMENT ON COLUMN scheduler.dunning_case.id               IS 'UUIDv5 of merchant, invoice and epoch';
-COMMENT ON COLUMN scheduler.dunning_case.merchant         IS 'Whose';
-COMMENT ON COLUMN scheduler.dunning_case.invoice          IS 'The processor''s id';
-COMMENT ON COLUMN scheduler.dunning_case.epoch            IS 'Of the invoice';
-COMMENT ON COLUMN scheduler.dunning_case.customer         IS 'The processor''s id of the customer';
-COMMENT ON COLUMN scheduler.dunning_case.shard            IS 'Of the customer, 0 to 63';
-COMMENT ON COLUMN scheduler.dunning_case.campaign         IS 'Campaign it follows';
-COMMENT ON COLUMN scheduler.dunning_case.campaign_version IS 'Version it began with and keeps';
-COMMENT ON COLUMN scheduler.dunning_case.opened_at        IS 'Business time';
-COMMENT ON COLUMN scheduler.dunning_case.closed_at        IS 'Business time';
-COMMENT ON COLUMN scheduler.dunning_case.closed_reason    IS 'paid, void, written_off or next_epoch';
-COMMENT ON COLUMN scheduler.dunning_case.overdue_told_at  IS 'When invoice-overdue was emitted; once per case';
-COMMENT ON COLUMN scheduler.dunning_case.armed_at         IS 'due_at of its timer, if it has one';
-COMMENT ON COLUMN scheduler.dunning_case.generation       IS 'Of its timer: a timer of another generation does nothing';
+COMMENT ON COLUMN scheduler.dunning_case.id                  IS 'UUIDv5 of merchant, invoice and epoch';
+COMMENT ON COLUMN scheduler.dunning_case.merchant            IS 'Whose';
+COMMENT ON COLUMN scheduler.dunning_case.invoice             IS 'The processor''s id';
+COMMENT ON COLUMN scheduler.dunning_case.epoch               IS 'Of the invoice';
+COMMENT ON COLUMN scheduler.dunning_case.customer            IS 'The processor''s id of the customer';
+COMMENT ON COLUMN scheduler.dunning_case.shard               IS 'Of the customer, 0 to 63';
+COMMENT ON COLUMN scheduler.dunning_case.campaign            IS 'Campaign it follows';
+COMMENT ON COLUMN scheduler.dunning_case.campaign_version    IS 'Version it began with and keeps';
+COMMENT ON COLUMN scheduler.dunning_case.opened_at           IS 'Business time';
+COMMENT ON COLUMN scheduler.dunning_case.opened_traceparent  IS 'Trace of the event that opened it';
+COMMENT ON COLUMN scheduler.dunning_case.closed_at           IS 'Business time at which the scheduler knew';
+COMMENT ON COLUMN scheduler.dunning_case.closed_reason       IS 'paid, void, written_off or next_epoch';
+COMMENT ON COLUMN scheduler.dunning_case.closed_traceparent  IS 'Trace of the event that closed it';
+COMMENT ON COLUMN scheduler.dunning_case.overdue_told_at     IS 'When invoice-overdue was emitted; once per case';
+COMMENT ON COLUMN scheduler.dunning_case.overdue_traceparent IS 'Trace of the timer that fired then';
+COMMENT ON COLUMN scheduler.dunning_case.armed_at            IS 'due_at of its timer, if it has one';
+COMMENT ON COLUMN scheduler.dunning_case.generation          IS 'Of its timer: a timer of another generation does nothing';
 
 CREATE INDEX dunning_case_customer ON scheduler.dunning_case (merchant, customer) WHERE closed_at IS NULL;
 

@@ -31,7 +31,6 @@ pub struct CaseState {
     pub currency: String,
     pub open_minor: i64,
     pub due_on: Option<Date>,
-    pub invoice_closed_at: Option<Timestamp>,
     pub disputed: bool,
     pub overdue_hint: bool,
     pub failed_attempts: i32,
@@ -50,12 +49,11 @@ pub fn case_id(merchant: &MerchantId, invoice: &InvoiceId, epoch: i32) -> Uuid {
 
 impl CaseState {
     /// Why the case has ended, if it has.
-    pub fn end(&self, now: Timestamp) -> Option<(Timestamp, String)> {
+    pub fn end(&self) -> Option<&'static str> {
         if self.epoch < self.invoice_epoch {
-            return Some((self.epoch_began_at.unwrap_or(now), "next_epoch".to_owned()));
+            return Some("next_epoch");
         }
-        (self.status != InvoiceStatus::Open)
-            .then(|| (self.invoice_closed_at.unwrap_or(now), self.status.as_str().to_owned()))
+        (self.status != InvoiceStatus::Open).then(|| self.status.as_str())
     }
 
     /// When the payer may be written to: the campaign's hours in the customer's zone, else in the merchant's.
@@ -66,7 +64,7 @@ impl CaseState {
 
     /// The campaign's plan for the case.
     pub fn plan(&self, campaign: &Campaign, hours: &ContactHours, now: Timestamp) -> Plan {
-        let standing = match (self.end(now), self.disputed) {
+        let standing = match (self.end(), self.disputed) {
             (Some(_), _) => Standing::Closed,
             (None, true) => Standing::Held,
             (None, false) => Standing::Open,
@@ -90,7 +88,7 @@ impl CaseState {
     /// When `invoice-overdue` has to be told: with the end of the due date in the merchant's zone, once per case. An
     /// invoice without a due date is overdue when its processor says so.
     pub fn overdue_at(&self, merchant_zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
-        if self.overdue_told_at.is_some() || self.end(now).is_some() {
+        if self.overdue_told_at.is_some() || self.end().is_some() {
             return None;
         }
         match self.due_on {
@@ -132,7 +130,6 @@ pub(crate) mod tests {
             currency: "EUR".to_owned(),
             open_minor: 100,
             due_on: Some("2026-06-01".parse().unwrap()),
-            invoice_closed_at: None,
             disputed: false,
             overdue_hint: false,
             failed_attempts: 0,
@@ -172,12 +169,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_case_ends_with_its_invoice_or_its_epoch() {
-        let now = "2026-05-01T00:00:00Z".parse().unwrap();
-        assert_eq!(state().end(now), None);
+        assert_eq!(state().end(), None);
         let void = CaseState { status: InvoiceStatus::Void, ..state() };
-        assert_eq!(void.end(now), Some((now, "void".to_owned())));
+        assert_eq!(void.end(), Some("void"));
         let past = CaseState { invoice_epoch: 2, ..state() };
-        assert_eq!(past.end(now), Some((now, "next_epoch".to_owned())));
+        assert_eq!(past.end(), Some("next_epoch"));
     }
 
     #[test]

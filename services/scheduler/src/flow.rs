@@ -20,7 +20,6 @@ use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use kernel::{ContactHours, MerchantId, Segment};
 use runtime::{Host, Merchant};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -89,7 +88,8 @@ impl Handler for Cases {
         if !news.invoices.is_empty() {
             // An older snapshot than the known one changes nothing from here on.
             let changed = store::upsert_invoices(work.tx(), &news.invoices.values().collect::<Vec<_>>()).await?;
-            self.open_cases(work, news.invoices.values().filter(|i| changed.contains(&key_of(i))), now).await?;
+            let owing = news.invoices.values().filter(|i| i.open_minor > 0 && changed.contains(&key_of(i)));
+            self.open_cases(work, owing, &news.traces, now).await?;
             cases = store::lock_cases_of_invoices(work.tx(), &changed).await?;
         }
         if !news.customers.is_empty() {
@@ -114,10 +114,10 @@ impl Cases {
         &'a self,
         work: &mut Work,
         invoices: impl Iterator<Item = &'a Invoice>,
+        traces: &'a Traces,
         now: Timestamp,
     ) -> Result<(), Failure> {
         let new: Vec<NewCase<'_>> = invoices
-            .filter(|i| i.open_minor > 0)
             .filter_map(|i| {
                 let (campaign, campaign_version) = self.0.assign(&i.merchant)?;
                 Some(NewCase {
@@ -129,6 +129,7 @@ impl Cases {
                     campaign,
                     campaign_version,
                     opened_at: now,
+                    opened_traceparent: traces.get(&key_of(i)).and_then(Option::as_deref),
                 })
             })
             .collect();
@@ -137,21 +138,21 @@ impl Cases {
 
     /// What news change about a case: whether it has ended, and when to look at it again.
     fn replan(&self, case: &CaseState, now: Timestamp, traceparent: Option<String>) -> Option<CaseChange> {
-        let closed = case.end(now);
+        let closed = case.end();
         let wake_at = if closed.is_some() {
             None
         } else {
             let planned = self.0.plan(case, now)?;
             case.wake_at(&planned.plan, &planned.merchant.zone, now)
         };
-        change(case, closed, case.overdue_told_at, wake_at, traceparent)
+        change(case, closed.map(|reason| (now, reason)), case.overdue_told_at, wake_at, traceparent)
     }
 }
 
 /// The change of a case, if there is any. A moved timer gets the next generation.
 fn change(
     case: &CaseState,
-    closed: Option<(Timestamp, String)>,
+    closed: Option<(Timestamp, &str)>,
     overdue_told_at: Option<Timestamp>,
     armed_at: Option<Timestamp>,
     traceparent: Option<String>,
@@ -159,7 +160,7 @@ fn change(
     // Closed again for the same reason is the same closing, whenever we notice.
     let closed = match (&case.closed, closed) {
         (Some(before), Some(now)) if before.1 == now.1 => Some(before.clone()),
-        (_, now) => now,
+        (_, now) => now.map(|(at, reason)| (at, reason.to_owned())),
     };
     let moved = armed_at != case.armed_at;
     if !moved && closed == case.closed && overdue_told_at == case.overdue_told_at {
@@ -177,11 +178,14 @@ fn change(
     })
 }
 
+/// The trace in which each invoice's latest news came.
+type Traces = HashMap<InvoiceKey, Option<String>>;
+
 /// The latest news of a batch, by what they are about.
 #[derive(Default)]
 struct News {
     invoices: BTreeMap<InvoiceKey, Invoice>,
-    traces: HashMap<InvoiceKey, Option<String>>,
+    traces: Traces,
     customers: BTreeMap<CustomerKey, Customer>,
     segments: BTreeMap<CustomerKey, (i64, Segment)>,
     opted_out: HashSet<CustomerKey>,
@@ -282,17 +286,14 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
         let Some(planned) = rules.plan(case, now) else {
             // Without its merchant or campaign nothing can be decided. The case rests until news wake it.
             tracing::warn!(case = %case.id, "merchant or campaign is not configured any more; the case rests");
-            round.changes.extend(change(case, case.closed.clone(), case.overdue_told_at, None, None));
+            round.changes.extend(change(case, None, case.overdue_told_at, None, None));
             continue;
         };
-        let told = round.tell_overdue(work, case, &planned.merchant.zone)?;
+        let armed_by = traces.get(&case.id).cloned().flatten();
+        let (told, trace) = round.look(work, case, &planned, armed_by)?;
         let after = CaseState { overdue_told_at: told, ..case.clone() };
-        round.note(work, case, &planned)?;
         let wake_at = [planned.plan.wake_at, after.overdue_at(&planned.merchant.zone, now)].into_iter().flatten().min();
-        let closed = case.end(now);
-        let wake_at = if closed.is_some() { None } else { wake_at };
-        let trace = traces.get(&case.id).cloned().flatten();
-        round.changes.extend(change(case, closed, told, wake_at, trace.clone()));
+        round.changes.extend(change(case, None, told, wake_at, trace.clone()));
         if planned.plan.send.is_some() {
             let key = ((case.merchant.clone(), case.customer.clone()), case.currency.clone());
             messages.entry(key).or_default().push(Line { case, planned, trace });
@@ -337,11 +338,31 @@ struct Round {
 }
 
 impl Round {
-    /// Emits `invoice-overdue` if it is time; returns when it was told.
-    fn tell_overdue(&self, work: &mut Work, case: &CaseState, zone: &TimeZone) -> Result<Option<Timestamp>, Failure> {
-        if case.overdue_at(zone, self.now).is_none_or(|at| at > self.now) {
-            return Ok(case.overdue_told_at);
+    /// What firing a case's timer means apart from messages: `invoice-overdue` if it is time, skipped and deferred steps.
+    /// Returns when overdue was told, and the trace that led here.
+    fn look(
+        &mut self,
+        work: &mut Work,
+        case: &CaseState,
+        planned: &Planned<'_>,
+        armed_by: Option<String>,
+    ) -> Result<(Option<Timestamp>, Option<String>), Failure> {
+        self.deferrals.extend(planned.plan.deferred.clone().map(|d| (case.id, d)));
+        let overdue = case.overdue_at(&planned.merchant.zone, self.now).is_some_and(|at| at <= self.now);
+        if !overdue && planned.plan.skip.is_empty() {
+            return Ok((case.overdue_told_at, armed_by));
         }
+        let span = fire_span("fire timer", case, self.now);
+        trace::link(&span, armed_by.as_deref());
+        let _inside = span.enter();
+        for (step, reason) in &planned.plan.skip {
+            self.decide(work, case, planned, step, Decision::aside(Outcome::Skipped, *reason))?;
+        }
+        let told = if overdue { Some(self.tell_overdue(work, case)?) } else { case.overdue_told_at };
+        Ok((told, trace::current().or(armed_by)))
+    }
+
+    fn tell_overdue(&self, work: &mut Work, case: &CaseState) -> Result<Timestamp, Failure> {
         let event = v1::InvoiceOverdue {
             merchant_id: case.merchant.to_string(),
             invoice_id: case.invoice.to_string(),
@@ -352,16 +373,7 @@ impl Round {
             open_minor: case.open_minor,
         };
         work.emit(self.now, &event)?;
-        Ok(Some(self.now))
-    }
-
-    /// Keeps what the plan decided without a message: skipped and deferred steps.
-    fn note(&mut self, work: &mut Work, case: &CaseState, planned: &Planned<'_>) -> Result<(), Failure> {
-        for (step, reason) in &planned.plan.skip {
-            self.decide(work, case, planned, step, Decision::aside(Outcome::Skipped, *reason))?;
-        }
-        self.deferrals.extend(planned.plan.deferred.clone().map(|d| (case.id, d)));
-        Ok(())
+        Ok(self.now)
     }
 
     /// One reminder for what is due of a customer in one currency. The furthest step speaks; of several equally far the
@@ -376,15 +388,7 @@ impl Round {
         lines.sort_by_key(|l| (l.case.due_on, l.case.invoice.clone()));
         let Some(speaker) = lines.iter().rev().max_by_key(|l| l.step().1) else { return Ok(()) };
         let speaker_case = speaker.case.id;
-        let span = tracing::info_span!(
-            parent: None,
-            "fire",
-            otel.name = %format!("fire reminder {}", speaker.step().0),
-            otel.kind = "internal",
-            reminder.scheduled_for = speaker.case.armed_at.map(tracing::field::display),
-            reminder.lateness_ms = speaker.case.armed_at.map(|at| self.now.duration_since(at).as_millis() as i64),
-            invoice.id = %speaker.case.invoice,
-        );
+        let span = fire_span(&format!("fire reminder {}", speaker.step().0), speaker.case, self.now);
         trace::link(&span, lines.iter().filter_map(|l| l.trace.as_deref()));
         let _inside = span.enter();
         let reminder_id = kernel::id::at(self.now);
@@ -465,6 +469,19 @@ impl Round {
         });
         Ok(())
     }
+}
+
+/// A timer that fires starts a trace of its own; links lead back to what armed it.
+fn fire_span(name: &str, case: &CaseState, now: Timestamp) -> tracing::Span {
+    tracing::info_span!(
+        parent: None,
+        "fire",
+        otel.name = name,
+        otel.kind = "internal",
+        reminder.scheduled_for = case.armed_at.map(tracing::field::display),
+        reminder.lateness_ms = case.armed_at.map(|at| now.duration_since(at).as_millis() as i64),
+        invoice.id = %case.invoice,
+    )
 }
 
 /// What is decided about a step.

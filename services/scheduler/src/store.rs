@@ -90,16 +90,16 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[&Invoice]) -> sq
     let rows: Vec<(String, String)> = sqlx::query_as(
         "INSERT INTO scheduler.invoice AS i
              (merchant, invoice, customer, version, epoch, epoch_began_at, status, currency, open_minor, due_on,
-              closed_at, disputed, overdue_hint, failed_attempts, last_failed_at)
+              disputed, overdue_hint, failed_attempts, last_failed_at)
          SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::timestamptz[],
-              $7::text[], $8::text[], $9::int8[], $10::date[], $11::timestamptz[], $12::bool[], $13::bool[],
-              $14::int4[], $15::timestamptz[])
+              $7::text[], $8::text[], $9::int8[], $10::date[], $11::bool[], $12::bool[], $13::int4[],
+              $14::timestamptz[])
          ON CONFLICT (merchant, invoice) DO UPDATE
          SET customer = EXCLUDED.customer, version = EXCLUDED.version, epoch = EXCLUDED.epoch,
              epoch_began_at = EXCLUDED.epoch_began_at, status = EXCLUDED.status, currency = EXCLUDED.currency,
-             open_minor = EXCLUDED.open_minor, due_on = EXCLUDED.due_on, closed_at = EXCLUDED.closed_at,
-             disputed = EXCLUDED.disputed, overdue_hint = EXCLUDED.overdue_hint,
-             failed_attempts = EXCLUDED.failed_attempts, last_failed_at = EXCLUDED.last_failed_at
+             open_minor = EXCLUDED.open_minor, due_on = EXCLUDED.due_on, disputed = EXCLUDED.disputed,
+             overdue_hint = EXCLUDED.overdue_hint, failed_attempts = EXCLUDED.failed_attempts,
+             last_failed_at = EXCLUDED.last_failed_at
          WHERE i.version < EXCLUDED.version
          RETURNING merchant, invoice",
     )
@@ -113,7 +113,6 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[&Invoice]) -> sq
     .bind(invoices.iter().map(|i| i.currency.code().to_owned()).bind_iter())
     .bind(invoices.iter().map(|i| i.open_minor).bind_iter())
     .bind(invoices.iter().map(|i| i.due_on.map(ToSqlx::to_sqlx)).bind_iter())
-    .bind(invoices.iter().map(|i| i.closed_at.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(invoices.iter().map(|i| i.disputed).bind_iter())
     .bind(invoices.iter().map(|i| i.overdue_hint).bind_iter())
     .bind(invoices.iter().map(|i| i.failed_attempts).bind_iter())
@@ -138,15 +137,16 @@ pub struct NewCase<'a> {
     pub campaign: &'a str,
     pub campaign_version: &'a str,
     pub opened_at: Timestamp,
+    pub opened_traceparent: Option<&'a str>,
 }
 
 /// Opens cases that are not there yet.
 pub async fn open_cases(tx: &mut PgConnection, cases: &[NewCase<'_>]) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO scheduler.dunning_case
-             (id, merchant, invoice, epoch, customer, shard, campaign, campaign_version, opened_at)
+             (id, merchant, invoice, epoch, customer, shard, campaign, campaign_version, opened_at, opened_traceparent)
          SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::text[], $6::int2[], $7::text[],
-                              $8::text[], $9::timestamptz[])
+                              $8::text[], $9::timestamptz[], $10::text[])
          ON CONFLICT DO NOTHING",
     )
     .bind(cases.iter().map(|c| c.id).bind_iter())
@@ -158,6 +158,7 @@ pub async fn open_cases(tx: &mut PgConnection, cases: &[NewCase<'_>]) -> sqlx::R
     .bind(cases.iter().map(|c| c.campaign).bind_iter())
     .bind(cases.iter().map(|c| c.campaign_version).bind_iter())
     .bind(cases.iter().map(|c| c.opened_at.to_sqlx()).bind_iter())
+    .bind(cases.iter().map(|c| c.opened_traceparent).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -185,7 +186,6 @@ struct CaseRow {
     currency: String,
     open_minor: i64,
     due_on: Option<jiff_sqlx::Date>,
-    invoice_closed_at: Option<jiff_sqlx::Timestamp>,
     disputed: bool,
     overdue_hint: bool,
     failed_attempts: i32,
@@ -200,8 +200,7 @@ const CASE_STATE: &str = "
     SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version,
            c.overdue_told_at, c.armed_at, c.generation, c.closed_at, c.closed_reason,
            i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at, i.status, i.currency,
-           i.open_minor, i.due_on, i.closed_at AS invoice_closed_at, i.disputed, i.overdue_hint, i.failed_attempts,
-           i.last_failed_at,
+           i.open_minor, i.due_on, i.disputed, i.overdue_hint, i.failed_attempts, i.last_failed_at,
            coalesce(u.time_zone, '') AS customer_zone, coalesce(u.segment, 'new') AS segment,
            coalesce(u.deleted OR u.opted_out, false) AS silent, u.reminded_on
     FROM scheduler.dunning_case AS c
@@ -292,7 +291,6 @@ impl CaseRow {
             currency: self.currency,
             open_minor: self.open_minor,
             due_on: self.due_on.map(|d| d.to_jiff()),
-            invoice_closed_at: self.invoice_closed_at.map(|t| t.to_jiff()),
             disputed: self.disputed,
             overdue_hint: self.overdue_hint,
             failed_attempts: self.failed_attempts,
@@ -338,9 +336,14 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
     sqlx::query(
         "UPDATE scheduler.dunning_case AS c
          SET closed_at = n.closed_at, closed_reason = n.closed_reason, overdue_told_at = n.overdue_told_at,
+             closed_traceparent = CASE WHEN c.closed_at IS DISTINCT FROM n.closed_at
+                                       THEN n.traceparent ELSE c.closed_traceparent END,
+             overdue_traceparent = CASE WHEN c.overdue_told_at IS DISTINCT FROM n.overdue_told_at
+                                        THEN n.traceparent ELSE c.overdue_traceparent END,
              armed_at = n.armed_at, generation = n.generation
-         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int4[])
-              AS n (id, closed_at, closed_reason, overdue_told_at, armed_at, generation)
+         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int4[],
+                     $7::text[])
+              AS n (id, closed_at, closed_reason, overdue_told_at, armed_at, generation, traceparent)
          WHERE c.id = n.id",
     )
     .bind(changes.iter().map(|c| c.id).bind_iter())
@@ -349,6 +352,7 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
     .bind(changes.iter().map(|c| c.overdue_told_at.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(changes.iter().map(|c| c.armed_at.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(changes.iter().map(|c| c.generation).bind_iter())
+    .bind(changes.iter().map(|c| c.traceparent.as_ref()).bind_iter())
     .execute(&mut *tx)
     .await?;
 
@@ -609,9 +613,9 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
     let rows: Vec<Row> = sqlx::query_as(
         "WITH mine AS (SELECT * FROM scheduler.dunning_case WHERE merchant = $1 AND invoice = $2)
          SELECT opened_at, 'opened case of epoch ' || epoch, 'campaign ' || campaign || '@' || campaign_version,
-                id, NULL FROM mine
+                id, opened_traceparent FROM mine
          UNION ALL
-         SELECT overdue_told_at, 'told that the invoice is overdue', '', id, NULL
+         SELECT overdue_told_at, 'told that the invoice is overdue', '', id, overdue_traceparent
          FROM mine WHERE overdue_told_at IS NOT NULL
          UNION ALL
          SELECT d.decided_at,
@@ -624,11 +628,11 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          FROM scheduler.decision AS d JOIN mine ON mine.id = d.case_id WHERE d.settled_at IS NOT NULL
          UNION ALL
          SELECT f.deferred_at, 'deferred ' || array_to_string(f.steps, ', '),
-                f.reason || ' until ' || to_char(f.until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), f.case_id, NULL
+                f.reason || ' until ' || to_char(f.until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC'), f.case_id, NULL
          FROM scheduler.deferral AS f JOIN mine ON mine.id = f.case_id
          UNION ALL
-         SELECT closed_at, 'closed case of epoch ' || epoch, closed_reason || ': cancels every step not decided', id, NULL
-         FROM mine WHERE closed_at IS NOT NULL
+         SELECT closed_at, 'closed case of epoch ' || epoch, closed_reason || ': cancels every step not decided', id,
+                closed_traceparent FROM mine WHERE closed_at IS NOT NULL
          UNION ALL
          SELECT armed_at, 'will look at the case again', '', id, NULL FROM mine WHERE armed_at IS NOT NULL
          ORDER BY 1",

@@ -1,0 +1,107 @@
+//! The command line.
+
+use crate::{commands, dev};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Payment reminders that arrive at the right time and stop when the payment arrives.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Settings file [default: $DUNLIN_CONFIG, ./dunlin.yaml, or the running `dunlin dev`].
+    #[arg(long, short, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  dunlin dev                             an empty system on this machine, ready for use
+  dunlin dev --demo                      the same with 90 days in two minutes
+  dunlin explain acme/in_123             why an invoice was reminded, or was not
+  dunlin import ledger.csv --merchant acme --currency EUR --dry-run
+  dunlin dead-letters list               what needs an operator
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 64 faults in the configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one service, as in production.
+    Run(commands::run::Arguments),
+    /// Run everything on this machine: servers, services, a mail catcher. Not for production.
+    Dev(dev::Arguments),
+    /// Create or update schemas, roles, streams and durables.
+    Migrate,
+    /// Check the settings and all files of the configuration directory.
+    Check,
+    /// Say what this machine is missing, and how to get it.
+    Doctor,
+    /// Bring invoices (and payments already known) in from CSV.
+    Import(commands::import::Arguments),
+    /// Tell the story of an invoice: events, decisions with reasons, reminders, outcomes.
+    Explain(commands::explain::Arguments),
+    /// Events that a service gave up.
+    #[command(subcommand)]
+    DeadLetters(commands::dead_letters::Command),
+    /// Messages from outside that make no sense.
+    #[command(subcommand)]
+    Quarantine(commands::quarantine::Command),
+    /// Reminders on their way, and what payers saw.
+    #[command(subcommand)]
+    Deliveries(commands::deliveries::Command),
+    /// Publish a window of a service's outbox again.
+    Replay(commands::replay::Arguments),
+    /// Ask a running service for its health; for containers without a shell.
+    Healthcheck(commands::healthcheck::Arguments),
+    /// Print the OpenAPI document of the tracker.
+    Openapi,
+    /// Write what is generated from the code: event map, nats.conf, JSON Schemas.
+    #[command(hide = true)]
+    Generate(commands::generate::Arguments),
+}
+
+/// Output of lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Options of all lists.
+#[derive(Debug, Clone, Args)]
+pub struct ListOptions {
+    /// How to print.
+    #[arg(long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    pub limit: i64,
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.config;
+        match self.command {
+            Command::Run(arguments) => commands::run::run(config, arguments).await?,
+            Command::Dev(arguments) => return dev::run(config, arguments).await,
+            Command::Migrate => commands::run::migrate(config).await?,
+            Command::Check => commands::run::check(config)?,
+            Command::Doctor => return Ok(commands::doctor::run()),
+            Command::Import(arguments) => return commands::import::run(config, arguments).await,
+            Command::Explain(arguments) => commands::explain::run(config, arguments).await?,
+            Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
+            Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
+            Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
+            Command::Replay(arguments) => commands::replay::run(config, arguments).await?,
+            Command::Healthcheck(arguments) => commands::healthcheck::run(arguments).await?,
+            Command::Openapi => println!("{}", serde_json::to_string_pretty(&tracker::api::openapi())?),
+            Command::Generate(arguments) => return commands::generate::run(arguments),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

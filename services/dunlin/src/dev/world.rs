@@ -1,0 +1,381 @@
+//! A simulated world: payers with habits, and a payment processor that tells Stripe-shaped stories about them.
+//!
+//! Everything is decided by hashes of names, so that every run lives through the same world. The payers are simulated:
+//! their habits are made up to exercise dunlin, not measured on anybody.
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+use runtime::Merchant;
+use serde_json::{Value, json};
+
+/// How somebody pays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// Pays before the due date by itself.
+    Prompt,
+    /// Forgets, and pays when reminded.
+    Forgetful,
+    /// Pays a week late whatever we say.
+    Slow,
+    /// Pays half when reminded, and the rest a week later.
+    Tight,
+    /// Has a card that fails; pays when told so.
+    Card,
+    /// Does not pay.
+    Never,
+}
+
+/// A customer of a merchant.
+#[derive(Debug, Clone)]
+pub(super) struct Payer {
+    /// The processor's id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub email: String,
+    /// Index of the merchant.
+    pub merchant: usize,
+    /// How it pays.
+    pub habit: Habit,
+    /// Own time zone, if the processor knows it.
+    pub time_zone: Option<&'static str>,
+}
+
+/// An invoice, as the processor sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Bill {
+    /// The processor's id.
+    pub id: String,
+    /// The number printed on it.
+    pub number: String,
+    /// Index of the payer.
+    pub payer: usize,
+    /// In minor units.
+    pub total_minor: i64,
+    /// In minor units.
+    pub paid_minor: i64,
+    /// ISO 4217, in small letters as Stripe writes it.
+    pub currency: &'static str,
+    /// When it is issued.
+    pub issued_at: Timestamp,
+    /// When it has to be paid; cards are charged by the processor.
+    pub due_on: Option<Date>,
+    /// `draft`, `open`, `paid`, `void`.
+    pub status: &'static str,
+    /// Failed charges.
+    pub attempts: i32,
+    /// When it was paid in full.
+    pub paid_at: Option<Timestamp>,
+}
+
+/// Something that happens in the world.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Deed {
+    /// A payer appears.
+    Arrive(usize),
+    /// An invoice is issued.
+    Issue(usize),
+    /// A payer pays an amount, or what is left.
+    Pay(usize, Option<i64>),
+    /// The processor fails to charge a card.
+    Fail(usize),
+    /// The merchant takes an invoice back.
+    Void(usize),
+    /// A payer contests a charge.
+    Dispute(usize),
+    /// The bank decides for the payer.
+    LoseDispute(usize),
+}
+
+/// The world.
+pub(super) struct World {
+    /// Who is there.
+    pub merchants: Vec<Merchant>,
+    /// All customers.
+    pub payers: Vec<Payer>,
+    /// All invoices.
+    pub bills: Vec<Bill>,
+    events: u64,
+}
+
+const FIRST: [&str; 20] = [
+    "Ada", "Ben", "Chloé", "Deniz", "Elif", "Femi", "Greta", "Hugo", "Ines", "Jonas", "Kofi", "Lena", "Mats", "Noor",
+    "Olga", "Paul", "Quentin", "Rosa", "Sven", "Tara",
+];
+const LAST: [&str; 20] = [
+    "Almeida",
+    "Brandt",
+    "Costa",
+    "Dubois",
+    "Eriksen",
+    "Fischer",
+    "García",
+    "Haas",
+    "Ivanova",
+    "Jansen",
+    "Kowalski",
+    "Lindqvist",
+    "Moretti",
+    "Nowak",
+    "Okafor",
+    "Petrov",
+    "Quist",
+    "Rossi",
+    "Schmidt",
+    "Tanaka",
+];
+
+/// A number between 0 and 1 that depends on the names only.
+pub(super) fn chance(of: &str, what: &str) -> f64 {
+    (kernel::id::stable_hash(&["world", of, what]) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn between(of: &str, what: &str, from: f64, to: f64) -> f64 {
+    from + (to - from) * chance(of, what)
+}
+
+fn days(days: f64) -> SignedDuration {
+    SignedDuration::try_from_secs_f64(days * 86_400.0).unwrap_or_default()
+}
+
+impl World {
+    /// Merchants with customers and invoices over `span` days from `start`.
+    pub(super) fn new(
+        merchants: Vec<Merchant>,
+        customers: usize,
+        invoices: usize,
+        start: Timestamp,
+        span: f64,
+    ) -> Self {
+        let mut world = Self { merchants, payers: Vec::new(), bills: Vec::new(), events: 0 };
+        for n in 0..customers {
+            let payer = world.payer(n);
+            world.payers.push(payer);
+        }
+        // Each customer is billed again and again; the last time early enough for the story to end.
+        let spacing = (span - 24.0) / invoices.div_ceil(customers) as f64;
+        for n in 0..invoices {
+            let bill = world.bill(n, customers, start, spacing);
+            world.bills.push(bill);
+        }
+        world
+    }
+
+    fn payer(&self, n: usize) -> Payer {
+        let merchant = n % self.merchants.len().max(1);
+        let id = format!("cus_{}_{n:04}", self.merchant_id(merchant));
+        let pick = |list: &[&'static str], what| {
+            let index = (chance(&id, what) * list.len() as f64) as usize;
+            list.get(index).copied().unwrap_or_default()
+        };
+        let (first, last) = (pick(&FIRST, "first"), pick(&LAST, "last"));
+        let habit = match chance(&id, "habit") {
+            x if x < 0.55 => Habit::Prompt,
+            x if x < 0.75 => Habit::Forgetful,
+            x if x < 0.85 => Habit::Slow,
+            x if x < 0.92 => Habit::Tight,
+            x if x < 0.97 => Habit::Card,
+            _ => Habit::Never,
+        };
+        let zones = [None, None, None, Some("Europe/Lisbon"), Some("Asia/Tokyo"), Some("America/Denver")];
+        let time_zone = zones.get((chance(&id, "zone") * zones.len() as f64) as usize).copied().flatten();
+        Payer { name: format!("{first} {last}"), email: format!("{id}@payers.example"), merchant, habit, time_zone, id }
+    }
+
+    fn bill(&self, n: usize, customers: usize, start: Timestamp, spacing: f64) -> Bill {
+        let payer = n % customers;
+        let merchant = self.payers.get(payer).map_or(0, |p| p.merchant);
+        let slug = self.merchant_id(merchant);
+        let id = format!("in_{slug}_{n:05}");
+        let round = (n / customers) as f64 + between(&id, "round", 0.1, 0.9);
+        let issued_at = start.saturating_add(days(round * spacing)).unwrap_or(start);
+        let term = if chance(&id, "term") < 0.7 { 14 } else { 7 };
+        let zone = self.merchants.get(merchant).map_or(jiff::tz::TimeZone::UTC, |m| m.zone.clone());
+        let due_on = zone.to_datetime(issued_at).date().checked_add(term.days()).ok();
+        let card = self.payers.get(payer).is_some_and(|p| p.habit == Habit::Card);
+        Bill {
+            number: format!("{}-{n:05}", slug.to_uppercase()),
+            payer,
+            total_minor: (between(&id, "amount", 20.0, 1_800.0) * 100.0) as i64,
+            paid_minor: 0,
+            currency: if merchant == 0 { "eur" } else { "usd" },
+            issued_at,
+            due_on: due_on.filter(|_| !card),
+            status: "draft",
+            attempts: 0,
+            paid_at: None,
+            id,
+        }
+    }
+
+    fn merchant_id(&self, merchant: usize) -> &str {
+        self.merchants.get(merchant).map_or("", |m| m.id.as_str())
+    }
+
+    /// The merchant of an invoice.
+    pub(super) fn merchant_of(&self, bill: usize) -> usize {
+        self.bills.get(bill).and_then(|b| self.payers.get(b.payer)).map_or(0, |p| p.merchant)
+    }
+
+    /// What happens without anybody reminding anybody, in no particular order.
+    pub(super) fn course(&self, start: Timestamp) -> Vec<(Timestamp, Deed)> {
+        let mut deeds: Vec<_> = (0..self.payers.len()).map(|n| (start, Deed::Arrive(n))).collect();
+        for (n, bill) in self.bills.iter().enumerate() {
+            let id = bill.id.as_str();
+            deeds.push((bill.issued_at, Deed::Issue(n)));
+            let later = |d: f64| bill.issued_at.saturating_add(days(d)).unwrap_or(bill.issued_at);
+            let Some(payer) = self.payers.get(bill.payer) else { continue };
+            let term = if chance(id, "term") < 0.7 { 14.0 } else { 7.0 };
+            if chance(id, "void") < 0.01 {
+                deeds.push((later(term * 0.6), Deed::Void(n)));
+                continue;
+            }
+            match payer.habit {
+                Habit::Prompt => deeds.push((later(between(id, "pay", 0.5, term - 0.5)), Deed::Pay(n, None))),
+                Habit::Slow => deeds.push((later(term + between(id, "pay", 2.0, 12.0)), Deed::Pay(n, None))),
+                Habit::Forgetful if chance(id, "remembers") < 0.5 => {
+                    deeds.push((later(term + between(id, "pay", -4.0, 9.0)), Deed::Pay(n, None)));
+                }
+                Habit::Card => deeds.extend([0.1, 3.1, 5.1].map(|d| (later(d), Deed::Fail(n)))),
+                Habit::Forgetful | Habit::Tight | Habit::Never => {}
+            }
+        }
+        deeds
+    }
+
+    /// What a payer does upon a reminder about an invoice at a moment.
+    pub(super) fn answer(&self, bill: usize, reminder: &str, now: Timestamp) -> Vec<(Timestamp, Deed)> {
+        let Some((b, payer)) = self.bills.get(bill).and_then(|b| Some((b, self.payers.get(b.payer)?))) else {
+            return Vec::new();
+        };
+        if b.status != "open" {
+            return Vec::new();
+        }
+        let soon = |what, from, to| now.saturating_add(days(between(reminder, what, from, to))).unwrap_or(now);
+        let willing = chance(reminder, &b.id);
+        match payer.habit {
+            Habit::Forgetful | Habit::Card if willing < 0.65 => vec![(soon("pay", 0.05, 1.5), Deed::Pay(bill, None))],
+            Habit::Tight if willing < 0.7 => {
+                let half = b.total_minor / 2;
+                let first = if b.paid_minor == 0 { Some(half) } else { None };
+                vec![(soon("pay", 0.1, 2.0), Deed::Pay(bill, first))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Carries a deed out and tells the processor's webhooks about it. Nothing, if it makes no sense any more. Deeds that
+    /// follow by themselves come along.
+    pub(super) fn perform(&mut self, deed: &Deed, now: Timestamp) -> (Vec<Value>, Vec<(Timestamp, Deed)>) {
+        let mut follow = Vec::new();
+        let told = match *deed {
+            Deed::Arrive(payer) => self.told("customer.created", now, self.customer_object(payer)),
+            Deed::Issue(bill) => {
+                let draft = self.told_bill("invoice.created", now, bill);
+                self.change(bill, |b| b.status = "open");
+                [draft, self.told_bill("invoice.finalized", now, bill)].concat()
+            }
+            Deed::Pay(bill, amount) => self.pay(bill, amount, now, &mut follow),
+            Deed::Fail(bill) if self.is_open(bill) => {
+                self.change(bill, |b| b.attempts += 1);
+                self.told_bill("invoice.payment_failed", now, bill)
+            }
+            Deed::Void(bill) if self.is_open(bill) => {
+                self.change(bill, |b| b.status = "void");
+                self.told_bill("invoice.voided", now, bill)
+            }
+            Deed::Dispute(bill) => {
+                let later = now.saturating_add(days(6.0)).unwrap_or(now);
+                follow.push((later, Deed::LoseDispute(bill)));
+                self.told("charge.dispute.created", now, self.dispute_object(bill, "needs_response"))
+            }
+            Deed::LoseDispute(bill) => self.told("charge.dispute.closed", now, self.dispute_object(bill, "lost")),
+            Deed::Fail(_) | Deed::Void(_) => Vec::new(),
+        };
+        (told, follow)
+    }
+
+    fn pay(
+        &mut self,
+        bill: usize,
+        amount: Option<i64>,
+        now: Timestamp,
+        follow: &mut Vec<(Timestamp, Deed)>,
+    ) -> Vec<Value> {
+        if !self.is_open(bill) {
+            return Vec::new();
+        }
+        self.change(bill, |b| {
+            b.paid_minor += amount.unwrap_or(b.total_minor).min(b.total_minor - b.paid_minor);
+            if b.paid_minor == b.total_minor {
+                (b.status, b.paid_at) = ("paid", Some(now));
+            }
+        });
+        if self.is_open(bill) {
+            follow.push((now.saturating_add(days(7.0)).unwrap_or(now), Deed::Pay(bill, None)));
+            return self.told_bill("invoice.updated", now, bill);
+        }
+        if self.bills.get(bill).is_some_and(|b| chance(&b.id, "dispute") < 0.008) {
+            follow.push((now.saturating_add(days(3.0)).unwrap_or(now), Deed::Dispute(bill)));
+        }
+        // Processors say it twice.
+        [self.told_bill("invoice.paid", now, bill), self.told_bill("invoice.payment_succeeded", now, bill)].concat()
+    }
+
+    fn is_open(&self, bill: usize) -> bool {
+        self.bills.get(bill).is_some_and(|b| b.status == "open")
+    }
+
+    fn change(&mut self, bill: usize, change: impl FnOnce(&mut Bill)) {
+        if let Some(bill) = self.bills.get_mut(bill) {
+            change(bill);
+        }
+    }
+
+    fn told_bill(&mut self, kind: &str, now: Timestamp, bill: usize) -> Vec<Value> {
+        let object = self.invoice_object(bill);
+        self.told(kind, now, object)
+    }
+
+    fn told(&mut self, kind: &str, now: Timestamp, object: Value) -> Vec<Value> {
+        self.events += 1;
+        let id = format!("evt_{:08}", self.events);
+        vec![json!({"id": id, "object": "event", "type": kind, "created": now.as_second(), "data": {"object": object}})]
+    }
+
+    fn invoice_object(&self, bill: usize) -> Value {
+        let Some((b, payer)) = self.bills.get(bill).and_then(|b| Some((b, self.payers.get(b.payer)?))) else {
+            return Value::Null;
+        };
+        let zone = self.merchants.get(payer.merchant).map_or(jiff::tz::TimeZone::UTC, |m| m.zone.clone());
+        let due_date =
+            b.due_on.and_then(|due| due.at(12, 0, 0, 0).to_zoned(zone).ok()).map(|z| z.timestamp().as_second());
+        json!({
+            "id": b.id, "object": "invoice", "number": b.number, "customer": payer.id,
+            "customer_name": payer.name, "customer_email": payer.email,
+            "currency": b.currency, "amount_due": b.total_minor, "amount_paid": b.paid_minor,
+            "amount_remaining": b.total_minor - b.paid_minor, "created": b.issued_at.as_second(), "due_date": due_date,
+            "collection_method": if b.due_on.is_some() { "send_invoice" } else { "charge_automatically" },
+            "status": b.status, "attempt_count": b.attempts, "charge": format!("ch_{}", b.id),
+            "hosted_invoice_url": format!("https://pay.example.com/{}", b.id),
+            "status_transitions": {"finalized_at": b.issued_at.as_second(), "paid_at": b.paid_at.map(|at| at.as_second())},
+        })
+    }
+
+    fn customer_object(&self, payer: usize) -> Value {
+        self.payers.get(payer).map_or(Value::Null, |p| {
+            let metadata = p.time_zone.map_or_else(|| json!({}), |zone| json!({"time_zone": zone}));
+            json!({"id": p.id, "object": "customer", "name": p.name, "email": p.email, "metadata": metadata})
+        })
+    }
+
+    fn dispute_object(&self, bill: usize, status: &str) -> Value {
+        self.bills.get(bill).map_or(Value::Null, |b| {
+            json!({
+                "id": format!("dp_{}", b.id), "object": "dispute", "charge": format!("ch_{}", b.id),
+                "amount": b.total_minor, "currency": b.currency, "status": status,
+            })
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! The settings file: the sections that services share, and one of each service.
+
+use kernel::{SharedClock, SystemClock, TimeLapse};
+use notifier::render::Templates;
+use runtime::Merchants;
+use runtime::config::{At, Document, Fault, Faults, Validate};
+use runtime::settings::{CommonSettings, LinkSettings, NatsSettings, PostgresSettings, TelemetrySettings};
+use scheduler::config::Campaigns;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// dunlin's settings.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Directory with `merchants/`, `campaigns/` and, if you have your own, `templates/`; relative to this file.
+    pub config_dir: PathBuf,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub admin_listen: SocketAddr,
+    /// Postgres.
+    pub postgres: PostgresSettings,
+    /// NATS.
+    pub nats: NatsSettings,
+    /// Links in messages.
+    pub links: LinkSettings,
+    /// Logs, traces and metrics.
+    #[serde(default)]
+    pub telemetry: TelemetrySettings,
+    /// For demos and soak tests only: business time that runs faster than the machine's.
+    pub time_lapse: Option<TimeLapse>,
+    /// Takes what processors say.
+    pub ingest: ingest::Config,
+    /// Decides when a reminder is due.
+    #[serde(default)]
+    pub scheduler: scheduler::Config,
+    /// Knows how each customer pays.
+    #[serde(default)]
+    pub segmenter: segmenter::Config,
+    /// Sends.
+    pub notifier: notifier::Config,
+    /// Shows what worked.
+    pub tracker: tracker::Config,
+}
+
+impl Validate for Settings {
+    fn validate(&self, at: &mut At<'_>) {
+        self.postgres.validate(&mut at.below("postgres"));
+        self.nats.validate(&mut at.below("nats"));
+        self.links.validate(&mut at.below("links"));
+        self.telemetry.validate(&mut at.below("telemetry"));
+        self.ingest.validate(&mut at.below("ingest"));
+        self.scheduler.validate(&mut at.below("scheduler"));
+        self.segmenter.validate(&mut at.below("segmenter"));
+        self.notifier.validate(&mut at.below("notifier"));
+        self.tracker.validate(&mut at.below("tracker"));
+    }
+}
+
+impl Settings {
+    /// What services share.
+    pub fn common(&self) -> CommonSettings {
+        CommonSettings { postgres: self.postgres.clone(), nats: self.nats.clone(), links: self.links.clone() }
+    }
+
+    /// The clock of business time.
+    pub fn clock(&self) -> SharedClock {
+        match self.time_lapse {
+            Some(lapse) => Arc::new(lapse),
+            None => Arc::new(SystemClock),
+        }
+    }
+
+    /// The user that may create roles and schemas.
+    pub fn admin_url(&self) -> &str {
+        self.postgres.admin_url.as_ref().unwrap_or(&self.postgres.url).reveal()
+    }
+}
+
+/// Settings with everything they lead to.
+pub struct Configuration {
+    /// The file.
+    pub settings: Settings,
+    /// Merchants.
+    pub merchants: Arc<Merchants>,
+    /// Campaigns in force.
+    pub campaigns: Campaigns,
+}
+
+impl Configuration {
+    /// Reads the settings file and the configuration directory. On faults reports all of all files at once.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let document = Document::read(path).map_err(|fault| Faults(vec![fault]))?;
+        let settings: Option<Settings> = document.override_from::<Settings>(std::env::vars()).check(&mut faults);
+        let Some(mut settings) = settings else { return Err(faults) };
+        let base = path.parent().unwrap_or(Path::new("."));
+        settings.config_dir = base.join(&settings.config_dir);
+        let merchants = Merchants::read(&settings.config_dir, &mut faults);
+        let campaigns = scheduler::config::read_campaigns(&settings.config_dir, &mut faults);
+        check_references(&settings, &merchants, &campaigns, &mut faults);
+        if let Err(error) = Templates::load(&settings.config_dir.join("templates")) {
+            faults.0.push(fault(&settings.config_dir.join("templates"), "", error));
+        }
+        faults.into_result(Some(Self { settings, merchants: Arc::new(merchants), campaigns }))
+    }
+
+    /// The compiled templates.
+    pub fn templates(&self) -> anyhow::Result<Templates> {
+        Templates::load(&self.settings.config_dir.join("templates"))
+    }
+}
+
+/// Names that must lead somewhere.
+fn check_references(settings: &Settings, merchants: &Merchants, campaigns: &Campaigns, faults: &mut Faults) {
+    for merchant in merchants.iter() {
+        let campaign = &merchant.file.campaign;
+        if !campaigns.contains_key(campaign) {
+            let file = settings.config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
+            faults.0.push(fault(&file, "campaign", format!("there is no campaigns/{campaign}.yaml")));
+        }
+    }
+    if merchants.iter().next().is_none() && faults.0.is_empty() {
+        faults.0.push(fault(&settings.config_dir.join("merchants"), "", "there is no merchant: add a YAML file"));
+    }
+}
+
+fn fault(file: &Path, path: &str, reason: impl std::fmt::Display) -> Fault {
+    Fault { file: file.display().to_string(), line: None, path: path.to_owned(), reason: reason.to_string() }
+}
