@@ -3,14 +3,18 @@
 //! - [`servers`]: PostgreSQL and nats-server as child processes that cannot outlive their parent.
 //! - [`database`]: one database per test, cloned from a migrated template.
 //! - [`smtp`]: a mail server that keeps what it accepts and can be told to misbehave in every phase.
+//! - [`stripe`]: a payment processor that posts signed webhooks.
+//! - [`audit`]: what arrived compared with what was paid.
 //! - [`otlp`]: a collector that keeps what it receives.
 //! - [`system`]: both together with the streams, and what a service is given.
 //! - [`wait`]: conditions with a deadline instead of sleeps.
 
+pub mod audit;
 pub mod database;
 pub mod otlp;
 pub mod servers;
 pub mod smtp;
+pub mod stripe;
 pub mod system;
 pub mod wait;
 
@@ -28,21 +32,4 @@ pub fn shared(path: &str) -> Option<std::path::PathBuf> {
     }
     eprintln!("\n*** SKIPPED: {} is not there, so this test has checked nothing ***\n", found.display());
     None
-}
-
-/// A `Stripe-Signature` header for a body, signed now.
-pub fn sign_stripe(secret: &str, body: &[u8]) -> String {
-    sign_stripe_at(secret, body, kernel::Clock::now(&kernel::SystemClock))
-}
-
-/// The same, signed at a moment.
-#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-pub fn sign_stripe_at(secret: &str, body: &[u8], at: jiff::Timestamp) -> String {
-    use hmac::{KeyInit, Mac};
-    let seconds = at.as_second();
-    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
-    mac.update(seconds.to_string().as_bytes());
-    mac.update(b".");
-    mac.update(body);
-    format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes()))
 }

@@ -4,6 +4,7 @@
 
 use jiff::Timestamp;
 use kernel::{Clock, SystemClock};
+use mail_parser::MessageParser;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,6 +46,34 @@ impl Mail {
         };
         unfolded.split("\r\n").filter_map(mine).collect()
     }
+
+    /// Which invoices of dunlin's it is about.
+    pub fn lines(&self) -> Vec<Line> {
+        let header = self.headers("Dunlin-Steps").join(", ");
+        let line = |part: &str| {
+            let mut fields = part.trim().split('/').map(str::to_owned);
+            Some(Line { invoice: fields.next()?, epoch: fields.next()?, step: fields.next()? })
+        };
+        header.split(',').filter_map(line).collect()
+    }
+
+    /// Its pay links, one per invoice.
+    pub fn pay_links(&self) -> Vec<String> {
+        let message = MessageParser::default().parse(&self.data);
+        let text = message.as_ref().and_then(|m| m.body_text(0)).unwrap_or_default();
+        text.lines().filter_map(|line| line.strip_prefix("Pay here: ")).map(|url| url.trim().to_owned()).collect()
+    }
+}
+
+/// An invoice that a reminder is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Line {
+    /// The processor's id.
+    pub invoice: String,
+    /// Its epoch.
+    pub epoch: String,
+    /// The campaign's step.
+    pub step: String,
 }
 
 /// Where a session stands.

@@ -12,7 +12,7 @@ use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};
 use runtime::settings::{CommonSettings, LinkSettings};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The signing secret of every merchant in tests.
@@ -52,6 +52,11 @@ impl TestSystem {
         let system = Self { database, nats, common, migrations: services.to_vec(), directory };
         system.declare_streams().await?;
         Ok(system)
+    }
+
+    /// A directory for this test's files; it goes when this is dropped.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Creates streams and durables, as the migrate job does.

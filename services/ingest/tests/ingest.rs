@@ -14,7 +14,7 @@ use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::system::{API_KEY, STRIPE_SECRET, merchant};
-use testkit::{TestSystem, sign_stripe, sign_stripe_at, wait};
+use testkit::{TestSystem, stripe, wait};
 use tokio_util::sync::CancellationToken;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -47,7 +47,7 @@ impl Rig {
     }
 
     async fn post(&self, body: &str) -> reqwest::Response {
-        self.post_signed(body, &sign_stripe(STRIPE_SECRET, body.as_bytes())).await
+        self.post_signed(body, &stripe::sign(STRIPE_SECRET, body.as_bytes())).await
     }
 
     async fn post_signed(&self, body: &str, signature: &str) -> reqwest::Response {
@@ -174,8 +174,12 @@ async fn what_cannot_be_stripes_is_refused_with_a_problem() {
     let body = event("evt_1", "invoice.finalized", 0, invoice_object("open", 1_000)).to_string();
     let hour_ago = Timestamp::from_second(kernel::Clock::now(&SystemClock).as_second() - 3_600).unwrap();
     let refused = [
-        (rig.post_signed(&body, &sign_stripe("whsec_of_somebody_else", body.as_bytes())).await, 401, "bad-signature"),
-        (rig.post_signed(&body, &sign_stripe_at(STRIPE_SECRET, body.as_bytes(), hour_ago)).await, 401, "bad-signature"),
+        (rig.post_signed(&body, &stripe::sign("whsec_of_somebody_else", body.as_bytes())).await, 401, "bad-signature"),
+        (
+            rig.post_signed(&body, &stripe::sign_at(STRIPE_SECRET, body.as_bytes(), hour_ago)).await,
+            401,
+            "bad-signature",
+        ),
         (rig.post_signed(&body, "").await, 401, "bad-signature"),
         (rig.post("no json").await, 400, "not-json"),
         (rig.post(&" ".repeat((1 << 20) + 1)).await, 413, "body-too-large"),

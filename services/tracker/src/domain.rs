@@ -85,6 +85,8 @@ pub struct Stats {
     pub merged_steps: i64,
     /// Steps of the period whose conditions did not hold.
     pub skipped_steps: i64,
+    /// Reminders of the period that were held back because the payment came just before.
+    pub suppressed_because_paid: i64,
     /// Customers who asked for no more reminders in the period.
     pub unsubscribed: i64,
     /// Figures per merchant.

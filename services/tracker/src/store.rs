@@ -275,7 +275,8 @@ pub async fn stats(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Stats> 
         became_overdue: counts.1,
         merged_steps: counts.2,
         skipped_steps: counts.3,
-        unsubscribed: counts.4,
+        suppressed_because_paid: counts.4,
+        unsubscribed: counts.5,
         by_merchant: groups(&mut *tx, query, "r.merchant", "r.merchant").await?,
         by_step: groups(&mut *tx, query, "r.step", "l.step").await?,
         by_segment: groups(&mut *tx, query, "r.segment", "r.segment").await?,
@@ -310,8 +311,8 @@ async fn weeks(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<Week>> 
     Ok(rows.into_iter().map(week).collect())
 }
 
-/// Invoices in all; overdue, merged, skipped and unsubscribed in the period.
-async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64, i64, i64, i64)> {
+/// Invoices in all; overdue, merged, skipped, suppressed because paid and unsubscribed in the period.
+async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64, i64, i64, i64, i64)> {
     let (begin, end) = period(query);
     sqlx::query_as(
         "SELECT (SELECT count(*) FROM tracker.invoice WHERE merchant = ANY($1)),
@@ -320,6 +321,9 @@ async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64,
                  WHERE merchant = ANY($1) AND outcome = 'merged' AND decided_at >= $2 AND decided_at < $3),
                 (SELECT count(*) FROM tracker.step
                  WHERE merchant = ANY($1) AND outcome = 'skipped' AND decided_at >= $2 AND decided_at < $3),
+                (SELECT count(*) FROM tracker.reminder
+                 WHERE merchant = ANY($1) AND outcome = 'suppressed' AND reason = 'paid'
+                   AND settled_at >= $2 AND settled_at < $3),
                 (SELECT count(*) FROM tracker.response
                  WHERE merchant = ANY($1) AND kind = 'unsubscribed' AND responded_at >= $2 AND responded_at < $3)",
     )

@@ -198,6 +198,7 @@ async fn figures_say_what_happened() {
         (stats["invoices"].as_i64(), stats["became_overdue"].as_i64(), stats["merged_steps"].as_i64()),
         (Some(5), Some(1), Some(1))
     );
+    assert_eq!(stats["suppressed_because_paid"], 1);
     assert_eq!(stats["on_time"], serde_json::json!({"count": 1, "of": 4, "share": 0.25}));
     let merchant = &stats["by_merchant"][0];
     assert_eq!(merchant["reminders"], serde_json::json!({"sent": 1, "suppressed": 1, "failed": 1, "unknown": 1}));

@@ -9,14 +9,14 @@ use events::Service;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, SharedClock, SystemClock, TimeLapse};
-use mail_parser::MessageParser;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use testkit::sign_stripe;
+use testkit::audit::{Audit, Payments};
 use testkit::smtp::{Mail, SmtpServer};
+use testkit::stripe::Webhooks;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ const CUSTOMERS: usize = 500;
 const INVOICES: usize = 3_000;
 const DAYS: f64 = 90.0;
 const REAL_SECONDS: f64 = 120.0;
+/// How long a webhook is tried.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Webhooks on their way at the same time, as a processor would have.
 const CONCURRENCY: usize = 32;
 
@@ -54,13 +56,19 @@ pub(super) async fn run(
     println!("90 days in about two minutes: 2 merchants, {CUSTOMERS} simulated customers, {INVOICES} invoices.\n");
     let http = running.address(Service::Ingest, "http").context("ingest is not running")?;
     let dashboard = running.address(Service::Tracker, "dashboard").context("tracker is not running")?;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+    let webhooks = merchants.iter().map(|m| {
+        let secret = m.file.stripe.as_ref().and_then(|s| s.signing_secrets.first()).cloned().unwrap_or_default();
+        Webhooks::new(client.clone(), &format!("http://{http}"), m.id.as_str(), secret)
+    });
+    let webhooks = webhooks.collect();
     let mut demo = Demo {
         world: World::new(merchants, CUSTOMERS, INVOICES, start(), DAYS),
         clock: configuration.settings.clock(),
         deeds: BinaryHeap::new(),
-        webhooks: format!("http://{http}/v1/webhooks"),
-        client: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?,
-        truth: Truth::default(),
+        webhooks,
+        client,
+        payments: Payments::default(),
         posting: JoinSet::new(),
         slots: Arc::new(Semaphore::new(CONCURRENCY)),
     };
@@ -68,7 +76,7 @@ pub(super) async fn run(
     if !finished {
         return Ok(ExitCode::SUCCESS);
     }
-    let audit = Audit::of(&catcher.mails(), &demo.truth);
+    let audit = Audit::of(&catcher.mails(), &demo.payments);
     let stats: serde_json::Value = demo.client.get(stats_url(dashboard)).send().await?.text().await?.parse()?;
     let clean = summarise(&demo, &audit, &stats);
     if std::env::var("DEMO_EXIT").is_ok_and(|v| v == "1") {
@@ -91,43 +99,21 @@ struct Demo {
     world: World,
     clock: SharedClock,
     deeds: BinaryHeap<Reverse<(Timestamp, Deed)>>,
-    webhooks: String,
+    webhooks: Vec<Webhooks>,
     client: reqwest::Client,
-    truth: Truth,
-    posting: JoinSet<anyhow::Result<Option<(String, Fate, Timestamp)>>>,
+    payments: Payments,
+    posting: JoinSet<anyhow::Result<News>>,
     slots: Arc<Semaphore>,
 }
 
-/// What a webhook means for an invoice's debt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+/// What a webhook that was taken means for an invoice's debt.
+enum News {
     /// Nothing is owed from here on.
-    Closed,
+    Closed(String, Timestamp),
     /// Money is owed again.
-    Reopened,
-}
-
-/// When, in machine time, ingest had confirmed that nothing was owed on an invoice, and from when on it was again.
-#[derive(Debug, Default)]
-struct Truth(BTreeMap<String, Vec<(Timestamp, Option<Timestamp>)>>);
-
-impl Truth {
-    fn note(&mut self, invoice: String, fate: Fate, at: Timestamp) {
-        let spans = self.0.entry(invoice).or_default();
-        match (fate, spans.last_mut()) {
-            (Fate::Closed, Some((_, None))) => {} // The processor says it twice.
-            (Fate::Closed, _) => spans.push((at, None)),
-            (Fate::Reopened, Some((_, end))) => *end = Some(at),
-            (Fate::Reopened, None) => {}
-        }
-    }
-
-    /// How long nothing had been owed when a mail was accepted; `None` if something was.
-    fn paid_for(&self, invoice: &str, accepted_at: Timestamp) -> Option<SignedDuration> {
-        let spans = self.0.get(invoice)?;
-        let (paid, _) = spans.iter().find(|(paid, end)| *paid < accepted_at && end.is_none_or(|e| accepted_at < e))?;
-        Some(accepted_at.duration_since(*paid))
-    }
+    Reopened(String, Timestamp),
+    /// Neither.
+    Other,
 }
 
 impl Demo {
@@ -168,43 +154,35 @@ impl Demo {
         Ok(!stop.is_cancelled())
     }
 
-    fn note(&mut self, done: anyhow::Result<Option<(String, Fate, Timestamp)>>) -> anyhow::Result<()> {
-        if let Some((invoice, fate, at)) = done? {
-            self.truth.note(invoice, fate, at);
+    fn note(&mut self, done: anyhow::Result<News>) -> anyhow::Result<()> {
+        match done? {
+            News::Closed(invoice, at) => self.payments.closed(&invoice, at),
+            News::Reopened(invoice, at) => self.payments.reopened(&invoice, at),
+            News::Other => {}
         }
         Ok(())
     }
 
     /// Carries a deed out and posts what the processor says about it.
     fn perform(&mut self, deed: &Deed, at: Timestamp) {
-        let (webhooks, follow) = self.world.perform(deed, at);
+        let (events, follow) = self.world.perform(deed, at);
         self.deeds.extend(follow.into_iter().map(Reverse));
-        let merchant = match deed {
-            Deed::Arrive(payer) => self.world.payers.get(*payer).map_or(0, |p| p.merchant),
-            Deed::Issue(bill) | Deed::Pay(bill, _) | Deed::Fail(bill) | Deed::Void(bill) => {
-                self.world.merchant_of(*bill)
-            }
-            Deed::Dispute(bill) | Deed::LoseDispute(bill) => self.world.merchant_of(*bill),
-        };
-        let Some(merchant) = self.world.merchants.get(merchant) else { return };
-        let secret = merchant.file.stripe.as_ref().and_then(|s| s.signing_secrets.first()).cloned().unwrap_or_default();
-        for event in webhooks {
-            let url = format!("{}/{}/stripe", self.webhooks, merchant.id);
-            let (client, slots, secret) = (self.client.clone(), self.slots.clone(), secret.clone());
+        let Some(webhooks) = self.webhooks.get(self.world.merchant_of(deed)) else { return };
+        for event in events {
+            let (webhooks, slots) = (webhooks.clone(), self.slots.clone());
             self.posting.spawn(async move {
                 let _slot = slots.acquire().await?;
-                let field = |path| event.pointer(path).and_then(serde_json::Value::as_str);
-                let reopened = field("/type") == Some("charge.dispute.closed");
                 let begun = SystemClock.now();
-                post(&client, &url, secret.reveal(), &event.to_string()).await?;
+                let taken = webhooks.post(&event, PATIENCE).await?;
+                let field = |path| event.pointer(path).and_then(serde_json::Value::as_str);
                 let object = ["/data/object/status", "/data/object/id", "/data/object/charge"].map(field);
                 Ok(match object {
-                    [Some("paid" | "void"), Some(id), _] => Some((id.to_owned(), Fate::Closed, SystemClock.now())),
+                    [Some("paid" | "void"), Some(id), _] => News::Closed(id.to_owned(), taken),
                     // From the moment on at which ingest may know: a mail right after it is in order.
-                    [_, _, Some(charge)] if reopened => {
-                        Some((charge.trim_start_matches("ch_").to_owned(), Fate::Reopened, begun))
+                    [_, _, Some(charge)] if field("/type") == Some("charge.dispute.closed") => {
+                        News::Reopened(charge.trim_start_matches("ch_").to_owned(), begun)
                     }
-                    _ => None,
+                    _ => News::Other,
                 })
             });
         }
@@ -214,9 +192,9 @@ impl Demo {
     fn read(&mut self, mail: &Mail) {
         let reminder = mail.headers("Message-ID").join("");
         let now = self.clock.now();
-        let links = links(mail);
-        for (invoice, ..) in steps(mail) {
-            let Some(bill) = self.world.bills.iter().position(|b| b.id == invoice) else { continue };
+        let links = mail.pay_links();
+        for line in mail.lines() {
+            let Some(bill) = self.world.bills.iter().position(|b| b.invoice.id == line.invoice) else { continue };
             let answer = self.world.answer(bill, &reminder, now);
             if let (false, Some(link)) = (answer.is_empty(), links.first().cloned()) {
                 let client = self.client.clone();
@@ -234,95 +212,26 @@ impl Demo {
     }
 }
 
-/// Posts a webhook until it is taken, as a processor does.
-async fn post(client: &reqwest::Client, url: &str, secret: &str, body: &str) -> anyhow::Result<()> {
-    const TRIES: u32 = 20;
-    for attempt in 0..TRIES {
-        let request = client.post(url).header("stripe-signature", sign_stripe(secret, body.as_bytes()));
-        match request.body(body.to_owned()).send().await {
-            Ok(response) if response.status().is_success() => return Ok(()),
-            Ok(response) if response.status().is_client_error() => {
-                bail!("webhook refused: {} {}", response.status(), response.text().await?);
-            }
-            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(100 * u64::from(attempt + 1))).await,
-        }
-    }
-    bail!("webhook not taken after {TRIES} tries")
-}
-
-/// Invoice, epoch and step of each line of a mail.
-fn steps(mail: &Mail) -> Vec<(String, String, String)> {
-    let header = mail.headers("Dunlin-Steps").join(", ");
-    let step = |part: &str| {
-        let mut fields = part.trim().split('/').map(str::to_owned);
-        Some((fields.next()?, fields.next()?, fields.next()?))
-    };
-    header.split(',').filter_map(step).collect()
-}
-
-/// The pay links of a mail.
-fn links(mail: &Mail) -> Vec<String> {
-    let message = MessageParser::default().parse(&mail.data);
-    let text = message.as_ref().and_then(|m| m.body_text(0)).unwrap_or_default();
-    text.lines().filter_map(|line| line.strip_prefix("Pay here: ")).map(|url| url.trim().to_owned()).collect()
-}
-
-/// What really arrived, compared with what was really paid. Nothing here comes from dunlin's own counters.
-#[derive(Debug, Default)]
-struct Audit {
-    mails: usize,
-    lines: usize,
-    /// Lines about an invoice that ingest had confirmed as paid more than a second before.
-    after_payment: Vec<String>,
-    /// The same, within that second.
-    within_a_second: usize,
-    /// Copies of a step beyond the first.
-    duplicates: Vec<String>,
-}
-
-impl Audit {
-    fn of(mails: &[Arc<Mail>], truth: &Truth) -> Self {
-        let mut audit = Self { mails: mails.len(), ..Self::default() };
-        let mut copies: BTreeMap<String, u32> = BTreeMap::new();
-        for mail in mails {
-            *copies.entry(format!("message {}", mail.headers("Message-ID").join(""))).or_default() += 1;
-            for (invoice, epoch, step) in steps(mail) {
-                audit.lines += 1;
-                *copies.entry(format!("{invoice}/{epoch}/{step}")).or_default() += 1;
-                match truth.paid_for(&invoice, mail.accepted_at) {
-                    Some(since) if since > SignedDuration::from_secs(1) => {
-                        audit
-                            .after_payment
-                            .push(format!("mail {} about {invoice}, paid {since:#} before", mail.number));
-                    }
-                    Some(_) => audit.within_a_second += 1,
-                    None => {}
-                }
-            }
-        }
-        audit.duplicates =
-            copies.into_iter().filter(|(_, n)| *n > 1).map(|(what, n)| format!("{what}: {n} copies")).collect();
-        audit
-    }
-}
-
 /// Prints the summary; returns whether nothing went wrong.
 fn summarise(demo: &Demo, audit: &Audit, stats: &serde_json::Value) -> bool {
     let today = demo.clock.now();
-    let due = demo.world.bills.iter().filter(|b| b.status != "void" && b.status != "draft").filter_map(|bill| {
-        let payer = demo.world.payers.get(bill.payer)?;
-        let zone = &demo.world.merchants.get(payer.merchant)?.zone;
-        let due_on = bill.due_on.filter(|due| *due < zone.to_datetime(today).date())?;
-        Some(bill.paid_at.is_some_and(|at| zone.to_datetime(at).date() <= due_on))
-    });
+    let due = demo.world.bills.iter().filter(|b| b.invoice.status != "void" && b.invoice.status != "draft").filter_map(
+        |bill| {
+            let payer = demo.world.payers.get(bill.payer)?;
+            let zone = &demo.world.merchants.get(payer.merchant)?.zone;
+            let due_on = bill.due_on.filter(|due| *due < zone.to_datetime(today).date())?;
+            Some(bill.invoice.paid_at.is_some_and(|at| zone.to_datetime(at).date() <= due_on))
+        },
+    );
     let due: Vec<bool> = due.collect();
     let on_time = due.iter().filter(|on_time| **on_time).count();
     let sum = |outcome: &str| -> i64 {
         let groups = stats.get("by_merchant").and_then(serde_json::Value::as_array).into_iter().flatten();
         groups.filter_map(|g| g.pointer(&format!("/reminders/{outcome}"))?.as_i64()).sum()
     };
+    let count = |name| stats.get(name).map_or_else(String::new, serde_json::Value::to_string);
     let rows = [
-        ("invoices", demo.world.bills.iter().filter(|b| b.status != "draft").count().to_string()),
+        ("invoices", demo.world.bills.iter().filter(|b| b.invoice.status != "draft").count().to_string()),
         (
             "on time",
             format!(
@@ -332,8 +241,8 @@ fn summarise(demo: &Demo, audit: &Audit, stats: &serde_json::Value) -> bool {
             ),
         ),
         ("reminders sent", format!("{} mails about {} invoices", audit.mails, audit.lines)),
-        ("suppressed because paid", sum("suppressed").to_string()),
-        ("merged into another", stats.get("merged_steps").map_or_else(String::new, serde_json::Value::to_string)),
+        ("suppressed because paid", count("suppressed_because_paid")),
+        ("merged into another", count("merged_steps")),
         ("failed", sum("failed").to_string()),
         ("unknown", sum("unknown").to_string()),
     ];
@@ -343,11 +252,11 @@ fn summarise(demo: &Demo, audit: &Audit, stats: &serde_json::Value) -> bool {
     }
     println!("\nFrom the caught mail and the payments alone:\n");
     println!("  reminders after payment: {}, duplicates: {}", audit.after_payment.len(), audit.duplicates.len());
-    println!("  (within one second after the payment's 2xx: {})", audit.within_a_second);
+    println!("  (within one second after the payment's 2xx: {})", audit.within_grace);
     for fault in audit.after_payment.iter().chain(&audit.duplicates).take(10) {
         println!("  !! {fault}");
     }
-    audit.after_payment.is_empty() && audit.duplicates.is_empty() && audit.mails > 0
+    audit.is_clean() && audit.mails > 0
 }
 
 /// A bar on a terminal, a line every ten days elsewhere.
@@ -367,12 +276,12 @@ impl Progress {
 
     fn show(&self, now: Timestamp, world: &World, mails: u64) {
         let day = now.duration_since(start()).as_hours() / 24;
-        if day == self.shown.get() || day < 0 {
+        if day == self.shown.get() || now < start() {
             return;
         }
         self.shown.set(day);
-        let issued = world.bills.iter().filter(|b| b.status != "draft").count();
-        let paid = world.bills.iter().filter(|b| b.status == "paid").count();
+        let issued = world.bills.iter().filter(|b| b.invoice.status != "draft").count();
+        let paid = world.bills.iter().filter(|b| b.invoice.status == "paid").count();
         let text = format!("{} · {issued} invoices · {paid} paid · {mails} reminders", now.strftime("%-d %B %Y"));
         if self.bar.is_hidden() {
             if day % 10 == 0 {

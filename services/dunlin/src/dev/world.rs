@@ -6,7 +6,8 @@
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use runtime::Merchant;
-use serde_json::{Value, json};
+use serde_json::Value;
+use testkit::stripe::{self, Invoice};
 
 /// How somebody pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,31 +43,15 @@ pub(super) struct Payer {
     pub time_zone: Option<&'static str>,
 }
 
-/// An invoice, as the processor sees it.
+/// An invoice, and whose it is.
 #[derive(Debug, Clone)]
 pub(super) struct Bill {
-    /// The processor's id.
-    pub id: String,
-    /// The number printed on it.
-    pub number: String,
+    /// As the processor sees it.
+    pub invoice: Invoice,
     /// Index of the payer.
     pub payer: usize,
-    /// In minor units.
-    pub total_minor: i64,
-    /// In minor units.
-    pub paid_minor: i64,
-    /// ISO 4217, in small letters as Stripe writes it.
-    pub currency: &'static str,
-    /// When it is issued.
-    pub issued_at: Timestamp,
-    /// When it has to be paid; cards are charged by the processor.
+    /// The date to pay by, where the merchant is.
     pub due_on: Option<Date>,
-    /// `draft`, `open`, `paid`, `void`.
-    pub status: &'static str,
-    /// Failed charges.
-    pub attempts: i32,
-    /// When it was paid in full.
-    pub paid_at: Option<Timestamp>,
 }
 
 /// Something that happens in the world.
@@ -184,54 +169,57 @@ impl World {
     }
 
     fn bill(&self, n: usize, customers: usize, start: Timestamp, spacing: f64) -> Bill {
-        let payer = n % customers;
-        let merchant = self.payers.get(payer).map_or(0, |p| p.merchant);
+        let payer = &self.payers[n % customers];
+        let merchant = payer.merchant;
         let slug = self.merchant_id(merchant);
         let id = format!("in_{slug}_{n:05}");
         let round = (n / customers) as f64 + between(&id, "round", 0.1, 0.9);
         let issued_at = start.saturating_add(days(round * spacing)).unwrap_or(start);
         let term = if chance(&id, "term") < 0.7 { 14 } else { 7 };
-        let zone = self.merchants.get(merchant).map_or(jiff::tz::TimeZone::UTC, |m| m.zone.clone());
+        let zone = self.merchants[merchant].zone.clone();
         let due_on = zone.to_datetime(issued_at).date().checked_add(term.days()).ok();
-        let card = self.payers.get(payer).is_some_and(|p| p.habit == Habit::Card);
-        Bill {
+        let card = payer.habit == Habit::Card;
+        let due_on = due_on.filter(|_| !card);
+        let due_at = due_on.and_then(|due| due.at(12, 0, 0, 0).to_zoned(zone).ok()).map(|z| z.timestamp());
+        let invoice = Invoice {
             number: format!("{}-{n:05}", slug.to_uppercase()),
-            payer,
-            total_minor: (between(&id, "amount", 20.0, 1_800.0) * 100.0) as i64,
-            paid_minor: 0,
             currency: if merchant == 0 { "eur" } else { "usd" },
-            issued_at,
-            due_on: due_on.filter(|_| !card),
-            status: "draft",
-            attempts: 0,
-            paid_at: None,
-            id,
-        }
+            total_minor: (between(&id, "amount", 20.0, 1_800.0) * 100.0) as i64,
+            name: payer.name.clone(),
+            email: payer.email.clone(),
+            ..Invoice::draft(&id, &payer.id, issued_at, due_at)
+        };
+        Bill { invoice, payer: n % customers, due_on }
     }
 
     fn merchant_id(&self, merchant: usize) -> &str {
-        self.merchants.get(merchant).map_or("", |m| m.id.as_str())
+        self.merchants[merchant].id.as_str()
     }
 
-    /// The merchant of an invoice.
-    pub(super) fn merchant_of(&self, bill: usize) -> usize {
-        self.bills.get(bill).and_then(|b| self.payers.get(b.payer)).map_or(0, |p| p.merchant)
+    /// The merchant that a deed is about.
+    pub(super) fn merchant_of(&self, deed: &Deed) -> usize {
+        let payer = match *deed {
+            Deed::Arrive(payer) => payer,
+            Deed::Issue(bill) | Deed::Pay(bill, _) | Deed::Fail(bill) | Deed::Void(bill) => self.bills[bill].payer,
+            Deed::Dispute(bill) | Deed::LoseDispute(bill) => self.bills[bill].payer,
+        };
+        self.payers[payer].merchant
     }
 
     /// What happens without anybody reminding anybody, in no particular order.
     pub(super) fn course(&self, start: Timestamp) -> Vec<(Timestamp, Deed)> {
         let mut deeds: Vec<_> = (0..self.payers.len()).map(|n| (start, Deed::Arrive(n))).collect();
         for (n, bill) in self.bills.iter().enumerate() {
-            let id = bill.id.as_str();
-            deeds.push((bill.issued_at, Deed::Issue(n)));
-            let later = |d: f64| bill.issued_at.saturating_add(days(d)).unwrap_or(bill.issued_at);
-            let Some(payer) = self.payers.get(bill.payer) else { continue };
+            let id = bill.invoice.id.as_str();
+            let issued_at = bill.invoice.issued_at;
+            deeds.push((issued_at, Deed::Issue(n)));
+            let later = |d: f64| issued_at.saturating_add(days(d)).unwrap_or(issued_at);
             let term = if chance(id, "term") < 0.7 { 14.0 } else { 7.0 };
             if chance(id, "void") < 0.01 {
                 deeds.push((later(term * 0.6), Deed::Void(n)));
                 continue;
             }
-            match payer.habit {
+            match self.payers[bill.payer].habit {
                 Habit::Prompt => deeds.push((later(between(id, "pay", 0.5, term - 0.5)), Deed::Pay(n, None))),
                 Habit::Slow => deeds.push((later(term + between(id, "pay", 2.0, 12.0)), Deed::Pay(n, None))),
                 Habit::Forgetful if chance(id, "remembers") < 0.5 => {
@@ -246,19 +234,17 @@ impl World {
 
     /// What a payer does upon a reminder about an invoice at a moment.
     pub(super) fn answer(&self, bill: usize, reminder: &str, now: Timestamp) -> Vec<(Timestamp, Deed)> {
-        let Some((b, payer)) = self.bills.get(bill).and_then(|b| Some((b, self.payers.get(b.payer)?))) else {
-            return Vec::new();
-        };
-        if b.status != "open" {
+        let b = &self.bills[bill];
+        if b.invoice.status != "open" {
             return Vec::new();
         }
         let soon = |what, from, to| now.saturating_add(days(between(reminder, what, from, to))).unwrap_or(now);
-        let willing = chance(reminder, &b.id);
-        match payer.habit {
+        let willing = chance(reminder, &b.invoice.id);
+        match self.payers[b.payer].habit {
             Habit::Forgetful | Habit::Card if willing < 0.65 => vec![(soon("pay", 0.05, 1.5), Deed::Pay(bill, None))],
             Habit::Tight if willing < 0.7 => {
-                let half = b.total_minor / 2;
-                let first = if b.paid_minor == 0 { Some(half) } else { None };
+                let half = b.invoice.total_minor / 2;
+                let first = if b.invoice.paid_minor == 0 { Some(half) } else { None };
                 vec![(soon("pay", 0.1, 2.0), Deed::Pay(bill, first))]
             }
             _ => Vec::new(),
@@ -270,7 +256,10 @@ impl World {
     pub(super) fn perform(&mut self, deed: &Deed, now: Timestamp) -> (Vec<Value>, Vec<(Timestamp, Deed)>) {
         let mut follow = Vec::new();
         let told = match *deed {
-            Deed::Arrive(payer) => self.told("customer.created", now, self.customer_object(payer)),
+            Deed::Arrive(payer) => {
+                let p = &self.payers[payer];
+                self.told("customer.created", now, stripe::customer(&p.id, &p.name, &p.email, p.time_zone))
+            }
             Deed::Issue(bill) => {
                 let draft = self.told_bill("invoice.created", now, bill);
                 self.change(bill, |b| b.status = "open");
@@ -288,9 +277,11 @@ impl World {
             Deed::Dispute(bill) => {
                 let later = now.saturating_add(days(6.0)).unwrap_or(now);
                 follow.push((later, Deed::LoseDispute(bill)));
-                self.told("charge.dispute.created", now, self.dispute_object(bill, "needs_response"))
+                self.told("charge.dispute.created", now, self.bills[bill].invoice.dispute("needs_response"))
             }
-            Deed::LoseDispute(bill) => self.told("charge.dispute.closed", now, self.dispute_object(bill, "lost")),
+            Deed::LoseDispute(bill) => {
+                self.told("charge.dispute.closed", now, self.bills[bill].invoice.dispute("lost"))
+            }
             Deed::Fail(_) | Deed::Void(_) => Vec::new(),
         };
         (told, follow)
@@ -306,17 +297,12 @@ impl World {
         if !self.is_open(bill) {
             return Vec::new();
         }
-        self.change(bill, |b| {
-            b.paid_minor += amount.unwrap_or(b.total_minor).min(b.total_minor - b.paid_minor);
-            if b.paid_minor == b.total_minor {
-                (b.status, b.paid_at) = ("paid", Some(now));
-            }
-        });
+        self.change(bill, |b| b.pay(amount.unwrap_or(b.total_minor), now));
         if self.is_open(bill) {
             follow.push((now.saturating_add(days(7.0)).unwrap_or(now), Deed::Pay(bill, None)));
             return self.told_bill("invoice.updated", now, bill);
         }
-        if self.bills.get(bill).is_some_and(|b| chance(&b.id, "dispute") < 0.008) {
+        if chance(&self.bills[bill].invoice.id, "dispute") < 0.008 {
             follow.push((now.saturating_add(days(3.0)).unwrap_or(now), Deed::Dispute(bill)));
         }
         // Processors say it twice.
@@ -324,58 +310,21 @@ impl World {
     }
 
     fn is_open(&self, bill: usize) -> bool {
-        self.bills.get(bill).is_some_and(|b| b.status == "open")
+        self.bills[bill].invoice.status == "open"
     }
 
-    fn change(&mut self, bill: usize, change: impl FnOnce(&mut Bill)) {
-        if let Some(bill) = self.bills.get_mut(bill) {
-            change(bill);
-        }
+    fn change(&mut self, bill: usize, change: impl FnOnce(&mut Invoice)) {
+        change(&mut self.bills[bill].invoice);
     }
 
     fn told_bill(&mut self, kind: &str, now: Timestamp, bill: usize) -> Vec<Value> {
-        let object = self.invoice_object(bill);
+        let object = self.bills[bill].invoice.object();
         self.told(kind, now, object)
     }
 
     fn told(&mut self, kind: &str, now: Timestamp, object: Value) -> Vec<Value> {
         self.events += 1;
         let id = format!("evt_{:08}", self.events);
-        vec![json!({"id": id, "object": "event", "type": kind, "created": now.as_second(), "data": {"object": object}})]
-    }
-
-    fn invoice_object(&self, bill: usize) -> Value {
-        let Some((b, payer)) = self.bills.get(bill).and_then(|b| Some((b, self.payers.get(b.payer)?))) else {
-            return Value::Null;
-        };
-        let zone = self.merchants.get(payer.merchant).map_or(jiff::tz::TimeZone::UTC, |m| m.zone.clone());
-        let due_date =
-            b.due_on.and_then(|due| due.at(12, 0, 0, 0).to_zoned(zone).ok()).map(|z| z.timestamp().as_second());
-        json!({
-            "id": b.id, "object": "invoice", "number": b.number, "customer": payer.id,
-            "customer_name": payer.name, "customer_email": payer.email,
-            "currency": b.currency, "amount_due": b.total_minor, "amount_paid": b.paid_minor,
-            "amount_remaining": b.total_minor - b.paid_minor, "created": b.issued_at.as_second(), "due_date": due_date,
-            "collection_method": if b.due_on.is_some() { "send_invoice" } else { "charge_automatically" },
-            "status": b.status, "attempt_count": b.attempts, "charge": format!("ch_{}", b.id),
-            "hosted_invoice_url": format!("https://pay.example.com/{}", b.id),
-            "status_transitions": {"finalized_at": b.issued_at.as_second(), "paid_at": b.paid_at.map(|at| at.as_second())},
-        })
-    }
-
-    fn customer_object(&self, payer: usize) -> Value {
-        self.payers.get(payer).map_or(Value::Null, |p| {
-            let metadata = p.time_zone.map_or_else(|| json!({}), |zone| json!({"time_zone": zone}));
-            json!({"id": p.id, "object": "customer", "name": p.name, "email": p.email, "metadata": metadata})
-        })
-    }
-
-    fn dispute_object(&self, bill: usize, status: &str) -> Value {
-        self.bills.get(bill).map_or(Value::Null, |b| {
-            json!({
-                "id": format!("dp_{}", b.id), "object": "dispute", "charge": format!("ch_{}", b.id),
-                "amount": b.total_minor, "currency": b.currency, "status": status,
-            })
-        })
+        vec![stripe::event(&id, kind, now, object)]
     }
 }

@@ -1,0 +1,1 @@
+//! All five services as processes of their own.
