@@ -1,11 +1,13 @@
 //! What the database says about the work: what is still to do, and what was lost. Reads all services' tables, which only
 //! an auditor may.
 
-use events::Service;
-use events::topology::FLOWS;
+use events::topology::{FLOWS, NOTIFIER_BALANCES};
+use events::{AnyEvent, InvoiceStatus, Kind, Service};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use sqlx::{AssertSqlSafe, PgPool};
+use std::collections::HashMap;
+use testkit::audit::Payments;
 
 /// Every event of every outbox that a flow should have dealt with and has not, as `(flow, event, id)`; rows of `owed`.
 fn owed() -> String {
@@ -102,6 +104,82 @@ pub async fn end_state(pool: &PgPool) -> sqlx::Result<Vec<String>> {
          FROM tracker.invoice
          ORDER BY line",
     )
+    .fetch_all(pool)
+    .await
+}
+
+/// When the notifier had recorded that nothing was owed on invoices, and that something was again: the commits' own
+/// times. Later news with an older version change nothing, as in the notifier.
+pub async fn recorded_payments(pool: &PgPool) -> anyhow::Result<Payments> {
+    let rows: Vec<(String, Vec<u8>, jiff_sqlx::Timestamp)> = sqlx::query_as(
+        "SELECT o.subject, o.payload, pg_xact_commit_timestamp(i.xmin) AS recorded_at
+         FROM ingest.outbox AS o JOIN notifier.inbox AS i ON i.consumer = $1 AND i.msg_id = o.msg_id
+         ORDER BY recorded_at",
+    )
+    .bind(NOTIFIER_BALANCES.name)
+    .fetch_all(pool)
+    .await?;
+    let mut payments = Payments::default();
+    let mut known: HashMap<String, i64> = HashMap::new();
+    for (subject, payload, recorded_at) in rows {
+        let Some(kind) = subject.rsplit_once('.').and_then(|(ce_type, _)| Kind::by_ce_type(ce_type)) else { continue };
+        let event = AnyEvent::decode(kind, &payload)?;
+        let Some(wire) = event.invoice() else { continue };
+        let invoice = events::Invoice::try_from(wire)?;
+        let id = invoice.invoice.to_string();
+        let version = known.entry(id.clone()).or_insert(-1);
+        if invoice.version <= *version {
+            continue;
+        }
+        *version = invoice.version;
+        if invoice.status == InvoiceStatus::Open {
+            payments.reopened(&id, recorded_at.to_jiff());
+        } else {
+            payments.closed(&id, recorded_at.to_jiff());
+        }
+    }
+    Ok(payments)
+}
+
+/// Ids of what ingest has taken in, as `merchant/id`, in order.
+pub async fn taken_in(pool: &PgPool) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar("SELECT merchant || '/' || external_id FROM ingest.inbound ORDER BY 1").fetch_all(pool).await
+}
+
+/// How invoices stand in each service that keeps them: invoice, service, status.
+pub async fn statuses(pool: &PgPool) -> sqlx::Result<Vec<(String, String, String)>> {
+    sqlx::query_as(
+        "SELECT invoice, 'scheduler', status FROM scheduler.invoice
+         UNION ALL SELECT invoice, 'notifier', status FROM notifier.balance
+         UNION ALL SELECT invoice, 'tracker', status FROM tracker.invoice",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Every decided step, as `invoice/epoch/step`, with how it ended and the state of the delivery that was to carry it.
+pub async fn decided_steps(pool: &PgPool) -> sqlx::Result<Vec<(String, String, Option<String>)>> {
+    sqlx::query_as(
+        "SELECT concat_ws('/', c.invoice, c.epoch, d.step), d.outcome, delivery.state
+         FROM scheduler.decision AS d
+         JOIN scheduler.dunning_case AS c ON c.id = d.case_id
+         LEFT JOIN notifier.delivery AS delivery ON delivery.id = d.reminder_id AND d.speaks",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Open cases that have been due since before a day, with nothing ahead of them and a step of the ladder undecided.
+pub async fn forgotten_cases(pool: &PgPool, due_before: jiff::civil::Date) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT c.invoice || '/' || c.epoch || ' ' || step
+         FROM scheduler.dunning_case AS c
+         JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+         CROSS JOIN UNNEST(ARRAY['overdue-3', 'overdue-7']) AS step
+         WHERE c.closed_at IS NULL AND c.epoch = 1 AND NOT i.disputed AND i.due_on < $1
+           AND NOT EXISTS (SELECT FROM scheduler.decision AS d WHERE d.case_id = c.id AND d.step = step)",
+    )
+    .bind(due_before.to_sqlx())
     .fetch_all(pool)
     .await
 }

@@ -4,6 +4,7 @@
 //! - [`database`]: one database per test, cloned from a migrated template.
 //! - [`smtp`]: a mail server that keeps what it accepts and can be told to misbehave in every phase.
 //! - [`stripe`]: a payment processor that posts signed webhooks.
+//! - [`world`], [`driver`]: payers with habits, and what happens to them, posted as webhooks.
 //! - [`audit`]: what arrived compared with what was paid.
 //! - [`otlp`]: a collector that keeps what it receives.
 //! - [`system`]: both together with the streams, and what a service is given.
@@ -11,12 +12,15 @@
 
 pub mod audit;
 pub mod database;
+pub mod driver;
 pub mod otlp;
 pub mod servers;
 pub mod smtp;
 pub mod stripe;
 pub mod system;
 pub mod wait;
+#[expect(clippy::indexing_slicing, reason = "indices are the world's own")]
+pub mod world;
 
 pub use database::TestDatabase;
 pub use servers::{Binaries, Nats, Postgres};

@@ -174,6 +174,8 @@ impl Postgres {
             "checkpoint_timeout=15min",
             "timezone=UTC",
             "log_timezone=UTC",
+            // Auditors ask when something was committed.
+            "track_commit_timestamp=on",
             &format!("fsync={fsync}"),
             &format!("full_page_writes={fsync}"),
         ] {
@@ -296,6 +298,52 @@ impl Nats {
 impl Drop for Nats {
     fn drop(&mut self) {
         let _ = stop(&mut self.process, "KILL");
+    }
+}
+
+/// Any other program, tied to this process like the servers.
+#[derive(Debug)]
+pub struct Process(Option<Child>);
+
+impl Process {
+    /// Starts a program; what it prints goes to a log file.
+    pub fn start(program: &Path, arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
+        Self::start_with(program, arguments, &[], log)
+    }
+
+    /// The same with environment variables.
+    pub fn start_with(
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let mut command = tied(program, "KILL");
+        let log = log_file(log)?;
+        command.args(arguments).envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(Self(Some(keep(command)?)))
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.0.as_ref().map(Child::id)
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        stop(&mut self.0, "KILL")
+    }
+
+    /// Asks it to end, and waits.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        stop(&mut self.0, "TERM")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
     }
 }
 

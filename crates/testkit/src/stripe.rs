@@ -127,6 +127,7 @@ pub fn sign_at(secret: &str, body: &[u8], at: Timestamp) -> String {
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     client: reqwest::Client,
+    merchant: String,
     url: String,
     secret: Masked<String>,
 }
@@ -134,7 +135,12 @@ pub struct Webhooks {
 impl Webhooks {
     /// `base` is `http://host:port` of ingest.
     pub fn new(client: reqwest::Client, base: &str, merchant: &str, secret: Masked<String>) -> Self {
-        Self { client, url: format!("{base}/v1/webhooks/{merchant}/stripe"), secret }
+        Self { client, merchant: merchant.to_owned(), url: format!("{base}/v1/webhooks/{merchant}/stripe"), secret }
+    }
+
+    /// Whose webhooks these are.
+    pub fn merchant(&self) -> &str {
+        &self.merchant
     }
 
     /// Posts a body once.

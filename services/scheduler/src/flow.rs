@@ -571,22 +571,28 @@ fn outcome(
     unsent: &mut Vec<(CustomerKey, Uuid)>,
 ) -> Result<(), Malformed> {
     let (reminder, outcome, reason) = match &incoming.event {
-        AnyEvent::ReminderSent(e) => (&e.reminder, "sent", String::new()),
-        AnyEvent::ReminderSuppressed(e) => (&e.reminder, "cancelled", e.reason.clone()),
-        AnyEvent::ReminderFailed(e) => (&e.reminder, "failed", e.reason.clone()),
-        AnyEvent::ReminderUnknown(e) => (&e.reminder, "unknown", e.reason.clone()),
+        AnyEvent::ReminderSent(e) => (&e.reminder, "sent", ""),
+        AnyEvent::ReminderSuppressed(e) => (&e.reminder, "cancelled", e.reason.as_str()),
+        AnyEvent::ReminderFailed(e) => (&e.reminder, "failed", e.reason.as_str()),
+        AnyEvent::ReminderUnknown(e) => (&e.reminder, "unknown", e.reason.as_str()),
         _ => return Ok(()),
+    };
+    // A message whose speaker was paid in the last moment still goes out for its other invoices.
+    let left_out = |line: &v1::ReminderLine| match &incoming.event {
+        AnyEvent::ReminderSent(e) => !e.invoice_ids.contains(&line.invoice_id),
+        _ => false,
     };
     let reminder = reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
     let reminder_id: Uuid = reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?;
     let (merchant, customer) = customer_key(&reminder.merchant_id, &reminder.customer_id)?;
     for line in reminder.lines.iter().filter(|l| l.carries) {
+        let (outcome, reason) = if left_out(line) { ("cancelled", "left_out") } else { (outcome, reason) };
         settled.push(Settled {
             case_id: case_id(&merchant, &snapshot::id("reminder.lines.invoice_id", &line.invoice_id)?, line.epoch),
             step: line.step.clone(),
             reminder_id,
             outcome,
-            reason: reason.clone(),
+            reason: reason.to_owned(),
             settled_at: incoming.envelope.time,
         });
     }

@@ -2,8 +2,6 @@
 
 mod demo;
 mod mailbox;
-#[expect(clippy::indexing_slicing, reason = "indices are the world's own")]
-mod world;
 
 use crate::commands::{dev_settings, write_file};
 use crate::settings::Configuration;

@@ -3,15 +3,15 @@
 //! Everything is decided by hashes of names, so that every run lives through the same world. The payers are simulated:
 //! their habits are made up to exercise dunlin, not measured on anybody.
 
+use crate::stripe::{self, Invoice};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use runtime::Merchant;
 use serde_json::Value;
-use testkit::stripe::{self, Invoice};
 
 /// How somebody pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Habit {
+pub enum Habit {
     /// Pays before the due date by itself.
     Prompt,
     /// Forgets, and pays when reminded.
@@ -28,7 +28,7 @@ pub(super) enum Habit {
 
 /// A customer of a merchant.
 #[derive(Debug, Clone)]
-pub(super) struct Payer {
+pub struct Payer {
     /// The processor's id.
     pub id: String,
     /// Name.
@@ -45,7 +45,7 @@ pub(super) struct Payer {
 
 /// An invoice, and whose it is.
 #[derive(Debug, Clone)]
-pub(super) struct Bill {
+pub struct Bill {
     /// As the processor sees it.
     pub invoice: Invoice,
     /// Index of the payer.
@@ -56,7 +56,7 @@ pub(super) struct Bill {
 
 /// Something that happens in the world.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Deed {
+pub enum Deed {
     /// A payer appears.
     Arrive(usize),
     /// An invoice is issued.
@@ -74,7 +74,7 @@ pub(super) enum Deed {
 }
 
 /// The world.
-pub(super) struct World {
+pub struct World {
     /// Who is there.
     pub merchants: Vec<Merchant>,
     /// All customers.
@@ -111,8 +111,11 @@ const LAST: [&str; 20] = [
     "Tanaka",
 ];
 
+/// The share of paid invoices whose payers contest the charge and win: `chance(invoice, "dispute")` below it.
+pub const DISPUTES: f64 = 0.008;
+
 /// A number between 0 and 1 that depends on the names only.
-pub(super) fn chance(of: &str, what: &str) -> f64 {
+pub fn chance(of: &str, what: &str) -> f64 {
     (kernel::id::stable_hash(&["world", of, what]) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
@@ -126,13 +129,7 @@ fn days(days: f64) -> SignedDuration {
 
 impl World {
     /// Merchants with customers and invoices over `span` days from `start`.
-    pub(super) fn new(
-        merchants: Vec<Merchant>,
-        customers: usize,
-        invoices: usize,
-        start: Timestamp,
-        span: f64,
-    ) -> Self {
+    pub fn new(merchants: Vec<Merchant>, customers: usize, invoices: usize, start: Timestamp, span: f64) -> Self {
         let mut world = Self { merchants, payers: Vec::new(), bills: Vec::new(), events: 0 };
         for n in 0..customers {
             let payer = world.payer(n);
@@ -197,7 +194,7 @@ impl World {
     }
 
     /// The merchant that a deed is about.
-    pub(super) fn merchant_of(&self, deed: &Deed) -> usize {
+    pub fn merchant_of(&self, deed: &Deed) -> usize {
         let payer = match *deed {
             Deed::Arrive(payer) => payer,
             Deed::Issue(bill) | Deed::Pay(bill, _) | Deed::Fail(bill) | Deed::Void(bill) => self.bills[bill].payer,
@@ -207,7 +204,7 @@ impl World {
     }
 
     /// What happens without anybody reminding anybody, in no particular order.
-    pub(super) fn course(&self, start: Timestamp) -> Vec<(Timestamp, Deed)> {
+    pub fn course(&self, start: Timestamp) -> Vec<(Timestamp, Deed)> {
         let mut deeds: Vec<_> = (0..self.payers.len()).map(|n| (start, Deed::Arrive(n))).collect();
         for (n, bill) in self.bills.iter().enumerate() {
             let id = bill.invoice.id.as_str();
@@ -233,7 +230,7 @@ impl World {
     }
 
     /// What a payer does upon a reminder about an invoice at a moment.
-    pub(super) fn answer(&self, bill: usize, reminder: &str, now: Timestamp) -> Vec<(Timestamp, Deed)> {
+    pub fn answer(&self, bill: usize, reminder: &str, now: Timestamp) -> Vec<(Timestamp, Deed)> {
         let b = &self.bills[bill];
         if b.invoice.status != "open" {
             return Vec::new();
@@ -253,7 +250,7 @@ impl World {
 
     /// Carries a deed out and tells the processor's webhooks about it. Nothing, if it makes no sense any more. Deeds that
     /// follow by themselves come along.
-    pub(super) fn perform(&mut self, deed: &Deed, now: Timestamp) -> (Vec<Value>, Vec<(Timestamp, Deed)>) {
+    pub fn perform(&mut self, deed: &Deed, now: Timestamp) -> (Vec<Value>, Vec<(Timestamp, Deed)>) {
         let mut follow = Vec::new();
         let told = match *deed {
             Deed::Arrive(payer) => {
@@ -302,7 +299,7 @@ impl World {
             follow.push((now.saturating_add(days(7.0)).unwrap_or(now), Deed::Pay(bill, None)));
             return self.told_bill("invoice.updated", now, bill);
         }
-        if chance(&self.bills[bill].invoice.id, "dispute") < 0.008 {
+        if chance(&self.bills[bill].invoice.id, "dispute") < DISPUTES {
             follow.push((now.saturating_add(days(3.0)).unwrap_or(now), Deed::Dispute(bill)));
         }
         // Processors say it twice.
