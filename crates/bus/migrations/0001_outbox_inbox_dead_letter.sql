@@ -82,7 +82,7 @@ COMMENT ON COLUMN dead_letter.replay_requested_at IS 'An operator asked to try a
 -- Makes the partitions of the next days and drops those past retention. Runs as the tables' owner, so that the service's
 -- role needs no right to create or drop anything.
 CREATE FUNCTION maintain_outbox(keep interval) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s' AS $$
 DECLARE
     today date := (now() AT TIME ZONE 'UTC')::date;
     day   date;

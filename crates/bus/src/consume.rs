@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
 use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use events::envelope::TRACEPARENT;
-use events::{AnyEvent, Envelope, Flow};
+use events::{AnyEvent, Envelope, Flow, Kind};
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
 use std::future::Future;
@@ -24,6 +24,14 @@ const MAX_BATCH: usize = 500;
 const LINGER: Duration = Duration::from_millis(5);
 /// A pull that brings nothing for this long while messages wait is taken for stalled and made anew.
 const STALL: Duration = Duration::from_secs(30);
+/// How long a batch may take: less than the broker waits for its acks. A database that is gone without a word must not
+/// hold a loop for ever.
+const BATCH_LIMIT: Duration = Duration::from_secs(45);
+/// After so many failures in a row a batch is tried in two halves, so that one event that fails time and again cannot
+/// hold up the others.
+const HALVES_AFTER: u32 = 3;
+/// When an event that this version does not know is offered again: to a newer replica, it is hoped.
+const LATER: Duration = Duration::from_secs(10);
 /// Pause before a lost pull is made anew.
 const REBUILD_PAUSE: Duration = Duration::from_millis(500);
 /// How often dead letters are looked through for ones to try again.
@@ -81,8 +89,11 @@ impl Raw {
             .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
             .collect();
         let own_id = headers.iter().find(|(name, _)| name == "ce-id").and_then(|(_, id)| id.parse().ok());
-        // Without a usable id the position in the stream is what makes the message itself.
-        let position = || info.as_ref().map(|i| i.stream_sequence.to_string()).unwrap_or_default();
+        // Without a usable id the position in the stream is what makes the message itself, and the time: a stream that was
+        // lost and declared anew begins again at 1.
+        let at =
+            |i: &jetstream::message::Info<'_>| format!("{}/{}", i.stream_sequence, i.published.unix_timestamp_nanos());
+        let position = || info.as_ref().map(at).unwrap_or_default();
         let stream = info.as_ref().map_or("", |i| i.stream);
         Self {
             id: own_id.unwrap_or_else(|| kernel::id::derive("stream", stream, &position(), "dead-letter")),
@@ -159,6 +170,12 @@ pub trait Process: Sync {
 
     /// Takes a batch to its end. An error means that at least one message has to come again; none is acknowledged then.
     fn process(&self, messages: &[jetstream::Message]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Whether a message is for a newer version of this consumer: during a rolling upgrade the durable brings events that
+    /// this one has never heard of.
+    fn is_for_later(&self, _message: &jetstream::Message) -> bool {
+        false
+    }
 }
 
 /// What a wait for messages brought.
@@ -199,20 +216,19 @@ async fn drain(
             Fetched::Lost => return,
             Fetched::Stopped => break,
         };
-        match process.process(&batch).await {
-            Ok(()) => {
-                backoff.reset();
-                settle(&batch, AckKind::Ack).await;
-            }
-            Err(error) => {
-                let pause = backoff.next();
-                let pause_ms = pause.as_millis() as u64;
-                tracing::warn!(durable = process.name(), %error, messages = batch.len(), pause_ms, "batch goes back");
-                settle(&batch, AckKind::Nak(Some(pause))).await;
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
-                }
+        let (later, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|m| process.is_for_later(m));
+        if !later.is_empty() {
+            tracing::warn!(
+                durable = process.name(),
+                messages = later.len(),
+                "events of a newer version left for later"
+            );
+            settle(&later, AckKind::Nak(Some(LATER))).await;
+        }
+        if let Some(pause) = deal_with(process, &batch, backoff).await {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -224,9 +240,44 @@ async fn drain(
     settle(&held, AckKind::Nak(None)).await;
 }
 
+/// Processes and settles a batch. Returns how long to pause, if nothing of it worked.
+async fn deal_with(process: &impl Process, batch: &[jetstream::Message], backoff: &mut Backoff) -> Option<Duration> {
+    let middle = if backoff.failures >= HALVES_AFTER { batch.len() / 2 } else { 0 };
+    let (left, right) = batch.split_at(middle);
+    let (mut worked, mut failed) = (false, false);
+    for part in [left, right].into_iter().filter(|part| !part.is_empty()) {
+        let done = timeout(BATCH_LIMIT, process.process(part)).await;
+        match done.unwrap_or_else(|_| Err(Failure::Retry(format!("not done within {BATCH_LIMIT:?}")))) {
+            Ok(()) => {
+                worked = true;
+                settle(part, AckKind::Ack).await;
+            }
+            Err(error) => {
+                failed = true;
+                let pause = backoff.pause();
+                let pause_ms = pause.as_millis() as u64;
+                tracing::warn!(durable = process.name(), %error, messages = part.len(), pause_ms, "batch goes back");
+                settle(part, AckKind::Nak(Some(pause))).await;
+            }
+        }
+    }
+    let pause = backoff.pause();
+    if failed {
+        backoff.failures += 1;
+    } else {
+        backoff.failures = 0;
+    }
+    (failed && !worked).then_some(pause)
+}
+
 impl<H: Handler> Process for Consumer<H> {
     fn name(&self) -> &str {
         H::FLOW.name
+    }
+
+    fn is_for_later(&self, message: &jetstream::Message) -> bool {
+        let kind = message.subject.rsplit_once('.').and_then(|(ce_type, _)| Kind::by_ce_type(ce_type));
+        kind.is_none_or(|kind| !H::FLOW.takes.contains(&kind))
     }
 
     async fn process(&self, messages: &[jetstream::Message]) -> Result<(), Failure> {
@@ -240,6 +291,7 @@ impl<H: Handler> Process for Consumer<H> {
         // The same event may be in one batch twice, after a replay.
         let mut seen = std::collections::HashSet::new();
         batch.retain(|i: &Incoming| seen.insert(i.envelope.id));
+        broken.retain(|letter: &NewDeadLetter| seen.insert(letter.msg_id));
         if !broken.is_empty() {
             self.bury(broken).await?;
         }
@@ -254,33 +306,33 @@ impl<H: Handler> Consumer<H> {
         if batch.is_empty() {
             return Ok(());
         }
-        let mut work = self.bus.begin(H::FLOW).await?;
-        let ids: Vec<Uuid> = batch.iter().map(|i| i.envelope.id).collect();
-        let fresh = store::claim_inbox(work.tx(), H::FLOW.name, &ids).await?;
-        batch.retain(|i| fresh.contains(&i.envelope.id));
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let failure = match self.handler.handle(&mut work, &batch).await {
-            Ok(()) => {
-                let rejected = work.rejected();
-                if !rejected.is_empty() {
-                    let letters = dead_letters(&batch, &rejected);
-                    report(H::FLOW.name, &letters);
-                    store::insert_dead_letters(work.tx(), H::FLOW.name, &letters).await?;
-                }
-                return Ok(work.commit().await?);
-            }
-            Err(failure) => failure,
+        let reason = match self.attempt_once(&batch).await {
+            Err(Failure::Reject(reason)) => reason,
+            done => return done,
         };
-        drop(work);
-        let Failure::Reject(reason) = failure else { return Err(failure) };
         if let [event] = batch.as_slice() {
             return self.bury(vec![event.raw.clone().into_dead_letter(reason)]).await;
         }
         let half = batch.split_off(batch.len() / 2);
         Box::pin(self.attempt(batch)).await?;
         Box::pin(self.attempt(half)).await
+    }
+
+    async fn attempt_once(&self, batch: &[Incoming]) -> Result<(), Failure> {
+        let mut work = self.bus.begin(H::FLOW).await?;
+        let ids: Vec<Uuid> = batch.iter().map(|i| i.envelope.id).collect();
+        let fresh = store::claim_inbox(work.tx(), H::FLOW.name, &ids).await?;
+        let batch: Vec<Incoming> = batch.iter().filter(|i| fresh.contains(&i.envelope.id)).cloned().collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.handler.handle(&mut work, &batch).await?;
+        let letters = dead_letters(&batch, &work.rejected());
+        if !letters.is_empty() {
+            report(H::FLOW.name, &letters);
+            store::insert_dead_letters(work.tx(), H::FLOW.name, &letters).await?;
+        }
+        Ok(work.commit().await?)
     }
 
     /// Gives messages up, in a transaction of their own.
@@ -337,11 +389,11 @@ impl<H: Handler> Consumer<H> {
                 tracing::info!(flow, dead_letter = letter.id, "dead letter replayed");
             }
             Err(reason) => {
+                // What the handler did goes back with its transaction, and the lock with it: the letter may be gone by now.
                 drop(work);
-                let again = Raw::from_dead_letter(&letter).into_dead_letter(reason);
                 let mut work = self.bus.begin(H::FLOW).await?;
-                report(flow, std::slice::from_ref(&again));
-                store::insert_dead_letters(work.tx(), flow, &[again]).await?;
+                report(flow, &[Raw::from_dead_letter(&letter).into_dead_letter(reason.clone())]);
+                store::keep_dead_letter(work.tx(), letter.id, &reason).await?;
                 work.commit().await?;
             }
         }
@@ -394,11 +446,12 @@ async fn fetch(
     messages: &mut pull::Stream,
     stop: &CancellationToken,
 ) -> Fetched {
+    let mut stalled_at = Instant::now() + STALL;
     let first = loop {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return Fetched::Stopped,
-            next = timeout(STALL, messages.next()) => next,
+            next = timeout_at(stalled_at, messages.next()) => next,
         };
         match next {
             Ok(Some(Ok(message))) => break message,
@@ -414,7 +467,7 @@ async fn fetch(
                 return Fetched::Lost;
             }
             Err(_silence) => match consumer.info().await {
-                Ok(info) if info.num_pending == 0 => {}
+                Ok(info) if info.num_pending == 0 => stalled_at = Instant::now() + STALL,
                 Ok(info) => {
                     tracing::warn!(pending = info.num_pending, "pull stalled; making a new one");
                     return Fetched::Lost;
@@ -457,13 +510,7 @@ struct Backoff {
 impl Backoff {
     const MAX: Duration = Duration::from_secs(30);
 
-    fn next(&mut self) -> Duration {
-        let pause = Duration::from_millis(500) * 2_u32.pow(self.failures.min(6));
-        self.failures += 1;
-        pause.min(Self::MAX)
-    }
-
-    fn reset(&mut self) {
-        self.failures = 0;
+    fn pause(&self) -> Duration {
+        (Duration::from_millis(500) * 2_u32.pow(self.failures.min(6))).min(Self::MAX)
     }
 }

@@ -10,8 +10,8 @@
 //! - [`Work`] is one unit of work: a transaction and the events it emits. They commit together.
 //! - [`Handler`] turns a batch of events into state and further events; [`Bus::run`] is the loop around it: it alone
 //!   fetches, deduplicates, commits, acknowledges and gives up.
-//! - A failure is a decision: [`Failure::Retry`] redelivers, [`Failure::Reject`] moves the one event that can never work to
-//!   `dead_letter`, in the transaction of the others.
+//! - A failure is a decision: [`Failure::Retry`] redelivers, [`Failure::Reject`] and [`Work::reject`] move the one event that
+//!   can never work to `dead_letter`; the others go on.
 //! - [`relay`] publishes what was committed: at once, and by a sweep what a crash left behind.
 //! - [`topology`] declares streams and durables; [`permissions`] writes the broker's users.
 //!

@@ -12,16 +12,23 @@ pub const INBOX_DAYS: i32 = 30;
 
 /// How often retention runs. Any replica may: the work is idempotent.
 const INTERVAL: Duration = Duration::from_secs(3600);
+/// When it is tried again after a failure. Making and dropping partitions waits only briefly for its lock, since every
+/// commit of the service would queue behind it.
+const AGAIN: Duration = Duration::from_secs(60);
 
-/// Keeps retention until `stop`. A failure is logged and tried again an hour later; nothing depends on its time.
+/// Keeps retention until `stop`. A failure is logged and tried again; partitions are made days ahead.
 pub async fn run(pool: PgPool, stop: CancellationToken) {
     loop {
-        if let Err(error) = once(&pool).await {
-            tracing::warn!(%error, "retention of the bus tables failed; trying again in an hour");
-        }
+        let pause = match once(&pool).await {
+            Ok(()) => INTERVAL,
+            Err(error) => {
+                tracing::warn!(%error, "retention of the bus tables failed; trying again in a minute");
+                AGAIN
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

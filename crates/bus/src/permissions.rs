@@ -28,8 +28,10 @@ pub fn nats_conf() -> String {
     let mut users = vec![
         user(
             MIGRATE_USER,
-            // The $JS.API subjects of streams and consumers; no event, no message.
-            vec!["$JS.API.INFO".into(), "$JS.API.STREAM.>".into(), "$JS.API.CONSUMER.>".into()],
+            // Declares streams and durables; reads no message and deletes nothing.
+            ["INFO", "STREAM.CREATE.*", "STREAM.UPDATE.*", "STREAM.INFO.*", "CONSUMER.CREATE.>", "CONSUMER.INFO.>"]
+                .map(|call| format!("$JS.API.{call}"))
+                .into(),
         ),
         user(UPSTREAM_USER, vec![format!("{INTAKE_SUBJECT}.*")]),
     ];

@@ -11,17 +11,19 @@ use crate::trace;
 use async_nats::jetstream::Context;
 use events::Service;
 use jiff::Timestamp;
+use opentelemetry::metrics::Counter;
 use sqlx::PgPool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 /// How many committed rows may wait for the fast path before the rest is left to the sweep.
-const QUEUE: usize = 64;
+const QUEUE: usize = 20_000;
 
-/// Rows younger than this belong to the fast path; a younger sweep would only race it. The publish time-out of the
-/// client is shorter.
+/// Rows younger than this belong to the fast path; a younger sweep would only race it, and have its batches refused.
 const SWEEP_AGE_SECONDS: f64 = 5.0;
 
 /// How often the sweep looks.
@@ -30,7 +32,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// The entrance to the fast path.
 #[derive(Debug, Clone)]
 pub struct Relay {
-    queue: mpsc::Sender<Vec<(OutboxKey, OutboxRow)>>,
+    queue: mpsc::UnboundedSender<Vec<(OutboxKey, OutboxRow)>>,
+    /// Rows in the queue, which bounds it.
+    waiting: Arc<AtomicUsize>,
+    left_to_sweep: Counter<u64>,
 }
 
 /// The tasks behind it.
@@ -38,23 +43,32 @@ pub(crate) struct RelayTasks {
     service: Service,
     js: Context,
     pool: PgPool,
-    queue: mpsc::Receiver<Vec<(OutboxKey, OutboxRow)>>,
+    queue: mpsc::UnboundedReceiver<Vec<(OutboxKey, OutboxRow)>>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Relay {
     /// A relay for what a service emits. `pool` should not wait for the disk on commit: a pending mark that comes back
     /// after a crash only leads to a duplicate.
     pub(crate) fn new(service: Service, js: Context, pool: PgPool) -> (Self, RelayTasks) {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        (Self { queue: sender }, RelayTasks { service, js, pool, queue })
+        let (sender, queue) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left_to_sweep = opentelemetry::global::meter("dunlin").u64_counter("dunlin.outbox.left_to_sweep").build();
+        let relay = Self { queue: sender, waiting: waiting.clone(), left_to_sweep };
+        (relay, RelayTasks { service, js, pool, queue, waiting })
     }
 
     /// Hands committed rows over. Never waits: if the fast path is behind (a broker outage), the sweep will take them.
     pub(crate) fn offer(&self, created_at: Timestamp, rows: Vec<OutboxRow>) {
-        let keyed = rows.into_iter().map(|row| ((created_at, row.envelope.id), row)).collect();
-        if self.queue.try_send(keyed).is_err() {
-            tracing::debug!("relay queue is full or closed; rows left to the sweep");
+        let count = rows.len();
+        if self.waiting.fetch_add(count, Ordering::Relaxed) > QUEUE {
+            self.waiting.fetch_sub(count, Ordering::Relaxed);
+            self.left_to_sweep.add(count as u64, &[]);
+            return;
         }
+        let keyed = rows.into_iter().map(|row| ((created_at, row.envelope.id), row)).collect();
+        // Closed only while the process ends; the next one sweeps.
+        let _ = self.queue.send(keyed);
     }
 }
 
@@ -75,10 +89,12 @@ impl RelayTasks {
                 () = stop.cancelled() => self.queue.try_recv().ok(),
             };
             let Some(mut rows) = first else { break };
+            self.waiting.fetch_sub(rows.len(), Ordering::Relaxed);
             loop {
                 while rows.len() < MAX_BATCH
                     && let Ok(more) = self.queue.try_recv()
                 {
+                    self.waiting.fetch_sub(more.len(), Ordering::Relaxed);
                     rows.extend(more);
                 }
                 let rest = rows.split_off(rows.len().min(MAX_BATCH));
@@ -105,8 +121,7 @@ impl Sweep {
     async fn run(&self, stop: CancellationToken) {
         loop {
             let again = match self.sweep().await {
-                // A full batch: there is more.
-                Ok(found) => found == MAX_BATCH,
+                Ok(more) => more,
                 Err(error) => {
                     tracing::warn!(service = %self.service, %error, "outbox sweep failed; trying again");
                     false
@@ -125,20 +140,21 @@ impl Sweep {
     }
 
     /// Publishes up to one batch of pending rows. They stay locked meanwhile, so that replicas share the work; if the
-    /// broker does not answer, the locks go with the time-out and nothing has changed. Returns how many were confirmed.
-    async fn sweep(&self) -> sqlx::Result<usize> {
+    /// broker does not answer, the locks go with the time-out and nothing has changed. Returns whether to go on at once.
+    async fn sweep(&self) -> sqlx::Result<bool> {
         if self.js.client().connection_state() != async_nats::connection::State::Connected {
-            return Ok(0);
+            return Ok(false);
         }
         let mut tx = self.pool.begin().await?;
         let rows = store::lock_pending(&mut tx, SWEEP_AGE_SECONDS, MAX_BATCH as i64).await?;
         if rows.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
+        let was_full = rows.len() == MAX_BATCH;
         let confirmed = publish_rows(self.service, &self.js, rows).await;
         store::delete_pending(&mut *tx, &confirmed).await?;
         tx.commit().await?;
-        Ok(confirmed.len())
+        Ok(was_full && !confirmed.is_empty())
     }
 }
 

@@ -7,14 +7,14 @@ use jiff_sqlx::ToSqlx;
 use kernel::Shard;
 use serde::Serialize;
 use sqlx::postgres::PgBindIterExt;
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 use std::collections::HashSet;
 use uuid::Uuid;
 
 /// An event as it is written to the outbox.
 #[derive(Debug, Clone)]
 pub struct OutboxRow {
-    /// Decides which worker may meet it.
+    /// The customer's; kept so that both sides of a stream can be compared part by part.
     pub shard: Shard,
     /// Headers and subject.
     pub envelope: Envelope,
@@ -140,7 +140,10 @@ impl StoredRow {
 }
 
 /// Marks a window of the outbox (machine time, half open) as pending again. Returns how many events that were.
-pub async fn replay_outbox(db: impl PgExecutor<'_>, from: Timestamp, to: Timestamp) -> sqlx::Result<u64> {
+pub async fn replay_outbox(db: &PgPool, from: Timestamp, to: Timestamp) -> sqlx::Result<u64> {
+    let mut tx = db.begin().await?;
+    // A window may be large.
+    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
     let done = sqlx::query(
         "INSERT INTO outbox_pending (created_at, msg_id)
          SELECT created_at, msg_id FROM outbox WHERE created_at >= $1 AND created_at < $2
@@ -148,8 +151,9 @@ pub async fn replay_outbox(db: impl PgExecutor<'_>, from: Timestamp, to: Timesta
     )
     .bind(from.to_sqlx())
     .bind(to.to_sqlx())
-    .execute(db)
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(done.rows_affected())
 }
 
@@ -185,6 +189,19 @@ pub async fn insert_dead_letters(tx: &mut PgConnection, consumer: &str, letters:
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Keeps a dead letter that was tried again in vain, with the new reason. Does nothing if it is gone meanwhile.
+pub async fn keep_dead_letter(tx: &mut PgConnection, id: i64, reason: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE dead_letter SET reason = $2, attempts = attempts + 1, failed_at = now(), replay_requested_at = NULL
+         WHERE id = $1",
+    )
+    .bind(id)
+    .bind(reason)
+    .execute(tx)
+    .await
+    .map(drop)
 }
 
 /// A dead letter as operators see it.

@@ -7,6 +7,10 @@ use kernel::{CustomerId, MerchantId, Shard};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
+/// What fits into a message (`max_msg_size` of the streams is 256 KiB) with its headers: a larger event would be committed
+/// and then wait in the outbox for ever.
+const MAX_EVENT_BYTES: usize = 200 * 1024;
+
 /// One unit of work: a transaction and the events it emits, which commit together or not at all.
 ///
 /// After [`Work::commit`] the events are already on their way to the broker; if the process dies instead, the sweep
@@ -36,8 +40,8 @@ impl Work {
 
     /// Emits an event under a given id, time and creating trace.
     ///
-    /// Refused: an event that the flow does not declare, and one whose merchant or customer is no id. Both are
-    /// programming errors that would otherwise show up as lost events.
+    /// Refused: an event that the flow does not declare, one whose merchant or customer is no id, and one that is too large
+    /// to be published. All would otherwise show up as lost events.
     pub fn emit_as<E: Event>(
         &mut self,
         id: Uuid,
@@ -47,6 +51,13 @@ impl Work {
     ) -> Result<Uuid, Failure> {
         if !self.flow.emits.contains(&E::KIND) {
             return Err(Failure::Reject(format!("{} may not emit {}", self.flow.name, E::KIND.name())));
+        }
+        let payload = Bytes::from(event.encode_to_vec());
+        if payload.len() > MAX_EVENT_BYTES {
+            let (kind, size) = (E::KIND.name(), payload.len());
+            return Err(Failure::Reject(format!(
+                "{kind} of {size} bytes is too large: {MAX_EVENT_BYTES} can be published"
+            )));
         }
         let about = event.about();
         let refused =
@@ -63,7 +74,7 @@ impl Work {
                 time: occurred_at,
                 traceparent,
             },
-            payload: Bytes::from(event.encode_to_vec()),
+            payload,
         });
         Ok(id)
     }

@@ -2,6 +2,7 @@
 //! when things break.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
 use bus::{Bus, Failure, Handler, Incoming, Work};
 use events::topology::{INGEST_INTAKE, SEGMENTER_PAYERS};
 use events::{AnyEvent, Flow, Kind, Service, v1};
@@ -60,6 +61,32 @@ impl Rig {
         work.commit().await.unwrap();
     }
 
+    fn admin(&self) -> bus::BrokerSettings {
+        self.system.common.nats.broker(bus::permissions::MIGRATE_USER)
+    }
+
+    async fn durable(&self) -> PullConsumer {
+        let js = bus::broker::jetstream(bus::broker::connect("test", &self.admin()).await.unwrap());
+        js.get_consumer_from_stream(SEGMENTER_PAYERS.name, Service::Ingest.stream()).await.unwrap()
+    }
+
+    /// The consumer's durable brings one more kind, as a migration to a newer version would have it.
+    async fn widen_durable(&self, kind: Kind) {
+        let js = bus::broker::jetstream(bus::broker::connect("test", &self.admin()).await.unwrap());
+        let mut config =
+            pull::Config::try_from_consumer_config(self.durable().await.cached_info().config.clone()).unwrap();
+        config.filter_subjects.push(kind.subject_filter());
+        js.create_consumer_on_stream(config, Service::Ingest.stream()).await.unwrap();
+    }
+
+    /// The broker comes back with an empty disk.
+    async fn lose_streams(&mut self) {
+        self.system.nats.kill().unwrap();
+        std::fs::remove_dir_all(self.system.directory().join("store")).unwrap();
+        self.system.nats.launch().await.unwrap();
+        self.system.declare_streams().await.unwrap();
+    }
+
     async fn effects(&self) -> Vec<String> {
         sqlx::query_scalar("SELECT invoice FROM effect ORDER BY invoice").fetch_all(&self.effects).await.unwrap()
     }
@@ -113,6 +140,7 @@ impl Handler for Noting {
                     work.reject(event, "rejected alone");
                     continue;
                 }
+                "retry-for-ever" => return Err(Failure::Retry("the test says so".to_owned())),
                 "poison-sql" if !fixed => {
                     sqlx::query("INSERT INTO effect VALUES ($1, NULL)").bind(invoice).execute(work.tx()).await?;
                 }
@@ -264,26 +292,22 @@ async fn events_wait_out_a_broker_outage_in_the_outbox() {
 
 #[tokio::test]
 async fn a_lost_stream_is_refilled_from_the_outbox() {
-    let rig = Rig::start().await;
+    let mut rig = Rig::start().await;
     let before = names(10);
     rig.emit(before.iter().map(|n| invoice(n))).await;
     wait::until_true("an empty outbox", SOON, || async { rig.pending().await == 0 }).await;
 
     // The broker loses everything, events that nobody has read yet among it.
-    let migrate = rig.system.common.nats.broker(bus::permissions::MIGRATE_USER);
-    let admin = bus::broker::jetstream(bus::broker::connect("test", &migrate).await.unwrap());
-    admin.delete_stream(Service::Ingest.stream()).await.unwrap();
-    rig.system.declare_streams().await.unwrap();
-
+    rig.lose_streams().await;
     let (stop, running) = rig.consume(Noting::default());
     let (from, to) = ("2000-01-01T00:00:00Z".parse().unwrap(), "2100-01-01T00:00:00Z".parse().unwrap());
     bus::store::replay_outbox(&rig.producer_pool(), from, to).await.unwrap();
     assert_eq!(rig.wait_for_effects(10).await, before);
 
     // A consumer that vanishes under a running pull is bound to again.
-    admin.delete_consumer_from_stream(SEGMENTER_PAYERS.name, Service::Ingest.stream()).await.unwrap();
-    rig.system.declare_streams().await.unwrap();
+    rig.lose_streams().await;
     rig.emit([invoice("later")]).await;
+    bus::store::replay_outbox(&rig.producer_pool(), from, to).await.unwrap();
     let effects = rig.wait_for_effects(11).await;
     assert_eq!(effects.len(), 11, "what was done before the consumer vanished is not done again");
     stop.cancel();
@@ -301,6 +325,52 @@ async fn a_service_may_only_publish_its_own_events_and_read_its_own_durables() {
     let created =
         js.create_stream(async_nats::jetstream::stream::Config { name: "MINE".into(), ..Default::default() }).await;
     assert!(created.is_err(), "segmenter created a stream");
+}
+
+#[tokio::test]
+async fn events_of_a_newer_version_are_left_for_it() {
+    let rig = Rig::start().await;
+    let (stop, running) = rig.consume(Noting::default());
+    let js = rig.producer.jetstream();
+    // The segmenter does not take customer-changed; its durable is widened, as a migration to a newer version would.
+    rig.widen_durable(Kind::CustomerChanged).await;
+    js.publish(Kind::CustomerChanged.subject("acme"), "of the future".into()).await.unwrap().await.unwrap();
+    rig.emit([invoice("in_1")]).await;
+    assert_eq!(rig.wait_for_effects(1).await, ["in_1"]);
+    let offered_again = || async { rig.durable().await.cached_info().num_redelivered > 0 };
+    wait::until_true("a second offer", SOON, offered_again).await;
+    assert!(rig.dead_letters().await.is_empty(), "a newer replica may know it");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn one_event_that_always_fails_does_not_hold_up_the_others() {
+    let rig = Rig::start().await;
+    let expected = names(20);
+    let mut all: Vec<_> = expected.iter().map(|n| invoice(n)).collect();
+    all.insert(7, invoice("retry-for-ever"));
+    rig.emit(all).await;
+    let (stop, running) = rig.consume(Noting::default());
+    let effects = wait::until("the others' effects", Duration::from_secs(60), || async {
+        let effects = rig.effects().await;
+        (effects.len() >= expected.len()).then_some(effects)
+    })
+    .await;
+    assert_eq!(effects, expected);
+    assert!(rig.dead_letters().await.is_empty());
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn events_too_large_to_be_published_are_refused_before_the_commit() {
+    let rig = Rig::start().await;
+    let mut work = rig.producer.begin(&INGEST_INTAKE).await.unwrap();
+    let mut large = invoice("in_1");
+    large.invoice.as_mut().unwrap().bill_to_name = "x".repeat(300_000);
+    let error = work.emit(SystemClock.now(), &large).unwrap_err();
+    assert!(matches!(&error, Failure::Reject(reason) if reason.contains("too large")), "{error}");
 }
 
 #[tokio::test]

@@ -23,6 +23,17 @@ pub enum Durability {
     Memory,
 }
 
+/// Nothing a service does takes long. A peer that is gone without a word must not hold locks for hours: other replicas
+/// would wait for them.
+const TIME_LIMITS: [(&str, &str); 6] = [
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "20s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+];
+
 /// A pool that connects as a service's role, with the service's schema as `search_path`. Connects lazily.
 pub fn pool(
     settings: &PostgresSettings,
@@ -32,7 +43,8 @@ pub fn pool(
 ) -> sqlx::Result<PgPool> {
     let mut options = PgConnectOptions::from_str(settings.url.reveal())?
         .application_name(&format!("dunlin {service}"))
-        .options([("search_path", service.name())]);
+        .options([("search_path", service.name())])
+        .options(TIME_LIMITS);
     if !names_user(settings.url.reveal()) {
         options = options.username(&role(service));
     }

@@ -114,7 +114,7 @@ impl Service {
         let stop = CancellationToken::new();
         let mut service = Self { host: host.clone(), tasks: Vec::new(), addresses: Vec::new(), stop: stop.clone() };
         service.task("bus retention", bus::maintain::run(host.pool.clone(), stop.clone()));
-        service.task("bus gauges", bus::gauges::run(host.service, host.pool.clone(), stop));
+        service.task("bus gauges", bus::gauges::run(host.bus.clone(), stop));
         service
     }
 

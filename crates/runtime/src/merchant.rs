@@ -129,6 +129,12 @@ impl Merchants {
             let Some(file) = read::<MerchantFile>(&path, faults) else { continue };
             let id = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
             match (MerchantId::try_new(id), contact::zone(&file.time_zone)) {
+                (Ok(id), Ok(_)) if merchants.get(&id).is_some() => faults.0.push(Fault {
+                    file: path.display().to_string(),
+                    line: None,
+                    path: String::new(),
+                    reason: "there is a second file of this merchant, with the other ending: remove one".to_owned(),
+                }),
                 (Ok(id), Ok(zone)) => merchants.insert(Merchant { id, file, zone }),
                 (Err(error), _) => faults.0.push(Fault {
                     file: path.display().to_string(),
@@ -178,7 +184,7 @@ pub fn yaml_files(directory: &Path, faults: &mut Faults) -> Vec<std::path::PathB
         }
     };
     let is_yaml = |p: &std::path::PathBuf| p.extension().is_some_and(|e| e == "yaml" || e == "yml");
-    let mut files: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(is_yaml).collect();
+    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(is_yaml).collect();
     files.sort();
     files
 }

@@ -35,8 +35,10 @@ impl Problem {
         }
     }
 
-    /// The service cannot answer now; the caller should come back.
-    pub fn unavailable(detail: impl ToString) -> Self {
+    /// The service cannot answer now; the caller should come back. The cause may name hosts and tables: it is only logged.
+    pub fn unavailable(cause: impl std::fmt::Display) -> Self {
+        tracing::warn!(%cause, "request cannot be answered now");
+        let detail = "a part of the system does not answer; nothing has changed";
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Try again later", detail);
         Self { retry_after_seconds: Some(5), ..problem }
     }

@@ -23,6 +23,13 @@ pub async fn create_schema(admin: &mut PgConnection, schema: &str, role: &str) -
         ),
     )
     .await?;
+    // A temporary object could stand in for one of ours in functions that run with their owner's rights.
+    run(
+        admin,
+        "DO $$ BEGIN EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$"
+            .to_owned(),
+    )
+    .await?;
     run(admin, format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await
 }
 
@@ -41,7 +48,7 @@ pub async fn grant(admin: &mut PgConnection, schema: &str, role: &str) -> sqlx::
 
 /// Makes unqualified names mean a schema, for the rest of the session.
 pub async fn set_search_path(session: &mut PgConnection, schema: &str) -> sqlx::Result<()> {
-    run(session, format!("SET search_path = {schema}")).await
+    run(session, format!("SET search_path = {schema}, pg_temp")).await
 }
 
 async fn run(session: &mut PgConnection, statement: String) -> sqlx::Result<()> {

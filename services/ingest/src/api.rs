@@ -97,7 +97,7 @@ async fn stripe_webhook(
         traceparent: bus::trace::current(),
         content: webhook.content,
     };
-    let verdicts = edge.intake.accept(vec![message]).await.map_err(|Unavailable(why)| Problem::unavailable(why))?;
+    let verdicts = edge.intake.accept(vec![message]).await.map_err(Problem::unavailable)?;
     let verdict = verdicts.first().map_or("accepted", Verdict::name);
     Ok(axum::Json(json!({ "received": true, "verdict": verdict })).into_response())
 }
@@ -138,7 +138,8 @@ impl Edge {
             })
         });
         let accepted = self.intake.accept(messages.collect()).await;
-        let mut accepted = accepted.map_err(|Unavailable(why)| Status::unavailable(why))?.into_iter();
+        let mut accepted =
+            accepted.map_err(|Unavailable(_)| Status::unavailable("nothing was taken in; send it again"))?.into_iter();
         let verdict = |(id, content): (String, Result<_, events::Malformed>)| {
             let fault = match content {
                 Err(fault) => Some(fault),
