@@ -27,6 +27,7 @@ soak: build ## kill services and servers at random for ten minutes (SOAK_SECONDS
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} target/debug/with-servers cargo test --workspace --test faults -- --nocapture
 
 bench: setup ## measure speed and memory on a release build; BENCH=<name> runs one
+	@deploy/postfix.sh .dunlin/postfix
 	cargo build --release --workspace
 	@target/release/bench $(BENCH)
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use dunlin::settings::Configuration;
 use events::Service;
-use kernel::TimeLapse;
+use kernel::{Clock, SystemClock, TimeLapse};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ pub struct Processes {
     pub catcher: SmtpServer,
     /// The settings of all services.
     pub configuration: Configuration,
+    /// Environment variables of services that start from now on.
+    pub environment: Vec<(&'static str, String)>,
     services: BTreeMap<&'static str, Process>,
     directory: PathBuf,
 }
@@ -29,6 +31,15 @@ pub struct Processes {
 impl Processes {
     /// Starts servers and services with files in a directory.
     pub async fn start(directory: &Path, lapse: TimeLapse) -> anyhow::Result<Self> {
+        let mut system = Self::servers(directory, Some(lapse)).await?;
+        for service in Service::ALL {
+            system.start_service(service)?;
+        }
+        Ok(system)
+    }
+
+    /// Starts and prepares servers only.
+    pub async fn servers(directory: &Path, lapse: Option<TimeLapse>) -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
         let postgres = Postgres::start(&binaries, &directory.join("postgres"), free_port()?, Disk::Durable).await?;
         let nats = Nats::start(&binaries, &directory.join("nats"), free_port()?).await?;
@@ -38,22 +49,24 @@ impl Processes {
         let configuration = Configuration::load(&settings)?;
         runtime::database::create(&postgres.url("postgres"), DATABASE).await?;
         dunlin::system::migrate(&configuration).await?;
-        let mut system =
-            Self { postgres, nats, catcher, configuration, services: BTreeMap::new(), directory: directory.to_owned() };
-        for service in Service::ALL {
-            system.start_service(service)?;
-        }
-        Ok(system)
+        let (services, directory) = (BTreeMap::new(), directory.to_owned());
+        Ok(Self { postgres, nats, catcher, configuration, environment: Vec::new(), services, directory })
     }
 
     /// Starts a service, as its supervisor would.
     pub fn start_service(&mut self, service: Service) -> anyhow::Result<()> {
         let settings = self.directory.join("dunlin.yaml");
         let settings = settings.to_str().context("a path that is no text")?;
-        let log = self.directory.join(format!("{service}.log"));
-        let process = Process::start(&binary()?, &["--config", settings, "run", service.name()], &log)?;
+        let environment: Vec<_> = self.environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let arguments = ["--config", settings, "run", service.name()];
+        let process = Process::start_with(&binary()?, &arguments, &environment, &self.log(service))?;
         self.services.insert(service.name(), process);
         Ok(())
+    }
+
+    /// Where a service's log is.
+    pub fn log(&self, service: Service) -> PathBuf {
+        self.directory.join(format!("{service}.log"))
     }
 
     /// Kills a service at once, and starts it again.
@@ -73,7 +86,12 @@ impl Processes {
     }
 }
 
-fn settings_file(postgres: &Postgres, nats: &Nats, catcher: &SmtpServer, lapse: TimeLapse) -> anyhow::Result<String> {
+fn settings_file(
+    postgres: &Postgres,
+    nats: &Nats,
+    catcher: &SmtpServer,
+    lapse: Option<TimeLapse>,
+) -> anyhow::Result<String> {
     let passwords: BTreeMap<_, _> = nats.passwords.iter().map(|(user, password)| (user, password.reveal())).collect();
     let port = || free_port().map(|port| format!("127.0.0.1:{port}"));
     let pages = port()?;
@@ -81,7 +99,8 @@ fn settings_file(postgres: &Postgres, nats: &Nats, catcher: &SmtpServer, lapse: 
         "config_dir": std::path::absolute(crate::system::config_dir())?,
         "admin_listen": "127.0.0.1:0",
         "postgres": { "url": postgres.service_url(DATABASE), "admin_url": postgres.url(DATABASE) },
-        "nats": { "url": nats.url(), "passwords": passwords },
+        // Soon: what a killed service had fetched comes again only then.
+        "nats": { "url": nats.url(), "passwords": passwords, "ack_wait_seconds": 10 },
         "links": { "public_url": format!("http://{pages}"), "key": "a key that is only for tests, 32+" },
         "telemetry": { "log_filter": "info" },
         "time_lapse": lapse,
@@ -89,6 +108,14 @@ fn settings_file(postgres: &Postgres, nats: &Nats, catcher: &SmtpServer, lapse: 
         "notifier": { "smtp": { "host": "127.0.0.1", "port": catcher.address.port() } },
         "tracker": { "pages_listen": pages, "dashboard_listen": "127.0.0.1:0" },
     }))?)
+}
+
+/// A directory of its own for the files of a run: of whoever starts [`Processes`] to remove.
+pub fn new_directory() -> std::io::Result<PathBuf> {
+    let id = kernel::id::at(SystemClock.now()).simple().to_string();
+    let directory = std::env::temp_dir().join("dunlin-processes").join(id);
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
 /// The program under test, beside the tests that were built with it.

@@ -12,7 +12,6 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 use kernel::{Clock, SystemClock, TimeLapse};
 use sqlx::PgPool;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::audit::Audit;
@@ -123,7 +122,8 @@ async fn cause(faults: Vec<(Duration, Fault)>, system: &mut Processes) -> anyhow
 async fn whatever_dies_nothing_is_lost_doubled_or_sent_after_the_payment() -> anyhow::Result<()> {
     let plan = Plan::from_environment()?;
     println!("{plan:?}");
-    let directory = directory();
+    // It stays if the test fails.
+    let directory = e2e::processes::new_directory()?;
     let start: Timestamp = "2026-03-02T00:00:00Z".parse()?;
     let scope = Scope { customers: plan.customers, invoices: plan.invoices, start, days: plan.days };
     let lapse = TimeLapse {
@@ -144,7 +144,7 @@ async fn whatever_dies_nothing_is_lost_doubled_or_sent_after_the_payment() -> an
     caused?;
 
     let pool = system.pool().await?;
-    wait_for_the_end(&pool, &lapse).await;
+    wait_for_the_end(&pool, &lapse).await?;
     let mut findings = lost(&pool, &driver, scope).await?;
     let recorded = Audit::of(&catcher.mails(), &book::recorded_payments(&pool).await?);
     findings.extend(recorded.after_payment.iter().map(|f| format!("after a recorded payment: {f}")));
@@ -167,21 +167,13 @@ async fn whatever_dies_nothing_is_lost_doubled_or_sent_after_the_payment() -> an
     Ok(())
 }
 
-/// A directory of this run; it stays if the test fails.
-fn directory() -> PathBuf {
-    let id = kernel::id::at(SystemClock.now()).simple().to_string();
-    let directory = std::env::temp_dir().join("dunlin-faults").join(id);
-    std::fs::create_dir_all(&directory).unwrap();
-    directory
-}
-
 /// The backlog has to reach nothing once the faults have stopped.
-async fn wait_for_the_end(pool: &PgPool, clock: &dyn Clock) {
+async fn wait_for_the_end(pool: &PgPool, clock: &dyn Clock) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
-        let open = book::open_work(pool, clock.now()).await.unwrap();
+        let open = book::open_work(pool, clock.now()).await?;
         if open.is_empty() {
-            return;
+            return Ok(());
         }
         assert!(Instant::now() < deadline, "still to do: {open:#?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
