@@ -4,13 +4,15 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
-use e2e::processes::{Processes, new_directory};
+use e2e::processes::{Processes, binary, new_directory};
 use e2e::system::{at, draft, event};
 use events::Service;
 use jiff::SignedDuration;
 use kernel::{Clock, SystemClock, TimeLapse};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use testkit::otlp::OtlpSink;
 use testkit::stripe::{self, Webhooks};
@@ -65,6 +67,12 @@ async fn a_case_can_be_followed_and_says_nothing_personal() {
     assert!(spans.is_below(sent, fired), "and leads to the mail server");
     assert!(has(sent, "smtp.reply") && has(sent, "outcome") && has(sent, "reminder.id"), "{sent:?}");
 
+    let story = explain(&directory);
+    for (what, span) in [("the webhook's", webhook), ("the timer's", fired)] {
+        let trace: String = span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(story.contains(&trace), "{what} trace {trace} is missing in\n{story}");
+    }
+
     let metrics = collector.metric_names();
     for name in [
         "dunlin.delivery.attempts",
@@ -91,6 +99,13 @@ async fn a_case_can_be_followed_and_says_nothing_personal() {
     }
     drop(system);
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// What `dunlin explain` tells, from the database alone.
+fn explain(directory: &Path) -> String {
+    let settings = directory.join("dunlin.yaml");
+    let told = Command::new(binary().unwrap()).arg("--config").arg(settings).args(["explain", "acme/in_1"]).output();
+    String::from_utf8(told.unwrap().stdout).unwrap()
 }
 
 /// A customer, and an invoice that will be overdue.

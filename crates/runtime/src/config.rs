@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use serde_saphyr::granit_parser::{Event, Parser};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// One thing that is wrong in a configuration file.
@@ -164,6 +165,11 @@ impl Document {
         self
     }
 
+    /// The text of a key of the document, checked or not.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.value.get(key)?.as_str()
+    }
+
     /// Checks the document against the type and its rules; on faults reports all of them and returns `None`.
     pub fn check<T: JsonSchema + DeserializeOwned + Validate>(mut self, faults: &mut Faults) -> Option<T> {
         let before = faults.0.len();
@@ -230,6 +236,15 @@ pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()).to_owned())
 }
 
+/// The format of [`address`].
+const ADDRESS: &str = "socket-address";
+
+/// Schema of a field that holds an address to listen on: `#[schemars(schema_with = "runtime::config::address")]`. With it
+/// a wrong one is reported together with all other faults.
+pub fn address(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "format": ADDRESS })
+}
+
 /// The JSON Schema of a section, as editors get it: secrets may also be given as `<key>_file`.
 pub fn editor_schema<T: JsonSchema>() -> Value {
     let mut schema = schema_of::<T>();
@@ -262,7 +277,9 @@ fn offer_files(schema: &mut Value) {
 
 fn check_schema(schema: &Value, value: &Value, found: &mut Vec<(String, String)>) {
     use jsonschema::error::ValidationErrorKind as Kind;
-    let validator = match jsonschema::validator_for(schema) {
+    let is_address = |text: &str| text.parse::<SocketAddr>().is_ok();
+    let options = jsonschema::options().should_validate_formats(true).with_format(ADDRESS, is_address);
+    let validator = match options.build(schema) {
         Ok(validator) => validator,
         Err(error) => return found.push((String::new(), format!("schema: {error}"))),
     };
@@ -280,6 +297,9 @@ fn check_schema(schema: &Value, value: &Value, found: &mut Vec<(String, String)>
             }
             Kind::Required { property } => {
                 found.push((join(&path, property.as_str().unwrap_or_default()), "is missing".to_owned()));
+            }
+            Kind::Format { format } if format == ADDRESS => {
+                found.push((path, "is no address with a port, such as 127.0.0.1:8080".to_owned()));
             }
             // The message without the value, which may be a secret.
             _ => found.push((path, error.masked().to_string())),

@@ -19,6 +19,7 @@ pub struct Settings {
     /// Directory with `merchants/`, `campaigns/` and, if you have your own, `templates/`; relative to this file.
     pub config_dir: PathBuf,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[schemars(schema_with = "runtime::config::address")]
     pub admin_listen: SocketAddr,
     /// Postgres.
     pub postgres: PostgresSettings,
@@ -94,17 +95,19 @@ impl Configuration {
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let document = Document::read(path).map_err(|fault| Faults(vec![fault]))?;
-        let settings: Option<Settings> = document.override_from::<Settings>(std::env::vars()).check(&mut faults);
-        let Some(mut settings) = settings else { return Err(faults) };
-        let base = path.parent().unwrap_or(Path::new("."));
-        settings.config_dir = base.join(&settings.config_dir);
-        let merchants = Merchants::read(&settings.config_dir, &mut faults);
-        let campaigns = scheduler::config::read_campaigns(&settings.config_dir, &mut faults);
-        check_references(&settings, &merchants, &campaigns, &mut faults);
-        if let Err(error) = Templates::load(&settings.config_dir.join("templates")) {
-            faults.0.push(fault(&settings.config_dir.join("templates"), "", error));
+        let document = document.override_from::<Settings>(std::env::vars());
+        // Looked up before the check: faults of the settings must not hide those of the files that they lead to.
+        let config_dir = document.text("config_dir").map(|name| path.parent().unwrap_or(Path::new(".")).join(name));
+        let settings: Option<Settings> = document.check(&mut faults);
+        let Some(config_dir) = config_dir else { return Err(faults) };
+        let merchants = Merchants::read(&config_dir, &mut faults);
+        let campaigns = scheduler::config::read_campaigns(&config_dir, &mut faults);
+        check_references(&config_dir, &merchants, &campaigns, &mut faults);
+        if let Err(error) = Templates::load(&config_dir.join("templates")) {
+            faults.0.push(fault(&config_dir.join("templates"), "", error));
         }
-        faults.into_result(Some(Self { settings, merchants: Arc::new(merchants), campaigns }))
+        let settings = settings.map(|settings| Settings { config_dir, ..settings });
+        faults.into_result(settings.map(|settings| Self { settings, merchants: Arc::new(merchants), campaigns }))
     }
 
     /// The compiled templates.
@@ -114,16 +117,16 @@ impl Configuration {
 }
 
 /// Names that must lead somewhere.
-fn check_references(settings: &Settings, merchants: &Merchants, campaigns: &Campaigns, faults: &mut Faults) {
+fn check_references(config_dir: &Path, merchants: &Merchants, campaigns: &Campaigns, faults: &mut Faults) {
     for merchant in merchants.iter() {
         let campaign = &merchant.file.campaign;
         if !campaigns.contains_key(campaign) {
-            let file = settings.config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
+            let file = config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
             faults.0.push(fault(&file, "campaign", format!("there is no campaigns/{campaign}.yaml")));
         }
     }
     if merchants.iter().next().is_none() && faults.0.is_empty() {
-        faults.0.push(fault(&settings.config_dir.join("merchants"), "", "there is no merchant: add a YAML file"));
+        faults.0.push(fault(&config_dir.join("merchants"), "", "there is no merchant: add a YAML file"));
     }
 }
 

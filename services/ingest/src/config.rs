@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where processors post webhooks.
+    #[schemars(schema_with = "runtime::config::address")]
     pub http_listen: SocketAddr,
     /// Where other systems publish facts by gRPC.
+    #[schemars(schema_with = "runtime::config::address")]
     pub grpc_listen: SocketAddr,
 }
 

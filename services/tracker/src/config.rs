@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where payers arrive by pay link and unsubscribe: what `links.public_url` leads to. The public may reach it.
+    #[schemars(schema_with = "runtime::config::address")]
     pub pages_listen: SocketAddr,
     /// Where figures are shown. For the merchant's own people only: it has no login of its own.
+    #[schemars(schema_with = "runtime::config::address")]
     pub dashboard_listen: SocketAddr,
 }
 

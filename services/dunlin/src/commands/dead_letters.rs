@@ -95,7 +95,7 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
 
 fn list(letters: &[(Service, DeadLetter)], output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
-        let list: Vec<_> = letters.iter().map(|(s, l)| serde_json::json!({"service": s.name(), "letter": l})).collect();
+        let list: Vec<_> = letters.iter().map(|(service, letter)| as_json(*service, letter)).collect();
         println!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(());
     }
@@ -127,7 +127,19 @@ fn show(service: Service, letter: &DeadLetter) -> anyhow::Result<()> {
     let kind = letter.subject.rsplit_once('.').and_then(|(ce_type, _)| Kind::by_ce_type(ce_type));
     let readable = kind.and_then(|kind| events::json::view(&kind.message_name(), &letter.payload).ok());
     let payload = readable.unwrap_or_else(|| String::from_utf8_lossy(&letter.payload).into_owned().into());
-    let shown = serde_json::json!({ "service": service.name(), "letter": letter, "payload": payload });
+    let mut shown = as_json(service, letter);
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("payload".to_owned(), payload);
+    }
     println!("{}", serde_json::to_string_pretty(&shown)?);
     Ok(())
+}
+
+/// A dead letter with the id that operators give.
+fn as_json(service: Service, letter: &DeadLetter) -> serde_json::Value {
+    let mut shown = serde_json::json!(letter);
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("id".to_owned(), format!("{service}/{}", letter.id).into());
+    }
+    shown
 }

@@ -1,0 +1,205 @@
+//! What operators do and see: the real program, on real servers.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use e2e::processes::{Processes, binary, new_directory};
+use e2e::system::{Dunlin, PATIENCE};
+use events::{Kind, Service};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+use testkit::servers::{Process, free_port};
+use testkit::wait;
+
+/// Monday, 1 June 2026, ten o'clock in Berlin.
+const START: &str = "2026-06-01T08:00:00Z";
+
+/// Runs `dunlin` with a settings file.
+fn dunlin(settings: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary().unwrap()).arg("--config").arg(settings).args(arguments).output().unwrap()
+}
+
+fn stdout(output: Output) -> String {
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert!(output.status.success(), "{out}{err}");
+    out
+}
+
+#[test]
+fn a_broken_configuration_stops_the_start_with_every_fault_at_once() {
+    let directory = new_directory().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write(
+        "dunlin.yaml",
+        "config_dir: .\nadmin_listen: 127.0.0.1:0\npostgres: { url: postgres://127.0.0.1/dunlin }\n\
+         nats: { url: nats://127.0.0.1, replicas: many }\nlinks: { public_url: http://localhost, key: short }\n\
+         ingest: { http_listen: 127.0.0.1:0, grpc_listen: nowhere }\nnotifier: { smtp: { host: relay } }\n\
+         tracker: { pages_listen: 127.0.0.1:0, dashboard_listen: 127.0.0.1:0 }\nschedular: {}\n",
+    );
+    write("merchants/acme.yaml", "name: Acme\ntime_zone: Mars/Base\nsender: { name: Anna, email: anna }\n");
+    write("campaigns/default.yaml", "name: Default\nstep: []\n");
+    for command in [&["check"][..], &["run", "ingest"]] {
+        let output = dunlin(&directory.join("dunlin.yaml"), command);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{told}");
+        for expected in [
+            "dunlin.yaml:4: nats.replicas",
+            "dunlin.yaml:6: ingest.grpc_listen: is no address with a port",
+            "dunlin.yaml:7: notifier.smtp.port: is missing",
+            "dunlin.yaml:9: schedular: is not a known key; did you mean scheduler?",
+            "acme.yaml:2: time_zone: \"Mars/Base\" is not a time zone",
+            "acme.yaml:3: sender.email: is no e-mail address",
+            "default.yaml:2: step: is not a known key; did you mean steps?",
+        ] {
+            assert!(told.contains(expected), "{expected:?} is missing in\n{told}");
+        }
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_waits_for_its_servers_and_says_for_what() {
+    let directory = new_directory().unwrap();
+    let mut system = Processes::servers(&directory, None).await.unwrap();
+    system.nats.kill().unwrap();
+    system.postgres.stop().unwrap();
+    let admin = format!("127.0.0.1:{}", free_port().unwrap());
+    let (settings, log) = (directory.join("dunlin.yaml"), directory.join("waiting.log"));
+    let arguments = ["--config", settings.to_str().unwrap(), "run", "ingest"];
+    let _service =
+        Process::start_with(&binary().unwrap(), &arguments, &[("DUNLIN_ADMIN_LISTEN", &admin)], &log).unwrap();
+
+    let client = reqwest::Client::new();
+    let ask = |path: &'static str| {
+        let (client, url) = (client.clone(), format!("http://{admin}{path}"));
+        async move {
+            let response = client.get(url).send().await.ok()?;
+            Some((response.status().as_u16(), response.text().await.ok()?))
+        }
+    };
+    let says = |expected: &'static str| {
+        let log = log.clone();
+        wait::until_true(expected, PATIENCE, move || {
+            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            async move { told.contains(expected) }
+        })
+    };
+    says("waiting for Postgres").await;
+    let (status, report) = ask("/readyz?verbose").await.unwrap();
+    assert!(
+        status == 503 && report.contains("ingest postgres: ") && report.contains("ingest nats: not connected"),
+        "{report}"
+    );
+    assert_eq!(ask("/livez").await.unwrap().0, 200, "waiting is no reason to be restarted");
+
+    system.postgres.launch().await.unwrap();
+    says("waiting for NATS").await;
+    let (status, report) = ask("/readyz").await.unwrap();
+    assert!(status == 503 && !report.contains("postgres") && report.contains("nats"), "{report}");
+
+    system.nats.launch().await.unwrap();
+    wait::until_true("readiness", PATIENCE, || async { ask("/readyz").await.is_some_and(|(status, _)| status == 200) })
+        .await;
+    drop((_service, system));
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_event_waits_for_an_operator_while_the_rest_goes_on() {
+    let dunlin_system = Dunlin::start(START).await;
+    let settings = dunlin_system.settings_file();
+    let ingest = dunlin_system.system.common.nats.broker("ingest");
+    let js = bus::broker::jetstream(bus::broker::connect("ingest", &ingest).await.unwrap());
+    js.publish(Kind::InvoiceIssued.subject("acme"), "poison".into()).await.unwrap().await.unwrap();
+    dunlin_system.issue("in_1", "cus_1", "2026-06-08").await;
+    dunlin_system.live_until("2026-06-11T12:00:00Z").await;
+    assert_eq!(dunlin_system.mails(), ["Thu 11 Jun in_1:overdue-3"], "the rest goes on");
+
+    let letters: serde_json::Value = serde_json::from_str(&stdout(dunlin(
+        &settings,
+        &["dead-letters", "list", "--service", "scheduler", "--output", "json"],
+    )))
+    .unwrap();
+    assert_eq!(letters.as_array().unwrap().len(), 1, "{letters:#}");
+    let id = letters[0]["id"].as_str().unwrap();
+    let shown = stdout(dunlin(&settings, &["dead-letters", "show", id]));
+    assert!(shown.contains("ce-id: is missing") && shown.contains("dunlin.v1.invoice-issued.acme"), "{shown}");
+
+    // Without a fix it comes back.
+    stdout(dunlin(&settings, &["dead-letters", "replay", id]));
+    let attempts = || async {
+        let attempts: i32 = sqlx::query_scalar("SELECT attempts FROM scheduler.dead_letter")
+            .fetch_one(&dunlin_system.pool)
+            .await
+            .unwrap();
+        attempts == 2
+    };
+    wait::until_true("a second attempt", PATIENCE, attempts).await;
+    for service in ["scheduler", "segmenter", "notifier", "tracker"] {
+        let listed: serde_json::Value = serde_json::from_str(&stdout(dunlin(
+            &settings,
+            &["dead-letters", "list", "--service", service, "--output", "json"],
+        )))
+        .unwrap();
+        stdout(dunlin(&settings, &["dead-letters", "drop", listed[0]["id"].as_str().unwrap()]));
+    }
+    dunlin_system.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_of_an_invoice_is_told_in_order_and_what_was_sent_can_be_shown() {
+    let dunlin_system = Dunlin::start(START).await;
+    let settings = dunlin_system.settings_file();
+    let mut invoice = dunlin_system.issue("in_1", "cus_1", "2026-06-08").await;
+    dunlin_system.live_until("2026-06-12T08:00:00Z").await;
+    dunlin_system.pay(&mut invoice, 10_000).await;
+    dunlin_system.live_until("2026-06-20T08:00:00Z").await;
+
+    let story = stdout(dunlin(&settings, &["explain", "acme/in_1"]));
+    let mut rest = story.as_str();
+    for expected in ["invoice.finalized", "overdue", "overdue-3", "reminder ended: handed_off", "invoice.paid"] {
+        let at = rest.find(expected).unwrap_or_else(|| panic_with(expected, &story));
+        rest = &rest[at..];
+    }
+    assert!(story.contains("id "), "{story}");
+    assert_eq!(stdout(dunlin(&settings, &["explain", "acme/IN-1"])), story, "the printed number will do");
+    let unknown = dunlin(&settings, &["explain", "acme/in_2"]);
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("nothing is known"));
+
+    let deliveries: serde_json::Value =
+        serde_json::from_str(&stdout(dunlin(&settings, &["deliveries", "list", "--output", "json"]))).unwrap();
+    assert_eq!(deliveries[0]["state"], "handed_off", "{deliveries:#}");
+    let shown = stdout(dunlin(&settings, &["deliveries", "show", deliveries[0]["id"].as_str().unwrap()]));
+    assert_eq!(shown, dunlin_system.catcher.mails()[0].text(), "support sees what the payer saw");
+
+    // Publishing everything again changes nothing.
+    let before = (dunlin_system.catcher.count(), dunlin_system.decisions().await);
+    for service in Service::ALL {
+        let window = ["--from", "2000-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"];
+        let told = stdout(dunlin(&settings, &[&["replay", service.name()], &window[..]].concat()));
+        assert!(told.contains("event"), "{told}");
+    }
+    let left = || async {
+        let mut left = 0;
+        for service in Service::ALL {
+            let pool = &dunlin_system.pool;
+            let statement = format!("SELECT count(*) FROM {service}.outbox_pending");
+            left += sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(statement)).fetch_one(pool).await.unwrap();
+        }
+        left == 0
+    };
+    wait::until_true("everything published again", PATIENCE, left).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    dunlin_system.settle().await;
+    assert_eq!((dunlin_system.catcher.count(), dunlin_system.decisions().await), before);
+    dunlin_system.end().await;
+}
+
+#[expect(clippy::panic, reason = "a test may panic")]
+fn panic_with(expected: &str, story: &str) -> usize {
+    panic!("{expected:?} is missing, or out of order, in\n{story}")
+}
