@@ -202,7 +202,9 @@ impl Document {
     /// Returns whether there was anything to read.
     fn read_overrides_as_yaml(&mut self, found: &[(String, String)]) -> bool {
         let mut changed = false;
-        for (path, _) in found.iter().filter(|(path, _)| self.overrides.contains_key(path)) {
+        // A fault of an optional section is reported for the section as a whole.
+        let at_fault = |path: &str| found.iter().any(|(p, _)| path == p || path.starts_with(&format!("{p}.")));
+        for path in self.overrides.keys().filter(|path| at_fault(path)) {
             if let Some(place) = self.value.pointer_mut(&format!("/{}", path.replace('.', "/")))
                 && let Value::String(text) = place
                 && let Ok(scalar) = serde_saphyr::from_str(text)
