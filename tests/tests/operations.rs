@@ -1,6 +1,6 @@
 //! What operators do and see: the real program, on real servers.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use e2e::processes::{Processes, binary, new_directory};
 use e2e::system::{Dunlin, PATIENCE};

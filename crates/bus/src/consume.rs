@@ -20,8 +20,6 @@ use uuid::Uuid;
 
 /// Most events per batch.
 const MAX_BATCH: usize = 500;
-/// How long a batch waits for company after its first message.
-const LINGER: Duration = Duration::from_millis(5);
 /// A pull that brings nothing for this long while messages wait is taken for stalled and made anew.
 const STALL: Duration = Duration::from_secs(30);
 /// How long a batch may take: less than the broker waits for its acks. A database that is gone without a word must not
@@ -43,6 +41,10 @@ const TRACE_CONTINUES_SECONDS: i64 = 300;
 pub trait Handler: Send + Sync + 'static {
     /// What it takes and what it may emit.
     const FLOW: &'static Flow;
+
+    /// How long a batch waits for company after its first message. Where nobody waits for the effect, longer: larger
+    /// batches cost less per event.
+    const LINGER: Duration = Duration::from_millis(5);
 
     /// Deals with a batch of events that were never dealt with before, in any order they may come.
     fn handle(&self, work: &mut Work, batch: &[Incoming]) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -168,6 +170,11 @@ pub trait Process: Sync {
     /// Durable name, for the log.
     fn name(&self) -> &str;
 
+    /// How long a batch waits for company after its first message.
+    fn linger(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+
     /// Takes a batch to its end. An error means that at least one message has to come again; none is acknowledged then.
     fn process(&self, messages: &[jetstream::Message]) -> impl Future<Output = Result<(), Failure>> + Send;
 
@@ -211,7 +218,7 @@ async fn drain(
     stop: &CancellationToken,
 ) {
     loop {
-        let batch = match fetch(&mut consumer, &mut messages, stop).await {
+        let batch = match fetch(&mut consumer, &mut messages, process.linger(), stop).await {
             Fetched::Batch(batch) => batch,
             Fetched::Lost => return,
             Fetched::Stopped => break,
@@ -275,6 +282,10 @@ impl<H: Handler> Process for Consumer<H> {
         H::FLOW.name
     }
 
+    fn linger(&self) -> Duration {
+        H::LINGER
+    }
+
     fn is_for_later(&self, message: &jetstream::Message) -> bool {
         let kind = message.subject.rsplit_once('.').and_then(|(ce_type, _)| Kind::by_ce_type(ce_type));
         kind.is_none_or(|kind| !H::FLOW.takes.contains(&kind))
@@ -306,7 +317,7 @@ impl<H: Handler> Consumer<H> {
         if batch.is_empty() {
             return Ok(());
         }
-        let reason = match self.attempt_once(&batch).await {
+        let reason = match self.attempt_once(&mut batch).await {
             Err(Failure::Reject(reason)) => reason,
             done => return done,
         };
@@ -318,16 +329,17 @@ impl<H: Handler> Consumer<H> {
         Box::pin(self.attempt(half)).await
     }
 
-    async fn attempt_once(&self, batch: &[Incoming]) -> Result<(), Failure> {
+    /// One transaction. What others have dealt with already leaves the batch.
+    async fn attempt_once(&self, batch: &mut Vec<Incoming>) -> Result<(), Failure> {
         let mut work = self.bus.begin(H::FLOW).await?;
         let ids: Vec<Uuid> = batch.iter().map(|i| i.envelope.id).collect();
         let fresh = store::claim_inbox(work.tx(), H::FLOW.name, &ids).await?;
-        let batch: Vec<Incoming> = batch.iter().filter(|i| fresh.contains(&i.envelope.id)).cloned().collect();
+        batch.retain(|i| fresh.contains(&i.envelope.id));
         if batch.is_empty() {
             return Ok(());
         }
-        self.handler.handle(&mut work, &batch).await?;
-        let letters = dead_letters(&batch, &work.rejected());
+        self.handler.handle(&mut work, batch).await?;
+        let letters = dead_letters(batch, &work.rejected());
         if !letters.is_empty() {
             report(H::FLOW.name, &letters);
             store::insert_dead_letters(work.tx(), H::FLOW.name, &letters).await?;
@@ -444,6 +456,7 @@ fn report(flow: &str, letters: &[NewDeadLetter]) {
 async fn fetch(
     consumer: &mut jetstream::consumer::Consumer<pull::Config>,
     messages: &mut pull::Stream,
+    linger: Duration,
     stop: &CancellationToken,
 ) -> Fetched {
     let mut stalled_at = Instant::now() + STALL;
@@ -480,7 +493,7 @@ async fn fetch(
         }
     };
     let mut batch = vec![first];
-    let deadline = Instant::now() + LINGER;
+    let deadline = Instant::now() + linger;
     while batch.len() < MAX_BATCH {
         match timeout_at(deadline, messages.next()).await {
             Ok(Some(Ok(message))) => batch.push(message),

@@ -16,6 +16,7 @@ use events::{AnyEvent, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::Timestamp;
 use kernel::{CustomerId, MerchantId, Segment};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Everything that figures are made of.
@@ -23,6 +24,7 @@ pub struct Records;
 
 impl Handler for Records {
     const FLOW: &'static Flow = &TRACKER_RECORDS;
+    const LINGER: Duration = Duration::from_millis(50);
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
         let mut news = News::default();
