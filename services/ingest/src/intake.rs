@@ -173,10 +173,7 @@ async fn sweep_once(host: &Host, retention: bool) -> Result<(), Failure> {
     /// As long as processors retry (three days at Stripe, thirty at Adyen).
     const INBOUND_DAYS: i32 = 35;
     const CHUNK: i64 = 2_000;
-    let mut work = host.bus.begin(&INGEST_INTAKE).await?;
-    if flow::apply_parked(&mut work).await? > 0 {
-        work.commit().await?;
-    }
+    apply_parked(host).await?;
     while replay_quarantined(host).await? {}
     let mut more = retention;
     while more {
@@ -185,6 +182,12 @@ async fn sweep_once(host: &Host, retention: bool) -> Result<(), Failure> {
         work.commit().await?;
     }
     Ok(())
+}
+
+async fn apply_parked(host: &Host) -> Result<(), Failure> {
+    let mut work = host.bus.begin(&INGEST_INTAKE).await?;
+    flow::apply_parked(&mut work).await?;
+    Ok(work.commit().await?)
 }
 
 /// Tries one quarantined message again. Returns whether there was one.
