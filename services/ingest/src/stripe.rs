@@ -156,6 +156,7 @@ fn content(
         | "invoice.overdue"
         | "invoice.voided"
         | "invoice.marked_uncollectible" => invoice,
+        "invoice_payment.paid" => invoice_payment,
         "customer.created" | "customer.updated" | "customer.deleted" => customer,
         "charge.refunded" => refund,
         "charge.dispute.created" | "charge.dispute.closed" => dispute,
@@ -343,6 +344,21 @@ fn charge_ids(references: impl IntoIterator<Item = Option<Reference>>) -> Result
         Ok(reference.id().to_owned())
     };
     references.into_iter().flatten().map(checked).collect()
+}
+
+/// Since 2025-03-31: says which invoice a payment is for. That the invoice is paid is said by the invoice's own events.
+#[derive(Deserialize)]
+struct InvoicePaymentObject {
+    invoice: Option<Reference>,
+    payment: Option<InvoicePaymentOf>,
+}
+
+fn invoice_payment(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: InvoicePaymentObject = event.object()?;
+    let invoice = object.invoice.ok_or_else(|| Malformed::missing("data.object.invoice"))?;
+    let invoice = InvoiceId::try_new(invoice.id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
+    let charges = charge_ids(object.payment.into_iter().flat_map(|p| [p.charge, p.payment_intent]))?;
+    Ok(Content::Invoice { invoice, facts: Vec::new(), charges, fault: None })
 }
 
 fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<Snapshot, Malformed> {
@@ -663,6 +679,17 @@ mod tests {
         assert_eq!(certain("invoice.voided"), [Fact::Closure(Closure::Voided)]);
         assert_eq!(certain("invoice.marked_uncollectible"), [Fact::Closure(Closure::WrittenOff)]);
         assert_eq!(certain("invoice.updated"), []);
+    }
+
+    #[test]
+    fn an_invoice_payment_says_what_pays_which_invoice() {
+        let object = json!({"id": "inpay_1", "invoice": "in_1", "payment": {"type": "payment_intent", "payment_intent": "pi_1"}});
+        let Ok(Content::Invoice { invoice, facts, charges, fault: None }) =
+            event("invoice_payment.paid", object).content
+        else {
+            panic!("no invoice")
+        };
+        assert_eq!((invoice.as_str(), facts.len(), charges), ("in_1", 0, vec!["pi_1".to_owned()]));
     }
 
     #[test]

@@ -215,6 +215,32 @@ async fn a_dispute_before_its_invoice_waits_for_it() {
     rig.end().await;
 }
 
+/// Since Stripe's version of 2025-03-31 an invoice names no charge: `invoice_payment.paid` links the two.
+#[tokio::test]
+async fn an_invoice_payment_links_a_charge_to_its_invoice() {
+    let rig = Rig::start().await;
+    let unlinked = |status: &str, remaining: i64| {
+        let mut object = invoice_object(status, remaining);
+        object.as_object_mut().unwrap().remove("charge");
+        object
+    };
+    let dispute = json!({
+        "id": "dp_1", "charge": "ch_1", "payment_intent": "pi_1", "amount": 1_000, "currency": "eur", "status": "lost"
+    });
+    let payment = json!({
+        "id": "inpay_1", "object": "invoice_payment", "invoice": "in_1", "amount_paid": 1_000, "currency": "eur",
+        "payment": {"type": "payment_intent", "payment_intent": "pi_1"}, "status": "paid"
+    });
+    rig.verdict(&event("evt_1", "invoice.finalized", 1, unlinked("open", 1_000))).await;
+    rig.verdict(&event("evt_2", "invoice.paid", 3, unlinked("paid", 0))).await;
+    assert_eq!(rig.verdict(&event("evt_3", "charge.dispute.closed", 9, dispute)).await, "parked");
+    assert_eq!(rig.verdict(&event("evt_4", "invoice_payment.paid", 3, payment)).await, "accepted");
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.epoch, invoice.open_minor), (2, 1_000));
+    assert_eq!(rig.count("parked").await, 0, "under neither of its keys");
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn what_waited_under_two_keys_takes_effect_once() {
     let rig = Rig::start().await;
