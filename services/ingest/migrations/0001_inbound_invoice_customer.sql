@@ -6,6 +6,8 @@ CREATE TABLE ingest.inbound (
     kind        text        NOT NULL,
     about       text,
     body        bytea       NOT NULL,
+    correction  bytea,
+    occurred_at timestamptz,
     traceparent text,
     received_at timestamptz NOT NULL,
     stored_at   timestamptz NOT NULL DEFAULT now()
@@ -19,6 +21,8 @@ COMMENT ON COLUMN ingest.inbound.external_id IS 'The sender''s id of the message
 COMMENT ON COLUMN ingest.inbound.kind        IS 'The sender''s type, such as invoice.paid';
 COMMENT ON COLUMN ingest.inbound.about       IS 'Invoice it is about, if it names one';
 COMMENT ON COLUMN ingest.inbound.body        IS 'Bytes as they arrived';
+COMMENT ON COLUMN ingest.inbound.correction  IS 'What an operator put in place of the body, if it made no sense as it arrived';
+COMMENT ON COLUMN ingest.inbound.occurred_at IS 'The sender''s time of the message, if it came beside the body (ce-time in binary mode)';
 COMMENT ON COLUMN ingest.inbound.traceparent IS 'Trace it arrived in';
 COMMENT ON COLUMN ingest.inbound.received_at IS 'Business time of arrival';
 COMMENT ON COLUMN ingest.inbound.stored_at   IS 'Machine time; retention goes by it';
@@ -96,3 +100,5 @@ COMMENT ON COLUMN ingest.parked.merchant IS 'Whose';
 COMMENT ON COLUMN ingest.parked.charge   IS 'The charge or payment intent';
 COMMENT ON COLUMN ingest.parked.inbound  IS 'The message it came in';
 COMMENT ON COLUMN ingest.parked.facts    IS 'The facts (list of ingest::domain::Stamped)';
+
+CREATE INDEX parked_inbound ON ingest.parked (inbound);

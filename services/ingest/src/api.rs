@@ -93,9 +93,11 @@ async fn stripe_webhook(
         external_id: webhook.external_id,
         kind: webhook.kind,
         body,
+        occurred_at: None,
         received_at: edge.host.now(),
         traceparent: bus::trace::current(),
         content: webhook.content,
+        sender_corrects: false,
     };
     let verdicts = edge.intake.accept(vec![message]).await.map_err(Problem::unavailable)?;
     let verdict = verdicts.first().map_or("accepted", Verdict::name);
@@ -132,9 +134,11 @@ impl Edge {
                 external_id: id.clone(),
                 kind: "fact".to_owned(),
                 body: fact.encode_to_vec().into(),
+                occurred_at: None,
                 received_at: self.host.now(),
                 traceparent: traceparent.clone(),
                 content: Ok(content),
+                sender_corrects: true,
             })
         });
         let accepted = self.intake.accept(messages.collect()).await;

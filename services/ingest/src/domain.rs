@@ -10,6 +10,16 @@ use jiff::civil::Date;
 use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// The largest amount that is believed, in minor units: ten trillion euros. Sums of such amounts stay far from overflowing.
+pub const MAX_MINOR: i64 = 1_000_000_000_000_000;
+/// Longest text, in characters: with it every event fits into its stream.
+const MAX_TEXT: usize = 1_000;
+/// Longest address of a page.
+const MAX_URL: usize = 4_000;
+/// Longest code or tag.
+const MAX_CODE: usize = 100;
 
 /// A fact with the moment it tells of and the sender's id of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,20 +30,6 @@ pub struct Stamped {
     pub id: String,
     /// What happened.
     pub fact: Fact,
-}
-
-impl Stamped {
-    /// Whether it describes the invoice itself.
-    pub const fn is_snapshot(&self) -> bool {
-        matches!(self.fact, Fact::Snapshot(_))
-    }
-
-    /// Why the fact cannot be about the invoice that `facts` know, if it cannot.
-    pub fn misfit(&self, facts: &Facts) -> Option<Malformed> {
-        let (Fact::Payment { currency, .. }, Some(owed)) = (&self.fact, facts.currency()) else { return None };
-        (*currency != owed)
-            .then(|| Malformed::new("payment.currency", format!("is {currency}, but the invoice is in {owed}")))
-    }
 }
 
 /// Something that happened to an invoice.
@@ -118,12 +114,46 @@ impl Snapshot {
         if self.paid_minor < 0 {
             return Err(Malformed::new("paid", format!("{} is negative", self.paid_minor)));
         }
+        check_amount("total", self.total_minor)?;
+        check_amount("paid", self.paid_minor)?;
+        check_text("number", &self.number, MAX_TEXT)?;
+        check_text("bill_to_name", self.bill_to_name.reveal(), MAX_TEXT)?;
+        check_text("bill_to_email", self.bill_to_email.reveal(), MAX_TEXT)?;
+        check_text("pay_url", self.pay_url.reveal(), MAX_URL)?;
         match self.due_on {
             Some(due) if due < self.issued_on => {
                 Err(Malformed::new("due_on", format!("{due} lies before the date of issue, {}", self.issued_on)))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses amounts that nobody is billed.
+pub fn check_amount(field: &'static str, minor: i64) -> Result<(), Malformed> {
+    if minor <= MAX_MINOR {
+        return Ok(());
+    }
+    Err(Malformed::new(field, format!("{minor} is too large; at most {MAX_MINOR} minor units are believed")))
+}
+
+/// Refuses codes that are longer than any there is, or cannot be stored.
+pub fn check_code(field: &'static str, code: &str) -> Result<(), Malformed> {
+    check_text(field, code, MAX_CODE)
+}
+
+/// Refuses ids that are longer than processors make them, or cannot be stored.
+pub fn check_id(field: &'static str, id: &str) -> Result<(), Malformed> {
+    check_text(field, id, 255)
+}
+
+fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Malformed> {
+    if text.contains('\0') {
+        return Err(Malformed::new(field, "contains a zero character, which nothing can store"));
+    }
+    match text.chars().count() {
+        length if length > max => Err(Malformed::new(field, format!("has {length} characters; at most {max} fit"))),
+        _ => Ok(()),
     }
 }
 
@@ -153,10 +183,20 @@ pub enum Closure {
     WrittenOff,
 }
 
+/// Money that arrived: when, and how much.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Paid {
+    at: Timestamp,
+    amount_minor: i64,
+    /// The message that said so.
+    message: Uuid,
+}
+
 /// The set of facts about one invoice.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The latest snapshot; of two at the same moment the one with more money paid, then the greater id.
+    /// The latest snapshot. Senders' clocks may count whole seconds: of two at the same moment a draft came first, and the
+    /// one with less money paid; then the greater id is as good as any.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<(Timestamp, String, Box<Snapshot>)>,
     /// "Paid" said by the way: the earliest time is enough.
@@ -165,15 +205,15 @@ pub struct Facts {
     /// "Paid" said because of a payment.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     paid: BTreeSet<Timestamp>,
-    /// By payment id.
+    /// By payment id and currency: only those in the invoice's count, and it may not be known yet.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    payments: BTreeMap<String, (Timestamp, i64, Currency)>,
+    payments: BTreeMap<String, BTreeMap<Currency, Paid>>,
     /// By fact id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     failures: BTreeMap<String, (Timestamp, String, Option<i32>)>,
-    /// By reversal id.
+    /// By kind and id: a refund and a dispute may both be called by the charge's id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    reversals: BTreeMap<String, (Timestamp, ReversalKind, i64)>,
+    reversals: BTreeMap<ReversalKind, BTreeMap<String, (Timestamp, i64)>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     closures: BTreeSet<(Timestamp, Closure)>,
     /// By dispute id: whether its beginning and its end were said.
@@ -184,15 +224,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Adds a fact to the set. Adding it twice is adding it once; the order of adding does not matter.
-    pub fn add(&mut self, Stamped { at, id, fact }: Stamped) {
+    /// Adds a fact that a message told to the set. Adding it twice is adding it once; the order of adding does not matter.
+    pub fn add(&mut self, message: Uuid, Stamped { at, id, fact }: Stamped) {
         match fact {
             Fact::Snapshot(new) => {
-                let newer = self
-                    .snapshot
-                    .as_ref()
-                    .is_none_or(|(old_at, old_id, old)| (at, new.paid_minor, &id) > (*old_at, old.paid_minor, old_id));
-                if newer {
+                let newer = |(old_at, old_id, old): &(Timestamp, String, Box<Snapshot>)| {
+                    (at, !new.draft, new.paid_minor, &id) > (*old_at, !old.draft, old.paid_minor, old_id)
+                };
+                if self.snapshot.as_ref().is_none_or(newer) {
                     self.snapshot = Some((at, id, new));
                 }
             }
@@ -202,15 +241,17 @@ impl Facts {
                 self.paid_hint = Some(self.paid_hint.map_or(said, |known| known.min(said)));
             }
             Fact::Payment { payment, amount_minor, currency } => {
-                let known = self.payments.entry(payment).or_insert((at, amount_minor, currency));
-                *known = (known.0.min(at), known.1.max(amount_minor), known.2.max(currency));
+                let said = Paid { at, amount_minor, message };
+                let known = self.payments.entry(payment).or_default().entry(currency).or_insert(said);
+                known.at = known.at.min(at);
+                known.amount_minor = known.amount_minor.max(amount_minor);
+                known.message = known.message.max(message);
             }
             Fact::Failure { decline_code, attempt } => _ = self.failures.insert(id, (at, decline_code, attempt)),
             Fact::Reversal { reversal, kind, amount_minor } => {
                 // One reversal may be told in growing amounts (partial refunds of one charge). Its first moment counts.
-                let known = self.reversals.entry(reversal).or_insert((at, kind, amount_minor));
-                known.0 = known.0.min(at);
-                known.2 = known.2.max(amount_minor);
+                let known = self.reversals.entry(kind).or_default().entry(reversal).or_insert((at, amount_minor));
+                *known = (known.0.min(at), known.1.max(amount_minor));
             }
             Fact::Closure(closure) => _ = self.closures.insert((at, closure)),
             Fact::Dispute { dispute, open } => {
@@ -225,9 +266,29 @@ impl Facts {
         }
     }
 
-    /// The currency of the invoice, once it is known.
-    pub fn currency(&self) -> Option<Currency> {
-        self.snapshot.as_ref().map(|(_, _, details)| details.currency)
+    /// Takes payments out that cannot be for this invoice, since it is in another currency: each with the message that
+    /// told of it. One that was also told in the invoice's currency stays: there it counts.
+    pub fn take_misfits(&mut self) -> Vec<(Uuid, Malformed)> {
+        let Some(owed) = self.snapshot.as_ref().map(|(_, _, details)| details.currency) else { return Vec::new() };
+        let mut misfits = Vec::new();
+        self.payments.retain(|_, said| {
+            let fits = said.contains_key(&owed);
+            if !fits {
+                misfits.extend(said.iter().map(|(currency, paid)| {
+                    let problem = format!("is {currency}, but the invoice is in {owed}");
+                    (paid.message, Malformed::new("payment.currency", problem))
+                }));
+            }
+            fits
+        });
+        misfits
+    }
+
+    /// Kind, id, moment and amount.
+    fn reversals(&self) -> impl Iterator<Item = (ReversalKind, &str, Timestamp, i64)> {
+        self.reversals
+            .iter()
+            .flat_map(|(kind, by_id)| by_id.iter().map(|(id, (at, amount))| (*kind, id.as_str(), *at, *amount)))
     }
 
     /// The invoice that the facts make, or `None` while no snapshot of an issued invoice is among them.
@@ -236,20 +297,20 @@ impl Facts {
         if details.draft {
             return None;
         }
-        let lost = || self.reversals.values().filter(|(_, kind, _)| kind.begins_epoch());
+        let lost = || self.reversals().filter(|(kind, ..)| kind.begins_epoch());
         let epoch = 1 + i32::try_from(lost().count()).unwrap_or(i32::MAX - 1);
-        let epoch_began_at = lost().map(|(at, ..)| *at).max();
+        let epoch_began_at = lost().map(|(_, _, at, _)| at).max();
         let in_epoch = |at: Timestamp| epoch_began_at.is_none_or(|began| at > began);
 
-        let payments = || self.payments.values().filter(|(.., currency)| *currency == details.currency);
-        let paid: i64 = details.paid_minor + payments().map(|(_, amount, _)| amount).sum::<i64>();
-        let reversed: i64 = lost().map(|(_, _, amount)| amount).sum();
-        let owed = (details.total_minor - paid + reversed).clamp(0, details.total_minor);
+        let payments = || self.payments.values().filter_map(|said| said.get(&details.currency));
+        let paid = payments().fold(details.paid_minor, |sum, paid| sum.saturating_add(paid.amount_minor));
+        let reversed = lost().fold(0_i64, |sum, (.., amount)| sum.saturating_add(amount));
+        let owed = details.total_minor.saturating_sub(paid).saturating_add(reversed).clamp(0, details.total_minor);
 
         let said_paid = self.paid.iter().copied().filter(|at| in_epoch(*at)).min();
         let said_paid = if epoch == 1 { said_paid.or(self.paid_hint) } else { said_paid };
         let closure = self.closures.iter().copied().find(|(at, _)| in_epoch(*at));
-        let last_payment = payments().map(|(at, ..)| *at).max();
+        let last_payment = payments().map(|paid| paid.at).max();
         let (status, closed_at) = match (said_paid, closure) {
             (Some(at), _) => (InvoiceStatus::Paid, Some(at)),
             (None, _) if owed == 0 => (InvoiceStatus::Paid, Some(last_payment.unwrap_or(*snapshot_at))),
@@ -334,11 +395,10 @@ pub fn changes(before: (&Facts, Option<&Invoice>), after: (&Facts, &Invoice), at
         }
         return changes;
     };
-    for (id, (reversed_at, kind, amount_minor)) in &new_facts.reversals {
-        let told = old_facts.reversals.get(id).map_or(0, |(_, _, amount)| *amount);
-        if *amount_minor > told {
-            let amount_minor = amount_minor - told;
-            changes.push(Change::PaymentReversed { kind: *kind, amount_minor, reversed_at: *reversed_at });
+    for (kind, id, reversed_at, amount_minor) in new_facts.reversals() {
+        let told = old_facts.reversals.get(&kind).and_then(|by_id| by_id.get(id)).map_or(0, |(_, amount)| *amount);
+        if amount_minor > told {
+            changes.push(Change::PaymentReversed { kind, amount_minor: amount_minor - told, reversed_at });
         }
     }
     for (id, (failed_at, decline_code, _)) in &new_facts.failures {
@@ -351,7 +411,8 @@ pub fn changes(before: (&Facts, Option<&Invoice>), after: (&Facts, &Invoice), at
     if newly_paid
         || (same_epoch && new.status == InvoiceStatus::Open && new.open_minor < old.open_minor && !repriced(old, new))
     {
-        let last_payment = new_facts.payments.values().map(|(at, ..)| *at).max();
+        let payments = new_facts.payments.values().filter_map(|said| said.get(&new.currency));
+        let last_payment = payments.map(|paid| paid.at).max();
         let paid_at = new.closed_at.or(last_payment).unwrap_or(at);
         changes.push(Change::PaymentReceived { amount_minor: old.open_minor - new.open_minor, paid_at });
     }
@@ -371,15 +432,27 @@ fn repriced(old: &Invoice, new: &Invoice) -> bool {
     old.total_minor != new.total_minor
 }
 
-/// What is known about a customer: the latest fact holds; of two at the same moment a deletion, then the greater id.
+/// What a fact about a customer says of it, in the order in which it can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stage {
+    /// It appeared.
+    Created,
+    /// It looks like this now.
+    Updated,
+    /// Nobody is left to write to.
+    Deleted,
+}
+
+/// What is known about a customer: the latest fact holds; of two at the same moment the one of the later stage, then the
+/// greater id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CustomerFacts {
     /// When it was said.
     pub at: Timestamp,
     /// The sender's id of the fact.
     pub id: String,
-    /// Nobody is left to write to.
-    pub deleted: bool,
+    /// What it says.
+    pub stage: Stage,
     /// The name to greet.
     pub name: Masked<String>,
     /// The address to write to.
@@ -393,7 +466,14 @@ pub struct CustomerFacts {
 impl CustomerFacts {
     /// Whether this is said later than another.
     pub fn is_later_than(&self, other: &Self) -> bool {
-        (self.at, self.deleted, &self.id) > (other.at, other.deleted, &other.id)
+        (self.at, self.stage, &self.id) > (other.at, other.stage, &other.id)
+    }
+
+    /// What fits into no event.
+    pub fn check(&self) -> Result<(), Malformed> {
+        check_text("name", self.name.reveal(), MAX_TEXT)?;
+        check_text("email", self.email.reveal(), MAX_TEXT)?;
+        check_code("locale", &self.locale)
     }
 
     /// The snapshot for events.
@@ -406,7 +486,7 @@ impl CustomerFacts {
             email: self.email.clone(),
             time_zone: self.time_zone.clone(),
             locale: self.locale.clone(),
-            deleted: self.deleted,
+            deleted: self.stage == Stage::Deleted,
         }
     }
 }
@@ -450,7 +530,7 @@ mod tests {
 
     fn facts(list: &[Stamped]) -> Facts {
         let mut facts = Facts::default();
-        list.iter().cloned().for_each(|f| facts.add(f));
+        list.iter().cloned().for_each(|f| facts.add(Uuid::nil(), f));
         facts
     }
 
@@ -465,9 +545,95 @@ mod tests {
 
     #[test]
     fn money_of_another_currency_pays_nothing() {
-        let foreign = Fact::Payment { payment: "p".into(), amount_minor: 1_000, currency: "USD".parse().unwrap() };
-        let both = facts(&[stamped(1, foreign), stamped(2, Fact::Snapshot(snapshot(0)))]);
-        assert_eq!(fold(&both).unwrap().open_minor, 1_000);
+        let payment = |n, currency: &str| {
+            let currency = currency.parse().unwrap();
+            stamped(n, Fact::Payment { payment: "p".into(), amount_minor: 1_000, currency })
+        };
+        let mut known = facts(&[payment(1, "USD")]);
+        assert_eq!(known.take_misfits(), [], "the invoice's currency is not known yet");
+        known.add(Uuid::nil(), stamped(2, Fact::Snapshot(snapshot(0))));
+        assert_eq!(fold(&known).unwrap().open_minor, 1_000);
+
+        let mut corrected = known.clone();
+        corrected.add(Uuid::nil(), payment(3, "EUR"));
+        assert_eq!(corrected.take_misfits(), [], "told again in the right currency");
+        assert_eq!(fold(&corrected).unwrap().open_minor, 0);
+
+        let misfit = Malformed::new("payment.currency", "is USD, but the invoice is in EUR");
+        assert_eq!(known.take_misfits(), [(Uuid::nil(), misfit)]);
+        assert_eq!(known.take_misfits(), [], "taken out");
+    }
+
+    #[test]
+    fn of_two_snapshots_of_one_second_the_draft_came_first() {
+        let mut draft = snapshot(0);
+        draft.draft = true;
+        let draft = Stamped { id: "evt_9".into(), ..stamped(1, Fact::Snapshot(draft)) };
+        let issued = Stamped { id: "evt_1".into(), ..stamped(1, Fact::Snapshot(snapshot(0))) };
+        assert!(fold(&facts(&[draft.clone(), issued.clone()])).is_some());
+        assert!(fold(&facts(&[issued, draft])).is_some());
+    }
+
+    #[test]
+    fn of_two_facts_of_one_second_about_a_customer_the_later_stage_holds() {
+        let said = |id: &str, stage| CustomerFacts {
+            at: at(1),
+            id: id.to_owned(),
+            stage,
+            name: Masked::default(),
+            email: Masked::default(),
+            time_zone: String::new(),
+            locale: String::new(),
+        };
+        assert!(said("evt_1", Stage::Updated).is_later_than(&said("evt_2", Stage::Created)));
+        assert!(said("evt_1", Stage::Deleted).is_later_than(&said("evt_2", Stage::Updated)));
+        assert!(said("evt_2", Stage::Updated).is_later_than(&said("evt_1", Stage::Updated)));
+    }
+
+    #[test]
+    fn a_refund_and_a_chargeback_of_one_name_are_two() {
+        let reversal =
+            |second, kind| stamped(second, Fact::Reversal { reversal: "ch_1".into(), kind, amount_minor: 1_000 });
+        let mut list = [
+            stamped(1, Fact::Snapshot(snapshot(1_000))),
+            reversal(2, ReversalKind::Refund),
+            reversal(3, ReversalKind::Chargeback),
+        ];
+        let one_way = fold(&facts(&list)).unwrap();
+        list.reverse();
+        assert_eq!(fold(&facts(&list)).unwrap(), one_way);
+        assert_eq!((one_way.epoch, one_way.open_minor), (2, 1_000));
+    }
+
+    #[test]
+    fn absurd_amounts_do_not_overflow() {
+        let payment =
+            |n: i64| stamped(n, Fact::Payment { payment: format!("p{n}"), amount_minor: i64::MAX, currency: eur() });
+        let list = [stamped(1, Fact::Snapshot(snapshot(1))), payment(2), payment(3)];
+        assert_eq!(fold(&facts(&list)).unwrap().open_minor, 0);
+        let mut absurd = snapshot(0);
+        absurd.total_minor = MAX_MINOR + 1;
+        assert_eq!(absurd.check().unwrap_err().field, "total");
+        absurd.total_minor = MAX_MINOR;
+        assert_eq!(absurd.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_fits_into_no_event_is_refused() {
+        let fault = |change: fn(&mut Snapshot)| {
+            let mut long = snapshot(0);
+            change(&mut long);
+            long.check().unwrap_err().to_string()
+        };
+        assert_eq!(fault(|s| s.number = "9".repeat(1_001)), "number: has 1001 characters; at most 1000 fit");
+        assert_eq!(
+            fault(|s| s.pay_url = Masked::new("u".repeat(4_001))),
+            "pay_url: has 4001 characters; at most 4000 fit"
+        );
+        assert!(fault(|s| s.bill_to_name = Masked::new("n".repeat(1_001))).starts_with("bill_to_name: "));
+        assert!(fault(|s| s.bill_to_email = Masked::new("e".repeat(1_001))).starts_with("bill_to_email: "));
+        assert!(check_code("locale", &"x".repeat(101)).is_err());
+        assert_eq!(check_id("id", &"ä".repeat(255)), Ok(()), "characters, not bytes");
     }
 
     #[test]
@@ -534,7 +700,7 @@ mod tests {
         let before = facts(&[stamped(1, Fact::Snapshot(snapshot(0)))]);
         let step = |fact: Fact| {
             let mut after = before.clone();
-            after.add(stamped(5, fact));
+            after.add(Uuid::nil(), stamped(5, fact));
             let new = fold(&after).unwrap();
             changes((&before, fold(&before).as_ref()), (&after, &new), at(5))
         };
@@ -576,7 +742,7 @@ mod tests {
             }),
             (0..3_i32).prop_map(|n| Fact::Failure { decline_code: "x".into(), attempt: Some(n) }),
             (0..2_u8, 1..600_i64, any::<bool>()).prop_map(|(r, amount_minor, refund)| Fact::Reversal {
-                reversal: format!("r{r}{refund}"),
+                reversal: format!("r{r}"),
                 kind: if refund { ReversalKind::Refund } else { ReversalKind::Chargeback },
                 amount_minor
             }),
@@ -603,9 +769,9 @@ mod tests {
             let ordered = facts(&list);
             let mut shuffled = Facts::default();
             for index in &shuffle {
-                shuffled.add(index.get(&list).clone());
+                shuffled.add(Uuid::nil(), index.get(&list).clone());
             }
-            list.iter().rev().cloned().for_each(|f| shuffled.add(f));
+            list.iter().rev().cloned().for_each(|f| shuffled.add(Uuid::nil(), f));
             prop_assert_eq!(fold(&shuffled), fold(&ordered));
             let stored: Facts = serde_json::from_str(&serde_json::to_string(&shuffled).unwrap()).unwrap();
             prop_assert_eq!(fold(&stored), fold(&ordered), "storing loses nothing");

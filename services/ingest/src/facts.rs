@@ -1,6 +1,8 @@
 //! What every source is translated into, whatever it looked like outside.
 
-use crate::domain::{Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stamped};
+use crate::domain::{
+    Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stage, Stamped, check_amount, check_code, check_id,
+};
 use bytes::Bytes;
 use events::{Malformed, api, snapshot, time};
 use jiff::Timestamp;
@@ -22,12 +24,16 @@ pub struct Message {
     pub kind: String,
     /// Bytes as they arrived.
     pub body: Bytes,
+    /// The sender's time of the message, if it came beside the body.
+    pub occurred_at: Option<Timestamp>,
     /// Business time of arrival.
     pub received_at: Timestamp,
     /// The trace it arrived in.
     pub traceparent: Option<String>,
     /// What it says, or why it makes no sense.
     pub content: Result<Content, Malformed>,
+    /// Whether the sender is told what makes no sense, and sends it again under the same id: then it is not kept.
+    pub sender_corrects: bool,
 }
 
 impl Message {
@@ -56,6 +62,8 @@ pub enum Content {
         facts: Vec<Stamped>,
         /// Charges and payment intents that pay it.
         charges: Vec<String>,
+        /// Why the rest of the message makes no sense, if it does not. What is certain takes effect all the same.
+        fault: Option<Malformed>,
     },
     /// Something about a charge, whose invoice is known from other messages, or not yet.
     Charge {
@@ -77,13 +85,11 @@ pub enum Content {
 
 /// Translates a fact of the API. Faults name the field as the caller wrote it.
 pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
-    if fact.id.is_empty() || fact.id.len() > 255 {
-        return Err(Malformed::new("id", "must have 1 to 255 characters"));
-    }
+    given("id", &fact.id)?;
     let at = time::from_wire(fact.occurred_at).ok_or_else(|| Malformed::missing("occurred_at"))?;
     let stamp = |fact_: Fact| Stamped { at, id: fact.id.clone(), fact: fact_ };
     let about = |field, id: &str, fact| {
-        Ok(Content::Invoice { invoice: snapshot::id(field, id)?, facts: vec![fact], charges: Vec::new() })
+        Ok(Content::Invoice { invoice: snapshot::id(field, id)?, facts: vec![fact], charges: Vec::new(), fault: None })
     };
     match fact.fact.as_ref().ok_or_else(|| Malformed::missing("fact"))? {
         api::fact::Fact::Invoice(i) => {
@@ -91,15 +97,14 @@ pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
             about("invoice.invoice_id", &i.invoice_id, stamp(Fact::Snapshot(Box::new(snapshot))))
         }
         api::fact::Fact::Payment(p) => {
-            if p.payment_id.is_empty() {
-                return Err(Malformed::new("payment.payment_id", "is empty"));
-            }
+            given("payment.payment_id", &p.payment_id)?;
             positive("payment.amount_minor", p.amount_minor)?;
             let currency = currency("payment.currency", &p.currency)?;
             let payment = Fact::Payment { payment: p.payment_id.clone(), amount_minor: p.amount_minor, currency };
             about("payment.invoice_id", &p.invoice_id, stamp(payment))
         }
         api::fact::Fact::PaymentFailure(f) => {
+            check_code("payment_failure.decline_code", &f.decline_code)?;
             let failure = Fact::Failure { decline_code: f.decline_code.clone(), attempt: None };
             about("payment_failure.invoice_id", &f.invoice_id, stamp(failure))
         }
@@ -123,9 +128,7 @@ pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
             about("closure.invoice_id", &c.invoice_id, stamp(Fact::Closure(closure)))
         }
         api::fact::Fact::Dispute(d) => {
-            if d.dispute_id.is_empty() {
-                return Err(Malformed::new("dispute.dispute_id", "is empty"));
-            }
+            given("dispute.dispute_id", &d.dispute_id)?;
             let dispute = Fact::Dispute { dispute: d.dispute_id.clone(), open: d.open };
             about("dispute.invoice_id", &d.invoice_id, stamp(dispute))
         }
@@ -136,12 +139,21 @@ pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
             let facts = CustomerFacts {
                 at,
                 id: fact.id.clone(),
-                deleted: c.deleted,
+                // A sender of whole customers does not tell whether one is new.
+                stage: if c.deleted { Stage::Deleted } else { Stage::Updated },
                 name: Masked::new(c.name.clone()),
                 email: Masked::new(c.email.clone()),
                 time_zone: c.time_zone.clone(),
                 locale: c.locale.clone(),
             };
+            facts.check().map_err(|fault| {
+                let field = match fault.field {
+                    "name" => "customer.name",
+                    "email" => "customer.email",
+                    _ => "customer.locale",
+                };
+                Malformed { field, ..fault }
+            })?;
             Ok(Content::Customer { customer: snapshot::id("customer.customer_id", &c.customer_id)?, facts })
         }
     }
@@ -163,7 +175,14 @@ fn invoice_snapshot(i: &api::InvoiceFact) -> Result<Snapshot, Malformed> {
         bill_to_email: Masked::new(i.bill_to_email.clone()),
     };
     snapshot.check().map_err(|fault| {
-        let field = if fault.field == "due_on" { "invoice.due_on" } else { "invoice.total_minor" };
+        let field = match fault.field {
+            "due_on" => "invoice.due_on",
+            "number" => "invoice.number",
+            "pay_url" => "invoice.pay_url",
+            "bill_to_name" => "invoice.bill_to_name",
+            "bill_to_email" => "invoice.bill_to_email",
+            _ => "invoice.total_minor",
+        };
         Malformed { field, ..fault }
     })?;
     Ok(snapshot)
@@ -174,7 +193,15 @@ fn currency(field: &'static str, code: &str) -> Result<Currency, Malformed> {
 }
 
 fn positive(field: &'static str, amount: i64) -> Result<(), Malformed> {
-    if amount > 0 { Ok(()) } else { Err(Malformed::new(field, format!("{amount} is not above zero"))) }
+    if amount > 0 {
+        check_amount(field, amount)
+    } else {
+        Err(Malformed::new(field, format!("{amount} is not above zero")))
+    }
+}
+
+fn given(field: &'static str, id: &str) -> Result<(), Malformed> {
+    if id.is_empty() { Err(Malformed::new(field, "is empty")) } else { check_id(field, id) }
 }
 
 fn unspecified(field: &'static str) -> Malformed {
@@ -210,7 +237,9 @@ mod tests {
             change(&mut i);
             fault(fact(api::fact::Fact::Invoice(i)))
         };
-        assert_eq!(fault(api::Fact::default()), "id: must have 1 to 255 characters");
+        assert_eq!(fault(api::Fact::default()), "id: is empty");
+        let long = api::Fact { id: "x".repeat(256), ..Default::default() };
+        assert_eq!(fault(long), "id: has 256 characters; at most 255 fit");
         assert_eq!(fault(api::Fact { id: "x".into(), ..Default::default() }), "occurred_at: is missing");
         assert_eq!(with(|i| i.invoice_id = String::new()), "invoice.invoice_id: is empty");
         assert_eq!(with(|i| i.total_minor = -1), "invoice.total_minor: -1 is negative; an invoice asks for money");
@@ -219,6 +248,18 @@ mod tests {
             "invoice.due_on: 2025-12-31 lies before the date of issue, 2026-01-01"
         );
         assert!(with(|i| i.issued_on = "1.1.2026".into()).starts_with("invoice.issued_on: "));
+        assert!(
+            with(|i| i.total_minor = i64::MAX).starts_with("invoice.total_minor: 9223372036854775807 is too large")
+        );
+        assert!(with(|i| i.number = "9".repeat(1_001)).starts_with("invoice.number: "));
+        assert!(with(|i| i.pay_url = "u".repeat(4_001)).starts_with("invoice.pay_url: "));
+        assert!(with(|i| i.bill_to_name = "n".repeat(1_001)).starts_with("invoice.bill_to_name: "));
+        assert!(with(|i| i.bill_to_email = "e".repeat(1_001)).starts_with("invoice.bill_to_email: "));
+        let failure = api::PaymentFailureFact { invoice_id: "i".into(), decline_code: "c".repeat(101) };
+        let failure = fault(fact(api::fact::Fact::PaymentFailure(failure)));
+        assert!(failure.starts_with("payment_failure.decline_code: "), "{failure}");
+        let customer = api::CustomerFact { customer_id: "c".into(), locale: "l".repeat(101), ..Default::default() };
+        assert!(fault(fact(api::fact::Fact::Customer(customer))).starts_with("customer.locale: "));
         let payment = api::PaymentFact {
             payment_id: "p".into(),
             invoice_id: "i".into(),

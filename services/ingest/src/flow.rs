@@ -8,7 +8,8 @@
 //! | about a charge of no known invoice | `parked` | – (later, when the invoice is known) |
 //! | about a customer | `customer.facts` replaced, if later | `customer-changed` |
 //! | of another kind | `inbound` only | – |
-//! | that makes no sense | `quarantine` | – (later, when corrected) |
+//! | that makes no sense | `quarantine` | – (later, when corrected); but what it says for certain takes effect |
+//! | that makes no sense, by gRPC | – | – (the caller is told, and sends it again) |
 
 use crate::domain::{Change, CustomerFacts, Facts, ReversalKind, Stamped, changes};
 use crate::facts::{Content, Message};
@@ -17,7 +18,7 @@ use bus::{Failure, Work};
 use events::{Invoice, Malformed, time, v1};
 use jiff::Timestamp;
 use kernel::{CustomerId, InvoiceId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
 /// What became of a message.
@@ -29,7 +30,7 @@ pub enum Verdict {
     Duplicate,
     /// Committed; it takes effect when its invoice comes.
     Parked,
-    /// Committed, but makes no sense: an operator has to look at it.
+    /// Makes no sense. Committed, and an operator has to look at it; unless the sender is told and corrects it.
     Quarantined(Malformed),
 }
 
@@ -52,7 +53,7 @@ pub async fn accept(work: &mut Work, messages: &[Message]) -> Result<Vec<Verdict
         messages.iter().zip(&resolved).map(|(m, invoice)| (m, m.about().or(invoice.as_ref()))).collect();
     let fresh = store::insert_inbound(work.tx(), &stored).await?;
 
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let mut batch = Batch::default();
     let mut verdicts = Vec::with_capacity(messages.len());
     for (message, invoice) in stored {
@@ -60,13 +61,32 @@ pub async fn accept(work: &mut Work, messages: &[Message]) -> Result<Vec<Verdict
         let is_fresh = fresh.contains(&message.id) && seen.insert(message.id);
         verdicts.push(if is_fresh { batch.sort(message, invoice) } else { Verdict::Duplicate });
     }
-    let misfits = batch.apply(work).await?;
+    let faults = batch.apply(work).await?;
+    set_apart(work, messages, &faults).await?;
     for (message, verdict) in messages.iter().zip(&mut verdicts) {
-        if let Some(fault) = misfits.get(&message.id) {
+        if let Some(fault) = faults.get(&message.id) {
             *verdict = Verdict::Quarantined(fault.clone());
         }
     }
     Ok(verdicts)
+}
+
+/// Quarantines what makes no sense. What its sender is going to correct is forgotten instead, so that the correction is
+/// not taken for the same message again.
+async fn set_apart(work: &mut Work, messages: &[Message], faults: &Faults) -> Result<(), Failure> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let corrected: HashSet<Uuid> = messages.iter().filter(|m| m.sender_corrects).map(|m| m.id).collect();
+    let (forget, keep): (Vec<_>, Vec<_>) = faults.iter().partition(|(id, _)| corrected.contains(*id));
+    let forget: Vec<Uuid> = forget.into_iter().map(|(id, _)| *id).collect();
+    store::forget_inbound(work.tx(), &forget).await?;
+    let kept = store::quarantine(work.tx(), &keep).await?;
+    if kept < keep.len() as u64 {
+        // A payment that came more than a month before its invoice, and turned out not to be for it.
+        tracing::warn!(kept, messages = keep.len(), "messages that make no sense are past retention");
+    }
+    Ok(())
 }
 
 /// Applies parked facts whose invoice is known by now. Returns how many messages that were.
@@ -74,10 +94,16 @@ pub async fn accept(work: &mut Work, messages: &[Message]) -> Result<Vec<Verdict
 /// The same function as after the arrival of a charge, run now and then: a charge and a fact about it may have arrived in
 /// two transactions that did not see each other.
 pub async fn apply_parked(work: &mut Work) -> Result<usize, Failure> {
+    /// More wait for the next time.
+    const LIMIT: i64 = 500;
+    let charges = store::charges_to_unpark(work.tx(), LIMIT).await?;
+    let charges: Vec<Key<&str>> =
+        charges.iter().map(|(merchant, charge)| (merchant.clone(), charge.as_str())).collect();
     let mut batch = Batch::default();
-    batch.unpark(work).await?;
+    batch.unpark(work, &charges).await?;
     let count = batch.invoices.values().map(|news| news.facts.len()).sum();
-    batch.apply(work).await?;
+    let faults = batch.apply(work).await?;
+    set_apart(work, &[], &faults).await?;
     Ok(count)
 }
 
@@ -87,11 +113,15 @@ pub async fn accept_again(work: &mut Work, quarantine_id: i64, message: &Message
     let invoice = message.about().or(resolved.first().and_then(Option::as_ref)).cloned();
     let mut batch = Batch::default();
     let verdict = batch.sort(message, invoice.as_ref());
-    let misfits = batch.apply(work).await?;
-    let verdict = misfits.get(&message.id).map_or(verdict, |fault| Verdict::Quarantined(fault.clone()));
-    if !matches!(verdict, Verdict::Quarantined(_)) {
-        store::release(work.tx(), quarantine_id).await?;
+    let faults = batch.apply(work).await?;
+    if let Some(invoice) = &invoice {
+        store::set_about(work.tx(), message.id, invoice).await?;
     }
+    set_apart(work, &[], &faults).await?;
+    if let Some(fault) = faults.get(&message.id) {
+        return Ok(Verdict::Quarantined(fault.clone()));
+    }
+    store::release(work.tx(), quarantine_id).await?;
     Ok(verdict)
 }
 
@@ -113,6 +143,9 @@ async fn resolve_charges(work: &mut Work, messages: &[Message]) -> Result<Vec<Op
     Ok(messages.iter().map(find).collect())
 }
 
+/// Messages that make no sense, and why.
+type Faults = BTreeMap<Uuid, Malformed>;
+
 /// Fresh messages, sorted by what they are about.
 #[derive(Default)]
 struct Batch<'a> {
@@ -120,7 +153,7 @@ struct Batch<'a> {
     customers: BTreeMap<Key<CustomerId>, Vec<(&'a Message, &'a CustomerFacts)>>,
     charges: Vec<(kernel::MerchantId, String, InvoiceId)>,
     parked: Vec<(&'a Message, &'a str, &'a [Stamped])>,
-    faults: Vec<(Uuid, Malformed)>,
+    faults: Faults,
 }
 
 /// What a batch says about one invoice, each fact with the message that said it.
@@ -143,14 +176,13 @@ impl From<&Message> for Origin {
 }
 
 impl<'a> Batch<'a> {
-    /// Sorts a fresh message in. `invoice` is what it is about, if that is known.
+    /// Sorts a fresh message in. `invoice` is what it is about, if that is known. The verdict holds if the message is not
+    /// found to be at fault.
     fn sort(&mut self, message: &'a Message, invoice: Option<&InvoiceId>) -> Verdict {
         match (&message.content, invoice) {
-            (Err(fault), _) => {
-                self.faults.push((message.id, fault.clone()));
-                return Verdict::Quarantined(fault.clone());
-            }
-            (Ok(Content::Invoice { invoice, facts, charges }), _) => {
+            (Err(fault), _) => _ = self.faults.insert(message.id, fault.clone()),
+            (Ok(Content::Invoice { invoice, facts, charges, fault }), _) => {
+                self.faults.extend(fault.iter().map(|fault| (message.id, fault.clone())));
                 self.tell(message, invoice, facts);
                 let linked = charges.iter().map(|c| (message.merchant.clone(), c.clone(), invoice.clone()));
                 self.charges.extend(linked);
@@ -173,10 +205,8 @@ impl<'a> Batch<'a> {
         news.facts.extend(facts.iter().map(|f| (Origin::from(message), f.clone())));
     }
 
-    async fn unpark(&mut self, work: &mut Work) -> Result<(), Failure> {
-        /// More wait for the next sweep.
-        const LIMIT: i64 = 500;
-        for parked in store::unpark(work.tx(), LIMIT).await? {
+    async fn unpark(&mut self, work: &mut Work, charges: &[Key<&str>]) -> Result<(), Failure> {
+        for parked in store::unpark(work.tx(), charges).await? {
             let origin = Origin { message: parked.inbound, traceparent: parked.traceparent };
             let news = self.invoices.entry(parked.key).or_default();
             news.facts.extend(parked.facts.into_iter().map(|f| (origin.clone(), f)));
@@ -184,32 +214,29 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Writes everything and emits what it means. Returns the messages that turned out to make no sense for their invoice.
-    async fn apply(mut self, work: &mut Work) -> Result<BTreeMap<Uuid, Malformed>, Failure> {
+    /// Writes everything and emits what it means. Returns the messages that make no sense, by themselves or for their
+    /// invoice; of those, some may have come before.
+    async fn apply(mut self, work: &mut Work) -> Result<Faults, Failure> {
         if !self.charges.is_empty() {
-            self.charges.sort();
-            self.charges.dedup();
-            store::insert_charges(work.tx(), &self.charges).await?;
-            self.unpark(work).await?;
+            let mut charges = std::mem::take(&mut self.charges);
+            charges.sort();
+            charges.dedup();
+            store::insert_charges(work.tx(), &charges).await?;
+            let keys: Vec<Key<&str>> = charges.iter().map(|(m, charge, _)| (m.clone(), charge.as_str())).collect();
+            self.unpark(work, &keys).await?;
         }
         if !self.parked.is_empty() {
             store::park(work.tx(), &self.parked).await?;
         }
         let misfits = apply_invoices(work, self.invoices).await?;
         apply_customers(work, self.customers).await?;
-        self.faults.extend(misfits.iter().map(|(id, fault)| (*id, fault.clone())));
-        if !self.faults.is_empty() {
-            store::quarantine(work.tx(), &self.faults).await?;
-        }
-        Ok(misfits)
+        self.faults.extend(misfits);
+        Ok(self.faults)
     }
 }
 
-async fn apply_invoices(
-    work: &mut Work,
-    news: BTreeMap<Key<InvoiceId>, News>,
-) -> Result<BTreeMap<Uuid, Malformed>, Failure> {
-    let mut misfits = BTreeMap::new();
+async fn apply_invoices(work: &mut Work, news: BTreeMap<Key<InvoiceId>, News>) -> Result<Faults, Failure> {
+    let mut misfits = Faults::new();
     if news.is_empty() {
         return Ok(misfits);
     }
@@ -219,16 +246,14 @@ async fn apply_invoices(
     for (key, news) in &news {
         let (version, before) = known.remove(key).unwrap_or_default();
         let mut after = before.clone();
-        // Snapshots first, so that a payment in the wrong currency is found even if it came with its invoice.
-        let (snapshots, others): (Vec<_>, Vec<_>) = news.facts.iter().partition(|(_, f)| f.is_snapshot());
-        for (origin, fact) in snapshots.into_iter().chain(others) {
-            match fact.misfit(&after) {
-                Some(fault) => _ = misfits.insert(origin.message, fault),
-                None => after.add(fact.clone()),
-            }
+        for (origin, fact) in &news.facts {
+            after.add(origin.message, fact.clone());
         }
-        if after != before {
-            emit_changes(work, key, (&before, version), (&after, version + 1), news)?;
+        misfits.extend(after.take_misfits());
+        // The latest of the news that made sense.
+        let cause = news.facts.iter().max_by_key(|(origin, fact)| (!misfits.contains_key(&origin.message), fact.at));
+        if let Some((origin, fact)) = cause.filter(|_| after != before) {
+            emit_changes(work, key, (&before, version), (&after, version + 1), (origin, fact.at))?;
             changed.push((key, version + 1, after));
         }
     }
@@ -240,22 +265,21 @@ async fn apply_invoices(
     }
 }
 
-/// Emits what changed about one invoice. Events are caused by the batch's latest news: its message makes their ids, so
-/// that the same news are the same events.
+/// Emits what changed about one invoice. Ids are made of the version: each is committed once, so no two changes share an
+/// id. `origin` and `at` are the latest news'.
 fn emit_changes(
     work: &mut Work,
     (merchant, invoice): &Key<InvoiceId>,
     (before, old_version): (&Facts, i64),
     (after, new_version): (&Facts, i64),
-    news: &News,
+    (origin, at): (&Origin, Timestamp),
 ) -> Result<(), Failure> {
     let Some(new) = after.fold(merchant, invoice, new_version) else { return Ok(()) };
     let old = before.fold(merchant, invoice, old_version);
-    let Some((origin, latest)) = news.facts.iter().max_by_key(|(_, f)| f.at) else { return Ok(()) };
-    for (n, change) in changes((before, old.as_ref()), (after, &new), latest.at).into_iter().enumerate() {
-        let id =
-            kernel::id::derive("inbound", merchant.as_str(), &origin.message.to_string(), &format!("{invoice}/{n}"));
-        emit(work, id, latest.at, change, &new, origin.traceparent.clone())?;
+    for (n, change) in changes((before, old.as_ref()), (after, &new), at).into_iter().enumerate() {
+        let becomes = format!("{new_version}/{n}");
+        let id = kernel::id::derive("invoice", merchant.as_str(), invoice.as_str(), &becomes);
+        emit(work, id, at, change, &new, origin.traceparent.clone())?;
     }
     Ok(())
 }
@@ -313,7 +337,7 @@ async fn apply_customers(
         }
         let customer = facts.snapshot(&key.0, &key.1, version + 1);
         let event = v1::CustomerChanged { customer: Some((&customer).into()) };
-        let id = kernel::id::derive("inbound", key.0.as_str(), &message.id.to_string(), key.1.as_str());
+        let id = kernel::id::derive("customer", key.0.as_str(), key.1.as_str(), &(version + 1).to_string());
         work.emit_as(id, facts.at, &event, message.traceparent.clone())?;
         changed.push((key, version + 1, *facts));
     }

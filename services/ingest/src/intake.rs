@@ -2,8 +2,9 @@
 
 use crate::facts::Message;
 use crate::flow::{self, Verdict};
-use crate::{retranslate, store};
-use bus::{Bus, Failure};
+use crate::retranslate;
+use crate::store::{self, Quarantined};
+use bus::{Bus, Failure, Work};
 use events::Malformed;
 use events::topology::INGEST_INTAKE;
 use opentelemetry::KeyValue;
@@ -123,6 +124,7 @@ pub async fn accept(bus: &Bus, messages: &[Message]) -> Result<Vec<Verdict>, Fai
     if let [message] = messages {
         let printable = |text: &str| text.chars().filter(|c| !c.is_control()).collect();
         let broken = Message {
+            source: printable(&message.source),
             external_id: printable(&message.external_id),
             kind: printable(&message.kind),
             content: Err(Malformed::new("body", reason)),
@@ -130,9 +132,11 @@ pub async fn accept(bus: &Bus, messages: &[Message]) -> Result<Vec<Verdict>, Fai
         };
         return accept_once(bus, &[broken]).await;
     }
+    // Both are tried, whatever becomes of one: what is in need not wait for what is not.
     let (left, right) = messages.split_at(messages.len() / 2);
-    let mut verdicts = Box::pin(accept(bus, left)).await?;
-    verdicts.extend(Box::pin(accept(bus, right)).await?);
+    let (left, right) = (Box::pin(accept(bus, left)).await, Box::pin(accept(bus, right)).await);
+    let mut verdicts = left?;
+    verdicts.extend(right?);
     Ok(verdicts)
 }
 
@@ -173,10 +177,7 @@ async fn sweep_once(host: &Host, retention: bool) -> Result<(), Failure> {
     /// As long as processors retry (three days at Stripe, thirty at Adyen).
     const INBOUND_DAYS: i32 = 35;
     const CHUNK: i64 = 2_000;
-    let mut work = host.bus.begin(&INGEST_INTAKE).await?;
-    if flow::apply_parked(&mut work).await? > 0 {
-        work.commit().await?;
-    }
+    apply_parked(host).await?;
     while replay_quarantined(host).await? {}
     let mut more = retention;
     while more {
@@ -187,13 +188,36 @@ async fn sweep_once(host: &Host, retention: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn apply_parked(host: &Host) -> Result<(), Failure> {
+    let mut work = host.bus.begin(&INGEST_INTAKE).await?;
+    flow::apply_parked(&mut work).await?;
+    Ok(work.commit().await?)
+}
+
 /// Tries one quarantined message again. Returns whether there was one.
 async fn replay_quarantined(host: &Host) -> Result<bool, Failure> {
     let mut work = host.bus.begin(&INGEST_INTAKE).await?;
     let Some(row) = store::lock_quarantine_replays(work.tx(), 1).await?.into_iter().next() else { return Ok(false) };
-    let message = retranslate(host, &row)?;
-    let verdict = flow::accept_again(&mut work, row.id, &message).await?;
-    work.commit().await?;
+    let verdict = match try_again(host, work, &row).await {
+        Err(Failure::Reject(reason)) => refuse(host, &row, reason).await?,
+        done => done?,
+    };
     tracing::info!(quarantine = row.id, verdict = verdict.name(), "quarantined message tried again");
     Ok(true)
+}
+
+async fn try_again(host: &Host, mut work: Work, row: &Quarantined) -> Result<Verdict, Failure> {
+    let message = retranslate(host, row)?;
+    let verdict = flow::accept_again(&mut work, row.id, &message).await?;
+    work.commit().await?;
+    Ok(verdict)
+}
+
+/// Leaves a message in quarantine whose data broke the transaction; the next one's turn comes.
+async fn refuse(host: &Host, row: &Quarantined, reason: String) -> Result<Verdict, Failure> {
+    let fault = Malformed::new("body", reason);
+    let mut work = host.bus.begin(&INGEST_INTAKE).await?;
+    store::quarantine(work.tx(), &[(&row.inbound, &fault)]).await?;
+    work.commit().await?;
+    Ok(Verdict::Quarantined(fault))
 }

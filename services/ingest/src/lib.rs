@@ -73,16 +73,16 @@ async fn serve_grpc(listener: TcpListener, edge: api::Edge, stop: tokio_util::sy
 
 /// Translates a stored message again, with today's code and configuration.
 fn retranslate(host: &Host, row: &store::Quarantined) -> Result<Message, bus::Failure> {
-    let received_at = row.received_at.to_jiff();
+    let occurred_at = row.occurred_at.map(|at| at.to_jiff());
     let content = match (row.source.as_str(), host.merchants.by_name(&row.merchant)) {
         (_, None) => Err(Malformed::new("merchant", format!("{:?} is not configured", row.merchant))),
         ("stripe", Some(merchant)) => stripe::translate(&row.body, &merchant.zone)
             .map_err(|e| Malformed::new("body", e))
-            .and_then(|webhook| webhook.content),
+            .and_then(|webhook| stripe::content_of_kind(webhook, &row.kind)),
         ("grpc", Some(_)) => events::api::Fact::decode(&*row.body)
             .map_err(|e| Malformed::new("body", e))
             .and_then(|fact| facts::translate(&fact)),
-        (_, Some(_)) => upstream::retranslate(&row.external_id, &row.body, received_at),
+        (_, Some(_)) => upstream::retranslate(&row.external_id, &row.body, occurred_at),
     };
     Ok(Message {
         id: row.inbound,
@@ -91,8 +91,11 @@ fn retranslate(host: &Host, row: &store::Quarantined) -> Result<Message, bus::Fa
         external_id: row.external_id.clone(),
         kind: row.kind.clone(),
         body: row.body.clone().into(),
-        received_at,
+        occurred_at,
+        received_at: row.received_at.to_jiff(),
         traceparent: row.traceparent.clone(),
         content,
+        // Nobody is there any more who could.
+        sender_corrects: false,
     })
 }

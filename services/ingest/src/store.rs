@@ -22,9 +22,10 @@ pub async fn insert_inbound(
     messages: &[(&Message, Option<&InvoiceId>)],
 ) -> sqlx::Result<HashSet<Uuid>> {
     let fresh: Vec<Uuid> = sqlx::query_scalar(
-        "INSERT INTO ingest.inbound (id, merchant, source, external_id, kind, about, body, traceparent, received_at)
+        "INSERT INTO ingest.inbound (id, merchant, source, external_id, kind, about, body, traceparent, received_at,
+                                     occurred_at)
          SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[],
-                              $8::text[], $9::timestamptz[])
+                              $8::text[], $9::timestamptz[], $10::timestamptz[])
          ON CONFLICT DO NOTHING
          RETURNING id",
     )
@@ -37,25 +38,45 @@ pub async fn insert_inbound(
     .bind(messages.iter().map(|(m, _)| &m.body[..]).bind_iter())
     .bind(messages.iter().map(|(m, _)| m.traceparent.as_ref()).bind_iter())
     .bind(messages.iter().map(|(m, _)| m.received_at.to_sqlx()).bind_iter())
+    .bind(messages.iter().map(|(m, _)| m.occurred_at.map(ToSqlx::to_sqlx)).bind_iter())
     .fetch_all(tx)
     .await?;
     Ok(fresh.into_iter().collect())
 }
 
-/// Keeps messages that make no sense apart. One that is there already gets the new reason.
-pub async fn quarantine(tx: &mut PgConnection, faults: &[(Uuid, Malformed)]) -> sqlx::Result<()> {
-    sqlx::query(
+/// Forgets messages, as if they had never come.
+pub async fn forget_inbound(tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM ingest.inbound WHERE id = ANY($1)").bind(ids).execute(tx).await?;
+    Ok(())
+}
+
+/// Notes which invoice a message is about.
+pub async fn set_about(tx: &mut PgConnection, inbound: Uuid, invoice: &InvoiceId) -> sqlx::Result<()> {
+    sqlx::query("UPDATE ingest.inbound SET about = $2 WHERE id = $1")
+        .bind(inbound)
+        .bind(invoice.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Keeps messages that make no sense apart. One that is there already gets the new reason. Returns how many: those past
+/// retention are gone.
+pub async fn quarantine(tx: &mut PgConnection, faults: &[(&Uuid, &Malformed)]) -> sqlx::Result<u64> {
+    let done = sqlx::query(
         "INSERT INTO ingest.quarantine (inbound, field, reason)
-         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[])
+         SELECT i.id, fault.field, fault.reason
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[]) AS fault (inbound, field, reason)
+         JOIN ingest.inbound AS i ON i.id = fault.inbound
          ON CONFLICT (inbound) DO UPDATE
          SET field = EXCLUDED.field, reason = EXCLUDED.reason, quarantined_at = now(), replay_requested_at = NULL",
     )
-    .bind(faults.iter().map(|(id, _)| *id).bind_iter())
+    .bind(faults.iter().map(|(id, _)| **id).bind_iter())
     .bind(faults.iter().map(|(_, f)| f.field).bind_iter())
     .bind(faults.iter().map(|(_, f)| &f.problem).bind_iter())
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
 /// Which invoices charges belong to, as far as that is known.
@@ -118,27 +139,43 @@ pub struct Unparked {
     pub facts: Vec<Stamped>,
 }
 
-/// Takes up to `limit` parked messages out whose invoice is known by now. One that was parked under several charges comes
-/// once for each; adding its facts again changes nothing.
-pub async fn unpark(tx: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Unparked>> {
+/// Up to `limit` charges whose invoice is known by now, and about which facts are parked all the same.
+pub async fn charges_to_unpark(tx: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Key<String>>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT p.merchant, p.charge
+         FROM ingest.parked AS p JOIN ingest.charge AS c USING (merchant, charge)
+         LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(|(merchant, charge)| Ok((stored(merchant)?, charge))).collect()
+}
+
+/// Takes out what is parked under some charges whose invoice is known. A message that was parked under several charges is
+/// taken out under all of them, and comes once.
+pub async fn unpark(tx: &mut PgConnection, charges: &[Key<&str>]) -> sqlx::Result<Vec<Unparked>> {
     type Row = (String, String, Uuid, Option<String>, Json<Vec<Stamped>>);
     let rows: Vec<Row> = sqlx::query_as(
         "WITH due AS (
-             SELECT p.merchant, p.charge, p.inbound, c.invoice
-             FROM ingest.parked AS p JOIN ingest.charge AS c USING (merchant, charge)
-             LIMIT $1
-             FOR UPDATE OF p SKIP LOCKED
+             -- Locks the message, not its parked rows: two that come for it under different charges see each other.
+             SELECT p.inbound, c.invoice
+             FROM UNNEST($1::text[], $2::text[]) AS wanted (merchant, charge)
+             JOIN ingest.charge AS c USING (merchant, charge)
+             JOIN ingest.parked AS p USING (merchant, charge)
+             JOIN ingest.inbound AS i ON i.id = p.inbound
+             FOR NO KEY UPDATE OF i SKIP LOCKED
          ), taken AS (
-             DELETE FROM ingest.parked AS p USING due
-             WHERE (p.merchant, p.charge, p.inbound) = (due.merchant, due.charge, due.inbound)
+             DELETE FROM ingest.parked AS p USING due WHERE p.inbound = due.inbound
              RETURNING p.merchant, due.invoice, p.inbound, p.facts
          ), told AS (
              UPDATE ingest.inbound AS i SET about = taken.invoice FROM taken WHERE i.id = taken.inbound
          )
-         SELECT taken.merchant, taken.invoice, taken.inbound, i.traceparent, taken.facts
+         SELECT DISTINCT ON (taken.inbound) taken.merchant, taken.invoice, taken.inbound, i.traceparent, taken.facts
          FROM taken JOIN ingest.inbound AS i ON i.id = taken.inbound",
     )
-    .bind(limit)
+    .bind(charges.iter().map(|(m, _)| m.as_str()).bind_iter())
+    .bind(charges.iter().map(|(_, c)| *c).bind_iter())
     .fetch_all(tx)
     .await?;
     rows.into_iter()
@@ -231,8 +268,11 @@ pub struct Quarantined {
     pub field: String,
     pub reason: String,
     pub replaying: bool,
+    pub corrected: bool,
     #[serde(skip)]
     pub body: Vec<u8>,
+    #[serde(skip)]
+    pub occurred_at: Option<jiff_sqlx::Timestamp>,
     #[serde(skip)]
     pub traceparent: Option<String>,
     #[serde(skip)]
@@ -240,7 +280,8 @@ pub struct Quarantined {
 }
 
 const QUARANTINED: &str = "SELECT q.id, q.inbound, i.merchant, i.source, i.external_id, i.kind, q.field, q.reason,
-        q.replay_requested_at IS NOT NULL AS replaying, i.body, i.traceparent, i.received_at
+        q.replay_requested_at IS NOT NULL AS replaying, i.correction IS NOT NULL AS corrected,
+        coalesce(i.correction, i.body) AS body, i.occurred_at, i.traceparent, i.received_at
     FROM ingest.quarantine AS q JOIN ingest.inbound AS i ON i.id = q.inbound ";
 
 /// Quarantined messages, newest first.
@@ -266,7 +307,7 @@ pub async fn request_quarantine_replay(
         "WITH wanted AS (
              UPDATE ingest.quarantine SET replay_requested_at = now() WHERE $1::bigint IS NULL OR id = $1 RETURNING inbound
          ), corrected AS (
-             UPDATE ingest.inbound SET body = $2 WHERE $2::bytea IS NOT NULL AND id IN (SELECT inbound FROM wanted)
+             UPDATE ingest.inbound SET correction = $2 WHERE $2::bytea IS NOT NULL AND id IN (SELECT inbound FROM wanted)
          )
          SELECT inbound FROM wanted",
     )

@@ -3,7 +3,9 @@
 //! Signature: <https://docs.stripe.com/webhooks#verify-manually>. Shapes: invoice, charge, dispute and customer objects
 //! of API versions 2017 to 2026; what a version lacks is optional here.
 
-use crate::domain::{Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stamped};
+use crate::domain::{
+    Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stage, Stamped, check_amount, check_code, check_id,
+};
 use crate::facts::Content;
 use events::Malformed;
 use hmac::{Hmac, KeyInit, Mac};
@@ -78,14 +80,17 @@ pub struct Webhook {
     pub content: Result<Content, Malformed>,
 }
 
+/// Every part is read on its own, so that a fault of one is that part's.
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    id: String,
-    #[serde(rename = "type")]
-    kind: String,
-    created: Option<i64>,
     #[serde(borrow)]
-    data: Option<Data<'a>>,
+    id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    created: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -94,20 +99,54 @@ struct Data<'a> {
     object: &'a RawValue,
 }
 
-/// Translates a webhook. `zone` is the merchant's: Stripe's times become civil dates there. Fails only if the body is no
-/// JSON; JSON that is no event is kept under the kind `unknown` and an id made from its content.
-pub fn translate(body: &[u8], zone: &TimeZone) -> Result<Webhook, serde_json::Error> {
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(body) else {
-        serde_json::from_slice::<serde::de::IgnoredAny>(body)?;
-        let external_id = format!("sha256:{}", hex::encode(Sha256::digest(body)));
-        return Ok(Webhook { external_id, kind: "unknown".to_owned(), content: Ok(Content::Other) });
-    };
-    let content = content(&envelope, zone);
-    Ok(Webhook { external_id: format!("{}/{}", envelope.id, envelope.kind), kind: envelope.kind, content })
+/// The type of what names none.
+const UNKNOWN: &str = "unknown";
+
+/// Reads a part that has to be there.
+fn part<'a, T: Deserialize<'a>>(field: &'static str, raw: Option<&'a RawValue>) -> Result<T, Malformed> {
+    serde_json::from_str(raw.ok_or_else(|| Malformed::missing(field))?.get()).map_err(|e| Malformed::new(field, e))
 }
 
-fn content(envelope: &Envelope<'_>, zone: &TimeZone) -> Result<Content, Malformed> {
-    let translate: fn(&Event<'_>) -> Result<Content, Malformed> = match envelope.kind.as_str() {
+/// Translates a webhook. `zone` is the merchant's: Stripe's times become civil dates there. Fails only if the body is no
+/// JSON; JSON without an id or a type is kept under an id made from its content.
+pub fn translate(body: &[u8], zone: &TimeZone) -> Result<Webhook, serde_json::Error> {
+    let of_content = || format!("sha256:{}", hex::encode(Sha256::digest(body)));
+    let envelope: Envelope<'_> = match serde_json::from_slice(body) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            serde_json::from_slice::<serde::de::IgnoredAny>(body)?;
+            let content = Err(Malformed::new("body", error));
+            return Ok(Webhook { external_id: of_content(), kind: UNKNOWN.to_owned(), content });
+        }
+    };
+    let kind = part::<String>("type", envelope.kind);
+    let id = part::<String>("id", envelope.id).and_then(|id| check_id("id", &id).map(|()| id));
+    let external_id = match (&id, &kind) {
+        (Ok(id), Ok(kind)) => format!("{id}/{kind}"),
+        _ => of_content(),
+    };
+    let kind = kind.unwrap_or_else(|_| UNKNOWN.to_owned());
+    let content = content(id, &kind, &envelope, zone);
+    Ok(Webhook { external_id, kind, content })
+}
+
+/// What a corrected webhook says, if it is still of the type that it arrived as: one whose type is mistyped would be taken
+/// for one that changes nothing here.
+pub fn content_of_kind(webhook: Webhook, kind: &str) -> Result<Content, Malformed> {
+    if webhook.kind == kind {
+        webhook.content
+    } else {
+        Err(Malformed::new("type", format!("is {:?}, but the message is of type {kind:?}", webhook.kind)))
+    }
+}
+
+fn content(
+    id: Result<String, Malformed>,
+    kind: &str,
+    envelope: &Envelope<'_>,
+    zone: &TimeZone,
+) -> Result<Content, Malformed> {
+    let translate: fn(&Event<'_>) -> Result<Content, Malformed> = match kind {
         "invoice.created"
         | "invoice.finalized"
         | "invoice.updated"
@@ -117,14 +156,17 @@ fn content(envelope: &Envelope<'_>, zone: &TimeZone) -> Result<Content, Malforme
         | "invoice.overdue"
         | "invoice.voided"
         | "invoice.marked_uncollectible" => invoice,
+        "invoice_payment.paid" => invoice_payment,
         "customer.created" | "customer.updated" | "customer.deleted" => customer,
         "charge.refunded" => refund,
         "charge.dispute.created" | "charge.dispute.closed" => dispute,
         _ => return Ok(Content::Other),
     };
-    let object = envelope.data.as_ref().ok_or_else(|| Malformed::missing("data.object"))?.object;
-    let at = moment("created", envelope.created)?.ok_or_else(|| Malformed::missing("created"))?;
-    translate(&Event { id: &envelope.id, kind: &envelope.kind, at, object, zone })
+    let id = id?;
+    let created = part("created", envelope.created)?;
+    let at = Timestamp::from_second(created).map_err(|e| Malformed::new("created", e))?;
+    let Data { object } = part("data", envelope.data)?;
+    translate(&Event { id: &id, kind, at, object, zone })
 }
 
 /// The parts of an event that every translation needs.
@@ -137,6 +179,7 @@ struct Event<'a> {
 }
 
 impl Event<'_> {
+    /// The object of `data`, as far as `T` reads it.
     fn object<T: DeserializeOwned>(&self) -> Result<T, Malformed> {
         let mut reader = serde_json::Deserializer::from_str(self.object.get());
         serde_path_to_error::deserialize(&mut reader).map_err(|error| {
@@ -171,7 +214,7 @@ struct PaymentError {
 }
 
 impl Reference {
-    fn into_id(self) -> String {
+    fn id(&self) -> &str {
         match self {
             Self::Id(id) | Self::Expanded { id, .. } => id,
         }
@@ -234,36 +277,88 @@ struct InvoicePaymentOf {
     payment_intent: Option<Reference>,
 }
 
+/// The parts of an object that tell which invoice it is.
+#[derive(Deserialize)]
+struct InvoiceHead {
+    id: Option<String>,
+}
+
 fn invoice(event: &Event<'_>) -> Result<Content, Malformed> {
+    let head: InvoiceHead = event.object()?;
+    let invoice = InvoiceId::try_new(head.id.unwrap_or_default()).map_err(|e| Malformed::new("data.object.id", e))?;
+    match invoice_facts(event) {
+        Ok((facts, charges)) => Ok(Content::Invoice { invoice, facts, charges, fault: None }),
+        // That it is paid or given up is certain, and reminders must stop, however little sense the rest makes.
+        Err(fault) => {
+            let facts = ending(event.kind, None).into_iter().map(|fact| event.stamp(fact)).collect();
+            Ok(Content::Invoice { invoice, facts, charges: Vec::new(), fault: Some(fault) })
+        }
+    }
+}
+
+/// The end of an invoice that a type of event tells of by itself.
+fn ending(kind: &str, paid_at: Option<Timestamp>) -> Option<Fact> {
+    match kind {
+        "invoice.paid" | "invoice.payment_succeeded" => Some(Fact::Paid { paid_at, certain: true }),
+        "invoice.voided" => Some(Fact::Closure(Closure::Voided)),
+        "invoice.marked_uncollectible" => Some(Fact::Closure(Closure::WrittenOff)),
+        _ => None,
+    }
+}
+
+/// What an invoice's event says, and the charges it links to.
+fn invoice_facts(event: &Event<'_>) -> Result<(Vec<Stamped>, Vec<String>), Malformed> {
     let object: InvoiceObject = event.object()?;
-    let invoice = InvoiceId::try_new(object.id.as_deref().unwrap_or_default())
-        .map_err(|e| Malformed::new("data.object.id", e))?;
     let transitions = object.status_transitions.as_ref();
     let paid_at = moment("data.object.status_transitions.paid_at", transitions.and_then(|t| t.paid_at))?;
     let status = object.status.as_deref().unwrap_or(if object.paid == Some(true) { "paid" } else { "open" });
 
-    let mut facts = vec![event.stamp(Fact::Snapshot(Box::new(snapshot(event, &object, status)?)))];
-    let said_paid = matches!(event.kind, "invoice.paid" | "invoice.payment_succeeded");
-    if said_paid || status == "paid" {
-        facts.push(event.stamp(Fact::Paid { paid_at, certain: said_paid }));
-    }
-    match (event.kind, status) {
-        ("invoice.voided", _) | (_, "void") => facts.push(event.stamp(Fact::Closure(Closure::Voided))),
-        ("invoice.marked_uncollectible", _) | (_, "uncollectible") => {
-            facts.push(event.stamp(Fact::Closure(Closure::WrittenOff)));
-        }
-        ("invoice.overdue", _) => facts.push(event.stamp(Fact::OverdueHint)),
-        ("invoice.payment_failed", _) => {
+    let mut facts = vec![Fact::Snapshot(Box::new(snapshot(event, &object, status)?))];
+    let by_the_way = match status {
+        "paid" => Some(Fact::Paid { paid_at, certain: false }),
+        "void" => Some(Fact::Closure(Closure::Voided)),
+        "uncollectible" => Some(Fact::Closure(Closure::WrittenOff)),
+        _ => None,
+    };
+    facts.extend(ending(event.kind, paid_at).or(by_the_way));
+    match event.kind {
+        "invoice.overdue" => facts.push(Fact::OverdueHint),
+        "invoice.payment_failed" => {
             let told = [&object.payment_intent, &object.charge].into_iter().flatten().find_map(Reference::decline_code);
             let decline_code = told.cloned().unwrap_or_default();
-            facts.push(event.stamp(Fact::Failure { decline_code, attempt: object.attempt_count }));
+            check_code("data.object.payment_intent.last_payment_error.decline_code", &decline_code)?;
+            facts.push(Fact::Failure { decline_code, attempt: object.attempt_count });
         }
         _ => {}
     }
     let listed = object.payments.into_iter().flat_map(|p| p.data).filter_map(|p| p.payment);
     let listed = listed.flat_map(|p| [p.charge, p.payment_intent]);
-    let charges = [object.charge, object.payment_intent].into_iter().chain(listed).flatten();
-    Ok(Content::Invoice { invoice, facts, charges: charges.map(Reference::into_id).collect() })
+    let charges = charge_ids([object.charge, object.payment_intent].into_iter().chain(listed))?;
+    Ok((facts.into_iter().map(|fact| event.stamp(fact)).collect(), charges))
+}
+
+/// The ids of charges and payment intents.
+fn charge_ids(references: impl IntoIterator<Item = Option<Reference>>) -> Result<Vec<String>, Malformed> {
+    let checked = |reference: Reference| {
+        check_id("data.object.charge", reference.id())?;
+        Ok(reference.id().to_owned())
+    };
+    references.into_iter().flatten().map(checked).collect()
+}
+
+/// Since 2025-03-31: says which invoice a payment is for. That the invoice is paid is said by the invoice's own events.
+#[derive(Deserialize)]
+struct InvoicePaymentObject {
+    invoice: Option<Reference>,
+    payment: Option<InvoicePaymentOf>,
+}
+
+fn invoice_payment(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: InvoicePaymentObject = event.object()?;
+    let invoice = object.invoice.ok_or_else(|| Malformed::missing("data.object.invoice"))?;
+    let invoice = InvoiceId::try_new(invoice.id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
+    let charges = charge_ids(object.payment.into_iter().flat_map(|p| [p.charge, p.payment_intent]))?;
+    Ok(Content::Invoice { invoice, facts: Vec::new(), charges, fault: None })
 }
 
 fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<Snapshot, Malformed> {
@@ -274,7 +369,7 @@ fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<S
     let total_minor = amount("data.object.amount_due", object.amount_due)?;
     // amount_remaining also knows credit notes; older versions lack it.
     let paid_minor = match (object.amount_remaining, object.amount_paid) {
-        (Some(remaining), _) => total_minor - minor_units(remaining, currency),
+        (Some(remaining), _) => total_minor.saturating_sub(minor_units(remaining, currency)),
         (None, Some(paid)) => minor_units(paid, currency),
         (None, None) if status == "paid" => total_minor,
         (None, None) => 0,
@@ -284,11 +379,8 @@ fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<S
     let due = moment("data.object.due_date", object.due_date)?;
     let date = |at: Timestamp| event.zone.to_datetime(at).date();
     let id = object.id.clone().unwrap_or_default();
-    let customer = object.customer.as_ref().map(|c| match c {
-        Reference::Id(id) | Reference::Expanded { id, .. } => id.clone(),
-    });
     let snapshot = Snapshot {
-        customer: CustomerId::try_new(customer.unwrap_or_default())
+        customer: CustomerId::try_new(object.customer.as_ref().map(Reference::id).unwrap_or_default())
             .map_err(|e| Malformed::new("data.object.customer", e))?,
         number: object.number.clone().unwrap_or(id),
         currency,
@@ -305,6 +397,10 @@ fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<S
         let field = match fault.field {
             "total" => "data.object.amount_due",
             "paid" => "data.object.amount_paid",
+            "number" => "data.object.number",
+            "pay_url" => "data.object.hosted_invoice_url",
+            "bill_to_name" => "data.object.customer_name",
+            "bill_to_email" => "data.object.customer_email",
             _ => "data.object.due_date",
         };
         Malformed { field, ..fault }
@@ -336,12 +432,24 @@ fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
     let facts = CustomerFacts {
         at: event.at,
         id: event.id.to_owned(),
-        deleted: event.kind == "customer.deleted",
+        stage: match event.kind {
+            "customer.created" => Stage::Created,
+            "customer.deleted" => Stage::Deleted,
+            _ => Stage::Updated,
+        },
         name: Masked::new(object.name.unwrap_or_default()),
         email: Masked::new(object.email.unwrap_or_default()),
         time_zone,
         locale: object.preferred_locales.and_then(|l| l.into_iter().next()).unwrap_or_default(),
     };
+    facts.check().map_err(|fault| {
+        let field = match fault.field {
+            "name" => "data.object.name",
+            "email" => "data.object.email",
+            _ => "data.object.preferred_locales",
+        };
+        Malformed { field, ..fault }
+    })?;
     Ok(Content::Customer { customer, facts })
 }
 
@@ -362,14 +470,13 @@ fn refund(event: &Event<'_>) -> Result<Content, Malformed> {
     if amount_minor < 0 {
         return Err(Malformed::new("data.object.amount_refunded", format!("{amount} is negative")));
     }
+    check_amount("data.object.amount_refunded", amount_minor)?;
     let fact = event.stamp(Fact::Reversal { reversal: charge.clone(), kind: ReversalKind::Refund, amount_minor });
-    let charges: Vec<String> =
-        [Some(charge), object.payment_intent.map(Reference::into_id)].into_iter().flatten().collect();
+    let charges = charge_ids([Some(Reference::Id(charge)), object.payment_intent])?;
     match object.invoice {
         Some(invoice) => {
-            let invoice =
-                InvoiceId::try_new(invoice.into_id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
-            Ok(Content::Invoice { invoice, facts: vec![fact], charges })
+            let invoice = InvoiceId::try_new(invoice.id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
+            Ok(Content::Invoice { invoice, facts: vec![fact], charges, fault: None })
         }
         None => Ok(Content::Charge { charges, facts: vec![fact] }),
     }
@@ -389,16 +496,18 @@ struct DisputeObject {
 /// inquiry only, nothing has changed.
 fn dispute(event: &Event<'_>) -> Result<Content, Malformed> {
     let object: DisputeObject = event.object()?;
-    let charge = object.charge.ok_or_else(|| Malformed::missing("data.object.charge"))?.into_id();
-    let dispute = object.id.unwrap_or_else(|| charge.clone());
+    let charge = object.charge.ok_or_else(|| Malformed::missing("data.object.charge"))?;
+    let dispute = object.id.unwrap_or_else(|| charge.id().to_owned());
+    check_id("data.object.id", &dispute)?;
     let open = event.kind == "charge.dispute.created";
     let mut facts = vec![event.stamp(Fact::Dispute { dispute: dispute.clone(), open })];
     if !open && object.status.as_deref() == Some("lost") {
         let amount = object.amount.ok_or_else(|| Malformed::missing("data.object.amount"))?;
         let amount_minor = minor_units(amount, currency(object.currency.as_deref())?);
+        check_amount("data.object.amount", amount_minor)?;
         facts.push(event.stamp(Fact::Reversal { reversal: dispute, kind: ReversalKind::Chargeback, amount_minor }));
     }
-    let charges = [Some(charge), object.payment_intent.map(Reference::into_id)].into_iter().flatten().collect();
+    let charges = charge_ids([Some(charge), object.payment_intent])?;
     Ok(Content::Charge { charges, facts })
 }
 
@@ -478,12 +587,17 @@ mod tests {
     fn fault(change: impl Fn(&mut Value)) -> String {
         let mut object = invoice_object();
         change(&mut object);
-        event("invoice.finalized", object).content.unwrap_err().to_string()
+        let Ok(Content::Invoice { facts, fault: Some(fault), .. }) = event("invoice.finalized", object).content else {
+            panic!("no fault")
+        };
+        assert_eq!(facts, []);
+        fault.to_string()
     }
 
     #[test]
     fn an_invoice_is_read_with_what_it_links_to() {
-        let Ok(Content::Invoice { invoice, facts, charges }) = event("invoice.finalized", invoice_object()).content
+        let Ok(Content::Invoice { invoice, facts, charges, fault: None }) =
+            event("invoice.finalized", invoice_object()).content
         else {
             panic!("no invoice")
         };
@@ -527,6 +641,55 @@ mod tests {
         );
         assert_eq!(fault(|o| o["customer"] = Value::Null), "data.object.customer: is empty");
         assert!(fault(|o| o["amount_due"] = json!("ten")).starts_with("data.object: amount_due: invalid type: string"));
+        assert_eq!(event("invoice.paid", json!({})).content.unwrap_err().to_string(), "data.object.id: is empty");
+    }
+
+    #[test]
+    fn what_fits_into_no_event_is_named_by_field() {
+        let long = |length: usize| json!("x".repeat(length));
+        assert!(fault(|o| o["number"] = long(1_001)).starts_with("data.object.number: "));
+        assert!(fault(|o| o["customer_name"] = long(1_001)).starts_with("data.object.customer_name: "));
+        assert!(fault(|o| o["customer_email"] = long(1_001)).starts_with("data.object.customer_email: "));
+        assert!(fault(|o| o["hosted_invoice_url"] = long(4_001)).starts_with("data.object.hosted_invoice_url: "));
+        assert_eq!(
+            fault(|o| o["customer_name"] = json!("a\0b")),
+            "data.object.customer_name: contains a zero character, which nothing can store"
+        );
+        assert!(fault(|o| o["charge"] = long(256)).starts_with("data.object.charge: "));
+        assert!(fault(|o| o["amount_due"] = json!(i64::MAX)).starts_with("data.object.amount_due: "));
+        assert!(fault(|o| o["amount_remaining"] = json!(i64::MIN)).starts_with("data.object.amount_paid: "));
+        let customer = json!({"id": "cus_1", "preferred_locales": ["x".repeat(101)]});
+        let fault = event("customer.updated", customer).content.unwrap_err();
+        assert_eq!(fault.field, "data.object.preferred_locales");
+    }
+
+    #[test]
+    fn an_end_is_certain_even_if_the_rest_makes_no_sense() {
+        let certain = |kind: &str| {
+            let mut object = invoice_object();
+            object["amount_due"] = Value::Null;
+            match event(kind, object).content {
+                Ok(Content::Invoice { facts, fault: Some(_), .. }) => {
+                    facts.into_iter().map(|f| f.fact).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(certain("invoice.paid"), [Fact::Paid { paid_at: None, certain: true }]);
+        assert_eq!(certain("invoice.voided"), [Fact::Closure(Closure::Voided)]);
+        assert_eq!(certain("invoice.marked_uncollectible"), [Fact::Closure(Closure::WrittenOff)]);
+        assert_eq!(certain("invoice.updated"), []);
+    }
+
+    #[test]
+    fn an_invoice_payment_says_what_pays_which_invoice() {
+        let object = json!({"id": "inpay_1", "invoice": "in_1", "payment": {"type": "payment_intent", "payment_intent": "pi_1"}});
+        let Ok(Content::Invoice { invoice, facts, charges, fault: None }) =
+            event("invoice_payment.paid", object).content
+        else {
+            panic!("no invoice")
+        };
+        assert_eq!((invoice.as_str(), facts.len(), charges), ("in_1", 0, vec!["pi_1".to_owned()]));
     }
 
     #[test]
@@ -583,6 +746,7 @@ mod tests {
         assert_eq!((bare.kind.as_str(), &bare.content), ("unknown", &Ok(Content::Other)));
         assert!(translate(b"nonsense", &UTC).is_err());
         assert!(translate(b"", &UTC).is_err());
+        assert_eq!(translate(b"5", &UTC).unwrap().content.unwrap_err().field, "body");
     }
 
     #[test]

@@ -101,22 +101,28 @@ pub fn translate(merchant: &MerchantId, headers: &[(String, String)], body: Byte
         external_id,
         kind,
         body,
+        occurred_at: ce_time(header),
         received_at: now,
         traceparent: bus::trace::current(),
         content,
+        sender_corrects: false,
     }
 }
 
-/// Translates a stored body again. What headers said is in `external_id` by now.
-pub fn retranslate(external_id: &str, body: &[u8], received_at: Timestamp) -> Result<Content, Malformed> {
+/// Translates a stored body again. What headers said is in `external_id` and `occurred_at` by now.
+pub fn retranslate(external_id: &str, body: &[u8], occurred_at: Option<Timestamp>) -> Result<Content, Malformed> {
     let fact = match read_structured(body) {
         Ok(read) => read.fact?,
         Err(_) => {
             let fact = Fact::decode(body).map_err(|e| Malformed::new("payload", e))?;
-            complete(fact, external_id, Some(received_at))
+            complete(fact, external_id, occurred_at)
         }
     };
     facts::translate(&fact)
+}
+
+fn ce_time(header: impl Fn(&str) -> Option<String>) -> Option<Timestamp> {
+    header("ce-time").and_then(|time| time.parse().ok())
 }
 
 struct Read {
@@ -138,7 +144,7 @@ fn read_structured(body: &[u8]) -> Result<Read, Malformed> {
 fn read_binary(header: impl Fn(&str) -> Option<String>, body: &[u8]) -> Result<Read, Malformed> {
     let required = |name: &'static str| header(name).ok_or_else(|| Malformed::missing(name));
     let (id, source, kind) = (required("ce-id")?, required("ce-source")?, required("ce-type")?);
-    let at = header("ce-time").and_then(|t| t.parse().ok());
+    let at = ce_time(header);
     let fact = Fact::decode(body).map_err(|e| Malformed::new("payload", e)).map(|fact| complete(fact, &id, at));
     Ok(Read { source, id, kind, fact })
 }

@@ -5,9 +5,11 @@
 use events::api::ingest_client::IngestClient;
 use events::api::{Fact, InvoiceFact, PaymentFact, PublishRequest, PublishStreamRequest, Verdict, VerdictKind, fact};
 use events::{AnyEvent, Invoice, Service, time};
+use ingest::facts::Message;
+use ingest::store::Quarantined;
 use jiff::Timestamp;
-use kernel::{SharedClock, SystemClock};
-use prost::Message;
+use kernel::{Clock, MerchantId, SharedClock, SystemClock};
+use prost::Message as _;
 use runtime::Merchants;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -24,6 +26,7 @@ struct Rig {
     http: String,
     grpc: String,
     pool: PgPool,
+    bus: bus::Bus,
     client: reqwest::Client,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -36,14 +39,14 @@ impl Rig {
         merchants.insert(merchant("acme", "Europe/Berlin").unwrap());
         let clock: SharedClock = Arc::new(SystemClock);
         let host = system.host(Service::Ingest, &merchants, clock).await.unwrap();
-        let pool = host.pool.clone();
+        let (pool, bus) = (host.pool.clone(), host.bus.clone());
         let any = "127.0.0.1:0".parse().unwrap();
         let service = ingest::build(ingest::Config { http_listen: any, grpc_listen: any }, host).await.unwrap();
         let http = format!("http://{}/v1/webhooks", service.address("http").unwrap());
         let grpc = format!("http://{}", service.address("grpc").unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(service.run(stop.clone()));
-        Self { system, http, grpc, pool, client: reqwest::Client::new(), stop, running }
+        Self { system, http, grpc, pool, bus, client: reqwest::Client::new(), stop, running }
     }
 
     async fn post(&self, body: &str) -> reqwest::Response {
@@ -87,7 +90,51 @@ impl Rig {
         IngestClient::connect(self.grpc.clone()).await.unwrap()
     }
 
+    /// Publishes facts by gRPC.
+    async fn publish(&self, facts: &[Fact]) -> Vec<Verdict> {
+        let request = PublishRequest { merchant_id: "acme".into(), facts: facts.to_vec() };
+        self.grpc().await.publish(authorized(request)).await.unwrap().into_inner().verdicts
+    }
+
+    /// Takes facts in as CloudEvents that came in one batch, in binary mode.
+    async fn intake(&self, facts: &[Fact]) -> Result<Vec<&'static str>, bus::Failure> {
+        let merchant = MerchantId::try_new("acme").unwrap();
+        let message = |fact: &Fact| {
+            let headers = [("ce-id", fact.id.as_str()), ("ce-source", "/erp"), ("ce-type", "erp.fact")];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            ingest::upstream::translate(&merchant, &headers, fact.encode_to_vec().into(), SystemClock.now())
+        };
+        let messages: Vec<_> = facts.iter().map(message).collect();
+        Ok(ingest::intake::accept(&self.bus, &messages).await?.iter().map(|v| v.name()).collect())
+    }
+
+    /// What is in quarantine, the oldest first.
+    async fn quarantine(&self) -> Vec<Quarantined> {
+        let mut list = ingest::store::list_quarantine(&self.pool, 100).await.unwrap();
+        list.sort_by_key(|q| q.id);
+        list
+    }
+
+    /// Has a quarantined message tried again. Returns it, if it had to stay.
+    async fn replay(&self, id: i64, corrected: Option<&[u8]>) -> Option<Quarantined> {
+        ingest::store::request_quarantine_replay(&self.pool, Some(id), corrected).await.unwrap();
+        let row = || async { ingest::store::find_quarantined(&self.pool, id).await.unwrap() };
+        wait::until_true("the replay", SOON, || async { row().await.is_none_or(|q| !q.replaying) }).await;
+        row().await
+    }
+
+    /// Checks that no two events share an id: consumers would take the second for the first.
+    async fn check_event_ids(&self) {
+        let twice: Vec<String> =
+            sqlx::query_scalar("SELECT msg_id::text FROM ingest.outbox GROUP BY msg_id HAVING count(*) > 1")
+                .fetch_all(&self.pool)
+                .await
+                .unwrap();
+        assert_eq!(twice, [] as [&str; 0]);
+    }
+
     async fn end(self) {
+        self.check_event_ids().await;
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
@@ -168,11 +215,70 @@ async fn a_dispute_before_its_invoice_waits_for_it() {
     rig.end().await;
 }
 
+/// Since Stripe's version of 2025-03-31 an invoice names no charge: `invoice_payment.paid` links the two.
+#[tokio::test]
+async fn an_invoice_payment_links_a_charge_to_its_invoice() {
+    let rig = Rig::start().await;
+    let unlinked = |status: &str, remaining: i64| {
+        let mut object = invoice_object(status, remaining);
+        object.as_object_mut().unwrap().remove("charge");
+        object
+    };
+    let dispute = json!({
+        "id": "dp_1", "charge": "ch_1", "payment_intent": "pi_1", "amount": 1_000, "currency": "eur", "status": "lost"
+    });
+    let payment = json!({
+        "id": "inpay_1", "object": "invoice_payment", "invoice": "in_1", "amount_paid": 1_000, "currency": "eur",
+        "payment": {"type": "payment_intent", "payment_intent": "pi_1"}, "status": "paid"
+    });
+    rig.verdict(&event("evt_1", "invoice.finalized", 1, unlinked("open", 1_000))).await;
+    rig.verdict(&event("evt_2", "invoice.paid", 3, unlinked("paid", 0))).await;
+    assert_eq!(rig.verdict(&event("evt_3", "charge.dispute.closed", 9, dispute)).await, "parked");
+    assert_eq!(rig.verdict(&event("evt_4", "invoice_payment.paid", 3, payment)).await, "accepted");
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.epoch, invoice.open_minor), (2, 1_000));
+    assert_eq!(rig.count("parked").await, 0, "under neither of its keys");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_waited_under_two_keys_takes_effect_once() {
+    let rig = Rig::start().await;
+    let dispute = json!({
+        "id": "dp_1", "charge": "ch_1", "payment_intent": "pi_1", "amount": 1_000, "currency": "eur",
+        "status": "needs_response"
+    });
+    let linked = |charge: Option<&str>, intent: Option<&str>, status: &str, remaining: i64| {
+        let mut object = invoice_object(status, remaining);
+        (object["charge"], object["payment_intent"]) = (json!(charge), json!(intent));
+        object
+    };
+    // The dispute is the latest news each time; that must not make two changes look like one.
+    assert_eq!(rig.verdict(&event("evt_9", "charge.dispute.created", 9, dispute)).await, "parked");
+    rig.verdict(&event("evt_1", "invoice.finalized", 1, linked(None, Some("pi_1"), "open", 1_000))).await;
+    rig.verdict(&event("evt_2", "invoice.paid", 3, linked(Some("ch_1"), None, "paid", 0))).await;
+    assert_eq!(rig.names().await, ["invoice-issued", "payment-received"]);
+    assert_eq!(rig.count("parked").await, 0);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn of_two_messages_of_one_second_the_further_one_holds() {
+    let rig = Rig::start().await;
+    rig.verdict(&event("evt_9", "invoice.created", 0, invoice_object("draft", 1_000))).await;
+    rig.verdict(&event("evt_1", "invoice.finalized", 0, invoice_object("open", 1_000))).await;
+    let customer = |email: &str| json!({"id": "cus_1", "name": "Ada", "email": email});
+    rig.verdict(&event("evt_8", "customer.updated", 0, customer("new@example.com"))).await;
+    rig.verdict(&event("evt_9", "customer.created", 0, customer("old@example.com"))).await;
+    assert_eq!(rig.names().await, ["invoice-issued", "customer-changed"]);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_stripes_is_refused_with_a_problem() {
     let rig = Rig::start().await;
     let body = event("evt_1", "invoice.finalized", 0, invoice_object("open", 1_000)).to_string();
-    let hour_ago = Timestamp::from_second(kernel::Clock::now(&SystemClock).as_second() - 3_600).unwrap();
+    let hour_ago = Timestamp::from_second(SystemClock.now().as_second() - 3_600).unwrap();
     let refused = [
         (rig.post_signed(&body, &stripe::sign("whsec_of_somebody_else", body.as_bytes())).await, 401, "bad-signature"),
         (
@@ -220,7 +326,7 @@ async fn what_makes_no_sense_is_quarantined_named_and_replayed_after_correction(
             }),
             "data.object.amount_due",
         ),
-        (broken(|o| o["customer_name"] = json!("a\u{0}b")), "body"),
+        (broken(|o| o["customer_name"] = json!("a\u{0}b")), "data.object.customer_name"),
     ]
     .into_iter()
     .enumerate()
@@ -241,14 +347,156 @@ async fn what_makes_no_sense_is_quarantined_named_and_replayed_after_correction(
     assert_eq!(rig.count("inbound").await, 5, "kept");
 
     // Replayed as it is it stays; corrected it takes effect.
-    let id: i64 = ingest::store::list_quarantine(&rig.pool, 9).await.unwrap().iter().map(|q| q.id).min().unwrap();
-    let replaying = || async { ingest::store::find_quarantined(&rig.pool, id).await.unwrap() };
-    ingest::store::request_quarantine_replay(&rig.pool, Some(id), None).await.unwrap();
-    wait::until_true("the second refusal", SOON, || async { replaying().await.is_some_and(|q| !q.replaying) }).await;
+    let id = rig.quarantine().await[0].id;
+    assert!(rig.replay(id, None).await.is_some());
     let corrected = event("evt_0", "invoice.finalized", 0, invoice_object("open", 1_000)).to_string();
-    ingest::store::request_quarantine_replay(&rig.pool, Some(id), Some(corrected.as_bytes())).await.unwrap();
-    wait::until_true("release", SOON, || async { replaying().await.is_none() }).await;
+    assert!(rig.replay(id, Some(corrected.as_bytes())).await.is_none());
     assert_eq!(rig.names().await, ["invoice-issued"]);
+
+    // The story of the invoice tells of it, and what arrived is still there beside the correction.
+    let story = ingest::store::story(&rig.pool, "acme", "in_1").await.unwrap();
+    assert!(story.iter().any(|line| line.detail == "stripe evt_0/invoice.finalized"), "{story:?}");
+    let arrived: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM ingest.inbound WHERE convert_from(body, 'UTF8') LIKE '%null%'")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+    assert_eq!(arrived, 1, "the original body is kept");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_correction_must_be_of_the_same_type() {
+    let rig = Rig::start().await;
+    let mut object = invoice_object("open", 1_000);
+    object["amount_due"] = Value::Null;
+    rig.verdict(&event("evt_1", "invoice.finalized", 0, object)).await;
+    let id = rig.quarantine().await[0].id;
+    for mistyped in [event("evt_1", "invoice.finalised", 0, invoice_object("open", 1_000)), json!({"id": "evt_1"})] {
+        let kept = rig.replay(id, Some(mistyped.to_string().as_bytes())).await.expect("still in quarantine");
+        assert_eq!(kept.field, "type");
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_envelope_with_a_fault_is_quarantined_too() {
+    let rig = Rig::start().await;
+    let good = event("evt_1", "invoice.finalized", 0, invoice_object("open", 1_000));
+    for (n, (field, value)) in
+        [("created", json!("today")), ("data", json!("in_1")), ("id", json!(1))].into_iter().enumerate()
+    {
+        let mut broken = good.clone();
+        broken["id"] = json!(format!("evt_{n}"));
+        broken[field] = value;
+        assert_eq!(rig.verdict(&broken).await, "quarantined", "{field}");
+        let newest = rig.quarantine().await.pop().unwrap();
+        assert_eq!((newest.field.as_str(), newest.kind.as_str()), (field, "invoice.finalized"));
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_correction_that_cannot_be_stored_does_not_hold_up_the_next() {
+    let rig = Rig::start().await;
+    // Whatever it is that the database refuses.
+    let admin = PgPool::connect(&rig.system.database.admin_url).await.unwrap();
+    sqlx::query("ALTER TABLE ingest.invoice ADD CHECK (invoice <> 'in_bad')").execute(&admin).await.unwrap();
+    let object = |invoice: &str, amount_due: Value| {
+        let mut object = invoice_object("open", 1_000);
+        (object["id"], object["amount_due"]) = (json!(invoice), amount_due);
+        object
+    };
+    for id in ["in_bad", "in_good"] {
+        rig.verdict(&event(&format!("evt_{id}"), "invoice.finalized", 0, object(id, Value::Null))).await;
+    }
+    let [bad, good] = &rig.quarantine().await[..] else { panic!("two messages") };
+    for (row, id) in [(bad, "in_bad"), (good, "in_good")] {
+        let body = event(&format!("evt_{id}"), "invoice.finalized", 0, object(id, json!(1_000))).to_string();
+        ingest::store::request_quarantine_replay(&rig.pool, Some(row.id), Some(body.as_bytes())).await.unwrap();
+    }
+    wait::until_true("the second one's release", SOON, || async { rig.quarantine().await.len() == 1 }).await;
+    let kept = &rig.quarantine().await[0];
+    assert_eq!((kept.id, kept.field.as_str(), kept.replaying), (bad.id, "body", false));
+    assert_eq!(rig.names().await, ["invoice-issued"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn news_of_a_payment_stop_reminders_even_if_the_rest_makes_no_sense() {
+    let rig = Rig::start().await;
+    rig.verdict(&event("evt_1", "invoice.finalized", 0, invoice_object("open", 1_000))).await;
+    let mut object = invoice_object("paid", 0);
+    object["amount_due"] = json!("ten");
+    assert_eq!(rig.verdict(&event("evt_2", "invoice.paid", 5, object)).await, "quarantined");
+    assert_eq!(rig.names().await, ["invoice-issued", "payment-received"]);
+    assert_eq!(rig.invoice("in_1").await.open_minor, 0);
+    let kept = rig.quarantine().await;
+    assert_eq!(kept[0].field, "data.object");
+    let corrected = event("evt_2", "invoice.paid", 5, invoice_object("paid", 0)).to_string();
+    assert!(rig.replay(kept[0].id, Some(corrected.as_bytes())).await.is_none());
+    assert_eq!(rig.invoice("in_1").await.open_minor, 0);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_corrected_misfit_is_a_change_of_its_own() {
+    let rig = Rig::start().await;
+    // One batch: the payment is the latest news, but it is the invoice that was issued.
+    let verdicts = rig.intake(&[invoice_fact(1), payment_fact("p", "in_1", "USD")]).await.unwrap();
+    assert_eq!(verdicts, ["accepted", "quarantined"]);
+    let id = rig.quarantine().await[0].id;
+    let corrected = payment_fact("p", "in_1", "EUR").encode_to_vec();
+    assert!(rig.replay(id, Some(&corrected)).await.is_none());
+    assert_eq!(rig.names().await, ["invoice-issued", "payment-received"]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_replayed_cloudevent_keeps_its_time() {
+    let rig = Rig::start().await;
+    let settings = rig.system.common.nats.broker(bus::permissions::UPSTREAM_USER);
+    let js = bus::broker::jetstream(bus::broker::connect("erp", &settings).await.unwrap());
+    let fact = |total_minor: i64| {
+        let mut fact = Fact { id: String::new(), occurred_at: None, ..invoice_fact(1) };
+        if let Some(fact::Fact::Invoice(invoice)) = &mut fact.fact {
+            invoice.total_minor = total_minor;
+        }
+        fact.encode_to_vec()
+    };
+    for (id, time, payload) in [("e-1", "2026-01-05T10:00:00Z", fact(-1)), ("e-2", "2026-01-06T10:00:00Z", fact(2_000))]
+    {
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, value) in [("ce-id", id), ("ce-source", "/erp"), ("ce-type", "erp.invoice"), ("ce-time", time)] {
+            headers.insert(name, value);
+        }
+        js.publish_with_headers("dunlin.intake.v1.acme", headers, payload.into()).await.unwrap().await.unwrap();
+    }
+    wait::until_true("both to be taken in", SOON, || async { rig.count("inbound").await == 2 }).await;
+    let id = rig.quarantine().await[0].id;
+    assert!(rig.replay(id, Some(&fact(1_000))).await.is_none());
+    assert_eq!(rig.invoice("in_1").await.total_minor, 2_000, "the older one came last, but is older all the same");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_cloudevent_that_cannot_be_stored_holds_nothing_up() {
+    let rig = Rig::start().await;
+    let settings = rig.system.common.nats.broker(bus::permissions::UPSTREAM_USER);
+    let js = bus::broker::jetstream(bus::broker::connect("erp", &settings).await.unwrap());
+    for (n, source) in ["/erp", "%00erp", "/erp"].into_iter().enumerate() {
+        let mut headers = async_nats::HeaderMap::new();
+        let id = n.to_string();
+        for (name, value) in [("ce-id", id.as_str()), ("ce-source", source), ("ce-type", "erp.invoice")] {
+            headers.insert(name, value);
+        }
+        let payload = invoice_fact(n).encode_to_vec();
+        js.publish_with_headers("dunlin.intake.v1.acme", headers, payload.into()).await.unwrap().await.unwrap();
+    }
+    wait::until_true("all three to be taken in", SOON, || async { rig.count("inbound").await == 3 }).await;
+    assert_eq!(rig.names().await, ["invoice-issued", "invoice-issued"]);
+    let kept = rig.quarantine().await;
+    assert_eq!(kept.iter().map(|q| (q.source.as_str(), q.field.as_str())).collect::<Vec<_>>(), [("erp", "body")]);
     rig.end().await;
 }
 
@@ -323,8 +571,19 @@ async fn grpc_gives_a_verdict_per_fact() {
     assert_eq!(rig.invoice("in_1").await.open_minor, 600, "the payment that came before its invoice counts");
 
     let again = client.publish(authorized(request)).await.unwrap().into_inner().verdicts;
-    assert_eq!(kinds(&again), [Duplicate, Duplicate, Duplicate, Rejected, Duplicate]);
+    assert_eq!(kinds(&again), [Duplicate, Duplicate, Duplicate, Rejected, Rejected]);
     assert_eq!(rig.names().await, ["invoice-issued"], "invoice and part payment arrived in one transaction");
+    assert_eq!((rig.count("inbound").await, rig.count("quarantine").await), (2, 0), "what was rejected is not stored");
+
+    let corrected = rig.publish(&[payment_fact("foreign", "in_1", "EUR"), invoice_fact(2)]).await;
+    assert_eq!(kinds(&corrected), [Accepted, Accepted], "corrected, under the same ids");
+    assert_eq!(rig.invoice("in_1").await.open_minor, 200);
+    let mut unstorable = invoice_fact(3);
+    if let Some(fact::Fact::Invoice(i)) = &mut unstorable.fact {
+        i.bill_to_name = "a\u{0}b".into();
+    }
+    assert_eq!(kinds(&rig.publish(&[unstorable]).await), [Rejected]);
+    assert_eq!(kinds(&rig.publish(&[invoice_fact(3)]).await), [Accepted]);
 
     let stranger =
         client.publish(tonic::Request::new(PublishRequest { merchant_id: "acme".into(), facts: vec![] })).await;
@@ -332,6 +591,31 @@ async fn grpc_gives_a_verdict_per_fact() {
     let facts = (0..1_001).map(invoice_fact).collect();
     let flood = client.publish(authorized(PublishRequest { merchant_id: "acme".into(), facts })).await;
     assert_eq!(flood.unwrap_err().code(), tonic::Code::InvalidArgument);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_payment_that_turns_out_to_be_in_another_currency_is_quarantined() {
+    use VerdictKind::Accepted;
+    let rig = Rig::start().await;
+    assert_eq!(kinds(&rig.publish(&[payment_fact("p", "in_1", "USD")]).await), [Accepted]);
+    assert_eq!(kinds(&rig.publish(&[invoice_fact(1)]).await), [Accepted]);
+    assert_eq!(rig.invoice("in_1").await.open_minor, 1_000);
+    let kept = rig.quarantine().await;
+    assert_eq!(kept.iter().map(|q| q.external_id.as_str()).collect::<Vec<_>>(), ["p"]);
+    assert_eq!(
+        (kept[0].field.as_str(), kept[0].reason.as_str()),
+        ("payment.currency", "is USD, but the invoice is in EUR")
+    );
+    let corrected = payment_fact("p", "in_1", "EUR").encode_to_vec();
+    assert!(rig.replay(kept[0].id, Some(&corrected)).await.is_none());
+    assert_eq!(rig.invoice("in_1").await.open_minor, 600);
+
+    // The invoice is taken in even if the payment's message is past retention.
+    assert_eq!(kinds(&rig.publish(&[payment_fact("old", "in_2", "USD")]).await), [Accepted]);
+    sqlx::query("DELETE FROM ingest.inbound WHERE external_id = 'old'").execute(&rig.pool).await.unwrap();
+    assert_eq!(kinds(&rig.publish(&[invoice_fact(2)]).await), [Accepted]);
+    assert_eq!(rig.invoice("in_2").await.open_minor, 1_000);
     rig.end().await;
 }
 
@@ -397,6 +681,65 @@ async fn cloudevents_come_in_by_nats_in_both_modes() {
     let mut fields: Vec<_> = quarantined.iter().map(|q| (q.field.as_str(), q.merchant.as_str())).collect();
     fields.sort_unstable();
     assert_eq!(fields, [("cloudevent", "acme"), ("merchant", "nobody-we-know")], "nothing is dropped");
+    rig.end().await;
+}
+
+/// A batch looks for what waited for its own charges only; whatever else waits is the sweep's, which does not run here.
+#[tokio::test]
+async fn a_batch_leaves_what_waits_for_other_charges_alone() {
+    let system = TestSystem::start(&[(Service::Ingest, &ingest::MIGRATIONS)]).await.unwrap();
+    let host = system.host(Service::Ingest, &Merchants::default(), Arc::new(SystemClock)).await.unwrap();
+    let merchant = MerchantId::try_new("acme").unwrap();
+    let take = |event: Value| {
+        let body = event.to_string();
+        let webhook = ingest::stripe::translate(body.as_bytes(), &jiff::tz::TimeZone::UTC).unwrap();
+        let message = Message {
+            id: Message::id(&merchant, "stripe", &webhook.external_id),
+            merchant: merchant.clone(),
+            source: "stripe".to_owned(),
+            external_id: webhook.external_id,
+            kind: webhook.kind,
+            body: body.into(),
+            occurred_at: None,
+            received_at: SystemClock.now(),
+            traceparent: None,
+            content: webhook.content,
+            sender_corrects: false,
+        };
+        let bus = host.bus.clone();
+        async move { ingest::intake::accept(&bus, &[message]).await.unwrap() }
+    };
+    for n in 1..=2 {
+        let dispute = json!({"id": format!("dp_{n}"), "charge": format!("ch_{n}"), "status": "needs_response"});
+        take(event(&format!("evt_d{n}"), "charge.dispute.created", 9, dispute)).await;
+    }
+    // As if the invoice of the second charge had arrived in a transaction that did not see its dispute.
+    sqlx::query("INSERT INTO ingest.charge VALUES ('acme', 'ch_2', 'in_2')").execute(&host.pool).await.unwrap();
+    take(event("evt_1", "invoice.finalized", 0, invoice_object("open", 1_000))).await;
+    let parked: Vec<String> =
+        sqlx::query_scalar("SELECT charge FROM ingest.parked").fetch_all(&host.pool).await.unwrap();
+    assert_eq!(parked, ["ch_2"]);
+    let mut work = host.bus.begin(&events::topology::INGEST_INTAKE).await.unwrap();
+    assert_eq!(ingest::flow::apply_parked(&mut work).await.unwrap(), 1, "the sweep finds it");
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_in_now_does_not_keep_the_rest_out() {
+    let rig = Rig::start().await;
+    let admin = PgPool::connect(&rig.system.database.admin_url).await.unwrap();
+    let trigger = "
+        CREATE FUNCTION ingest.moody() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.external_id = 'fact-1' THEN RAISE EXCEPTION 'bad data' USING ERRCODE = '22000'; END IF;
+            IF NEW.external_id = 'fact-2' THEN RAISE EXCEPTION 'not now' USING ERRCODE = '53100'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER moody BEFORE INSERT ON ingest.inbound FOR EACH ROW EXECUTE FUNCTION ingest.moody()";
+    sqlx::raw_sql(trigger).execute(&admin).await.unwrap();
+    let facts: Vec<Fact> = (1..=4).map(invoice_fact).collect();
+    assert!(rig.intake(&facts).await.is_err(), "the batch has to come again");
+    assert_eq!(rig.names().await, ["invoice-issued", "invoice-issued"], "but the good half of it is in");
+    sqlx::raw_sql("DROP TRIGGER moody ON ingest.inbound").execute(&admin).await.unwrap();
+    assert_eq!(rig.intake(&facts).await.unwrap(), ["accepted", "accepted", "duplicate", "duplicate"]);
     rig.end().await;
 }
 

@@ -1,7 +1,7 @@
 //! `dunlin import`: invoices, and payments already known, from CSV.
 //!
-//! Rows travel through the same gRPC edge as everything else. The id of a fact is made of the row's content: importing a
-//! file again, or one that broke off half-way, changes nothing that is there; a corrected row is a new fact.
+//! Rows travel through the same gRPC edge as everything else. The id of a fact is made of what it says: importing a file
+//! again, or one that broke off half-way, changes nothing that is there; a corrected row, map or currency makes new facts.
 
 use super::{dev_settings, settings_path};
 use crate::settings::Configuration;
@@ -14,11 +14,13 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use kernel::{Clock, Currency, CustomerId, InvoiceId, Money, SystemClock};
+use prost::Message;
 use serde::Deserialize;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tonic::transport::Channel;
+use uuid::Uuid;
 
 /// Rows per request.
 const BATCH: usize = 400;
@@ -234,6 +236,8 @@ struct Ledger {
     zone: TimeZone,
     now: Timestamp,
     bytes: u64,
+    /// The line of each invoice that made sense.
+    lines: HashMap<String, u64>,
 }
 
 impl Ledger {
@@ -248,7 +252,7 @@ impl Ledger {
         if currency.is_none() && !columns.contains_key(&Field::Currency) {
             bail!("no column holds a currency: give --currency, or map one");
         }
-        Ok(Self { reader, header, columns, currency, zone, now: SystemClock.now(), bytes })
+        Ok(Self { reader, header, columns, currency, zone, now: SystemClock.now(), bytes, lines: HashMap::new() })
     }
 
     fn next(&mut self) -> anyhow::Result<Option<Row>> {
@@ -258,7 +262,7 @@ impl Ledger {
         match read {
             Ok(false) => Ok(None),
             Ok(true) => {
-                let facts = self.facts(&record);
+                let facts = self.facts(&record).and_then(|facts| self.once(number, &record, facts));
                 Ok(Some(Row { number, record, facts }))
             }
             // Text that is no UTF-8 is a fault of its row; anything else means that the file cannot be read.
@@ -292,8 +296,24 @@ impl Ledger {
         text.parse().map(Some).map_err(|_| wrong())
     }
 
+    /// Refuses a second row of the same invoice: which of the two holds only the ledger's owner knows.
+    fn once(&mut self, number: u64, record: &csv::StringRecord, facts: Vec<Fact>) -> Result<Vec<Fact>, RowFault> {
+        let invoice = self.cell(record, Field::Invoice).to_owned();
+        if let Some(line) = self.lines.get(&invoice) {
+            return Err(self.fault(Field::Invoice, format!("{invoice:?} is on line {line} already")));
+        }
+        self.lines.insert(invoice, number);
+        Ok(facts)
+    }
+
     /// The facts of a row: the invoice, and its payment if it is paid.
     fn facts(&self, record: &csv::StringRecord) -> Result<Vec<Fact>, RowFault> {
+        let (cells, columns) = (record.len(), self.header.len());
+        if cells != columns {
+            // A separator too many or too few has moved cells to other columns.
+            let column = self.header.get(cells).map_or_else(|| format!("#{}", columns + 1), str::to_owned);
+            return Err(RowFault { column, reason: format!("the row has {cells} cells, the header {columns}") });
+        }
         let text = |field| self.cell(record, field).to_owned();
         let currency = match (self.cell(record, Field::Currency), self.currency) {
             ("", Some(currency)) => currency,
@@ -327,29 +347,34 @@ impl Ledger {
             bill_to_name: text(Field::Name),
             bill_to_email: text(Field::Email),
         };
-        let mut facts =
-            vec![fact(&invoice.invoice_id, "invoice", record, self.now, fact::Fact::Invoice(invoice.clone()))];
+        let payment = PaymentFact {
+            payment_id: format!("csv:{}", invoice.invoice_id),
+            invoice_id: invoice.invoice_id.clone(),
+            amount_minor: amount.minor,
+            currency: currency.to_string(),
+        };
+        // When the invoice was read is no part of what it says.
+        let told = named(None, fact::Fact::Invoice(invoice));
+        let mut facts = vec![Fact { occurred_at: Some(time::to_wire(self.now)), ..told }];
         if let Some(paid) = paid.filter(|_| amount.minor > 0) {
-            let payment = PaymentFact {
-                payment_id: format!("csv:{}", invoice.invoice_id),
-                invoice_id: invoice.invoice_id.clone(),
-                amount_minor: amount.minor,
-                currency: currency.to_string(),
-            };
             // A ledger knows days, not times: noon where the merchant is.
             let noon = paid.at(12, 0, 0, 0).to_zoned(self.zone.clone()).map_err(|e| self.fault(Field::Paid, e))?;
-            let payment = fact::Fact::Payment(payment);
-            facts.push(fact(&invoice.invoice_id, "payment", record, noon.timestamp(), payment));
+            facts.push(named(Some(noon.timestamp()), fact::Fact::Payment(payment)));
+        }
+        // What ingest would refuse a dry run finds as well.
+        for fact in &facts {
+            ingest::facts::translate(fact)
+                .map_err(|fault| RowFault { column: fault.field.to_owned(), reason: fault.problem })?;
         }
         Ok(facts)
     }
 }
 
-/// A fact whose id is made of the row's content.
-fn fact(invoice: &str, kind: &str, record: &csv::StringRecord, at: Timestamp, fact: fact::Fact) -> Fact {
-    let cells: Vec<&str> = record.iter().map(str::trim).collect();
-    let id = kernel::id::derive("csv", invoice, &cells.join("\0"), kind);
-    Fact { id: format!("csv:{id}"), occurred_at: Some(time::to_wire(at)), fact: Some(fact) }
+/// A fact whose id is made of what it says.
+fn named(at: Option<Timestamp>, fact: fact::Fact) -> Fact {
+    let fact = Fact { id: String::new(), occurred_at: at.map(time::to_wire), fact: Some(fact) };
+    let namespace = kernel::id::derive("csv", "", "", "fact");
+    Fact { id: format!("csv:{}", Uuid::new_v5(&namespace, &fact.encode_to_vec())), ..fact }
 }
 
 /// Which column holds what. Faults of the map are reported all at once.

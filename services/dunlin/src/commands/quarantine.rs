@@ -15,7 +15,7 @@ pub enum Command {
         #[command(flatten)]
         options: ListOptions,
     },
-    /// Show one with its body. It may contain personal data.
+    /// Show one with its body, or what it was corrected to. It may contain personal data.
     Show {
         /// Its number.
         id: i64,
