@@ -57,11 +57,11 @@ impl Pools {
     /// What every service knows, in order of time.
     async fn story(&self, merchant: &str, invoice: &str) -> anyhow::Result<Vec<StoryLine>> {
         let mut story = ingest::store::story(&self.ingest, merchant, invoice).await?;
-        // At the same moment the notifier first: what it did is what the scheduler then heard of.
-        story.extend(notifier::store::story(&self.notifier, merchant, invoice).await?);
         story.extend(scheduler::store::story(&self.scheduler, merchant, invoice).await?);
+        story.extend(notifier::store::story(&self.notifier, merchant, invoice).await?);
         story.extend(tracker::store::story(&self.tracker, merchant, invoice).await?);
-        story.sort_by_key(|line| line.at);
+        // At the same moment, what the scheduler heard of a reminder comes after what the notifier did.
+        story.sort_by_key(|line| (line.at, line.by == "scheduler" && line.what.contains(" ended: ")));
         Ok(story)
     }
 }
