@@ -172,6 +172,7 @@ fn due(invoices: &[&str]) -> v1::ReminderDue {
         step: "overdue-7".into(),
         invoice_version: 1,
         carries: n == 0,
+        tone: if n == 0 { v1::Tone::Final } else { v1::Tone::Friendly }.into(),
     });
     v1::ReminderDue {
         reminder: Some(v1::Reminder {
