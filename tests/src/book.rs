@@ -176,7 +176,7 @@ pub async fn forgotten_cases(pool: &PgPool, due_before: jiff::civil::Date) -> sq
          FROM scheduler.dunning_case AS c
          JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
          CROSS JOIN UNNEST(ARRAY['overdue-3', 'overdue-7']) AS step
-         WHERE c.closed_at IS NULL AND c.epoch = 1 AND NOT i.disputed AND i.due_on < $1
+         WHERE c.closed_at IS NULL AND c.armed_at IS NULL AND c.epoch = 1 AND NOT i.disputed AND i.due_on < $1
            AND NOT EXISTS (SELECT FROM scheduler.decision AS d WHERE d.case_id = c.id AND d.step = step)",
     )
     .bind(due_before.to_sqlx())

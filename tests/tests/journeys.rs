@@ -317,6 +317,7 @@ async fn who_unsubscribes_hears_nothing_more() {
         "in_2/1 upcoming skipped opted_out",
         "in_1/1 follow-up skipped opted_out",
         "in_1/1 overdue-7 skipped opted_out",
+        "in_2/1 follow-up skipped base_not_sent",
         "in_2/1 overdue-3 skipped opted_out",
         "in_2/1 overdue-7 skipped opted_out",
     ];

@@ -27,6 +27,8 @@ pub struct Case<'a> {
     pub decided: &'a [Decided],
     /// When the customer got a reminder last, about whatever.
     pub last_reminded_on: Option<Date>,
+    /// A reminder to the customer is on its way: nobody knows yet when it will arrive.
+    pub in_flight: bool,
     /// When the payer may be written to, in the payer's zone.
     pub hours: &'a ContactHours,
     /// A stable hash of the customer: where in the spread its messages lie.
@@ -58,7 +60,7 @@ pub struct Decided {
 /// What to do now, and when to look again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Steps whose time has come but which will never be sent.
+    /// Steps that will never be sent, though no reminder of now speaks for them.
     pub skip: Vec<(String, Reason)>,
     /// The reminder to send now.
     pub send: Option<Send>,
@@ -110,10 +112,14 @@ pub enum Reason {
     OptedOut,
     /// A later step of the same invoice speaks for it.
     LaterStep,
+    /// It counts from a step for which no reminder went out.
+    BaseNotSent,
     /// Another invoice's step speaks for it in the same message.
     OtherInvoice,
     /// The customer got a reminder too recently.
     MinGap,
+    /// An earlier reminder to the customer has not arrived yet.
+    InFlight,
     /// The payer may not be written to now.
     ContactHours,
 }
@@ -126,9 +132,19 @@ impl Reason {
             Self::Segment => "segment",
             Self::OptedOut => "opted_out",
             Self::LaterStep => "later_step",
+            Self::BaseNotSent => "base_not_sent",
             Self::OtherInvoice => "other_invoice",
             Self::MinGap => "min_gap",
+            Self::InFlight => "in_flight",
             Self::ContactHours => "contact_hours",
+        }
+    }
+
+    /// How a step ends for this reason, if it ends.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::LaterStep | Self::OtherInvoice => Outcome::Merged,
+            _ => Outcome::Skipped,
         }
     }
 }
@@ -147,10 +163,14 @@ pub fn plan(campaign: &Campaign, case: &Case<'_>, now: Timestamp) -> Plan {
     let mut due: Vec<&Step> = Vec::new();
     let mut wake: Option<Timestamp> = None;
     for step in undecided(campaign, case) {
+        if has_lost_its_base(step, case, &plan.skip) {
+            plan.skip.push((step.key.clone(), Reason::BaseNotSent));
+            continue;
+        }
         let Some(moment) = trigger_date(step, case).and_then(|date| opening(campaign, case, date)) else { continue };
         if moment > now {
             wake = earliest(wake, Some(moment));
-        } else if let Some(reason) = obstacle(step, case, today) {
+        } else if let Some(reason) = obstacle(campaign, step, case, today) {
             plan.skip.push((step.key.clone(), reason));
         } else {
             due.push(step);
@@ -165,11 +185,17 @@ pub fn plan(campaign: &Campaign, case: &Case<'_>, now: Timestamp) -> Plan {
         plan.wake_at = earliest(wake, Some(until));
         return plan;
     }
+    // The follow-ups of steps that do not speak themselves: spoken for as well, up to the one that speaks.
     let mut merged: Vec<&Step> = others.to_vec();
-    // The follow-up of a step that does not speak itself is spoken for as well.
-    for step in undecided(campaign, case).take_while(|s| s.key != furthest.key) {
-        if step.follows().is_some_and(|(base, _)| merged.iter().any(|m| m.key == base)) {
+    let mut further = false;
+    for step in undecided(campaign, case) {
+        further |= step.key == furthest.key;
+        let settled = has(&merged, &step.key) || skips(&plan.skip, &step.key);
+        let Some((base, _)) = step.follows().filter(|_| !settled) else { continue };
+        if has(&merged, base) && !further {
             merged.push(step);
+        } else if has(&merged, base) || skips(&plan.skip, base) {
+            plan.skip.push((step.key.clone(), Reason::BaseNotSent));
         }
     }
     // The follow-up of the one that does gets its date by it.
@@ -184,6 +210,20 @@ pub fn plan(campaign: &Campaign, case: &Case<'_>, now: Timestamp) -> Plan {
 
 fn undecided<'a>(campaign: &'a Campaign, case: &'a Case<'_>) -> impl Iterator<Item = &'a Step> {
     campaign.steps.iter().filter(|s| !case.decided.iter().any(|d| d.step == s.key))
+}
+
+fn has(steps: &[&Step], key: &str) -> bool {
+    steps.iter().any(|s| s.key == key)
+}
+
+fn skips(skipped: &[(String, Reason)], key: &str) -> bool {
+    skipped.iter().any(|(step, _)| step == key)
+}
+
+/// Whether a step counts from one for which no reminder went out: its time will never come.
+fn has_lost_its_base(step: &Step, case: &Case<'_>, skipped: &[(String, Reason)]) -> bool {
+    step.follows()
+        .is_some_and(|(base, _)| skips(skipped, base) || case.decided.iter().any(|d| d.step == base && !d.reminded))
 }
 
 /// The date of a step, as far as it is known.
@@ -208,7 +248,7 @@ fn trigger_date(step: &Step, case: &Case<'_>) -> Option<Date> {
 }
 
 /// Why a step whose time has come will never be sent.
-fn obstacle(step: &Step, case: &Case<'_>, today: Date) -> Option<Reason> {
+fn obstacle(campaign: &Campaign, step: &Step, case: &Case<'_>, today: Date) -> Option<Reason> {
     let before_due = matches!(step.trigger, Trigger::DaysBeforeDue(_));
     if case.opted_out {
         Some(Reason::OptedOut)
@@ -216,9 +256,19 @@ fn obstacle(step: &Step, case: &Case<'_>, today: Date) -> Option<Reason> {
         Some(Reason::TooLate)
     } else if !step.segments.is_empty() && !step.segments.contains(&case.segment) {
         Some(Reason::Segment)
+    } else if is_overtaken(campaign, step, case) {
+        Some(Reason::LaterStep)
     } else {
         None
     }
+}
+
+/// Whether a further step has spoken since the one that a follow-up counts from: after the last call nobody asks mildly.
+fn is_overtaken(campaign: &Campaign, step: &Step, case: &Case<'_>) -> bool {
+    let spoken = |key: &str| case.decided.iter().find(|d| d.step == key && d.reminded);
+    let Some(base) = step.follows().and_then(|(base, _)| spoken(base)) else { return false };
+    let further = campaign.steps.iter().skip_while(|s| s.key != step.key).skip(1);
+    further.filter_map(|s| spoken(&s.key)).any(|d| d.on >= base.on)
 }
 
 /// Why nothing may be sent now, and until when.
@@ -227,12 +277,23 @@ fn wait(campaign: &Campaign, case: &Case<'_>, now: Timestamp, today: Date) -> Op
     if let Some(rested) = rested.filter(|rested| today < *rested) {
         return opening(campaign, case, rested).map(|until| (Reason::MinGap, until));
     }
+    if is_in_flight(case, today) {
+        return opening(campaign, case, add_days(today, 1)?).map(|until| (Reason::InFlight, until));
+    }
     if case.hours.is_open(now) {
         return None;
     }
     // Closed: the next window, at the customer's place in it.
     let next = case.hours.next_open(now).map(|open| case.hours.date_at(open))?;
     opening(campaign, case, next).map(|until| (Reason::ContactHours, until))
+}
+
+/// Whether to wait for an earlier reminder. One that nobody has told the end of for two weeks is for people to look at; it
+/// does not hold up the others.
+fn is_in_flight(case: &Case<'_>, today: Date) -> bool {
+    const PATIENCE_DAYS: i64 = 14;
+    let given_up = case.last_reminded_on.and_then(|on| add_days(on, PATIENCE_DAYS));
+    case.in_flight && given_up.is_some_and(|given_up| today < given_up)
 }
 
 /// The customer's moment in the first window from a date on. Depends on customer and date only: all steps of a customer
@@ -284,6 +345,7 @@ mod tests {
             opted_out: false,
             decided,
             last_reminded_on: None,
+            in_flight: false,
             hours,
             spread: 0,
         }
@@ -325,8 +387,39 @@ mod tests {
     #[test]
     fn the_gap_keeps_two_reminders_apart() {
         let hours = berlin();
-        // Due on a Thursday: day 3 falls on Sunday, so Monday 8; follow-up Thursday 11; day 7 is Thursday 11 too.
-        // Due on a Wednesday: day 3 = Saturday -> Monday 8, day 7 = Wednesday 10, follow-up = Thursday 11.
+        // Due on a Tuesday: day 3 is Friday 5, the follow-up Monday 8, day 7 the Tuesday after it.
+        let decided = [reminded("overdue-3", "2026-06-05"), reminded("follow-up", "2026-06-08")];
+        let case = Case {
+            due_on: Some(date("2026-06-02")),
+            last_reminded_on: Some(date("2026-06-08")),
+            segment: Segment::Late,
+            ..case(&hours, &decided)
+        };
+        let tuesday = plan(&sample(), &case, at("2026-06-09T07:00:00Z"));
+        let until = at("2026-06-10T07:00:00Z");
+        assert_eq!(tuesday.send, None);
+        assert_eq!(tuesday.deferred, Some(Deferral { steps: vec!["overdue-7".into()], reason: Reason::MinGap, until }));
+        assert_eq!(plan(&sample(), &case, until).send, send("overdue-7", &[]));
+    }
+
+    #[test]
+    fn nothing_follows_while_a_reminder_is_on_its_way() {
+        let hours = berlin();
+        let decided = [reminded("overdue-3", "2026-06-04")];
+        let waiting = Case { last_reminded_on: Some(date("2026-06-04")), in_flight: true, ..case(&hours, &decided) };
+        let monday = plan(&sample(), &waiting, at("2026-06-08T07:00:00Z"));
+        assert_eq!((monday.send, monday.deferred.map(|d| d.reason)), (None, Some(Reason::InFlight)));
+        assert_eq!(monday.wake_at, Some(at("2026-06-09T07:00:00Z")));
+        let arrived = Case { in_flight: false, ..waiting.clone() };
+        assert_eq!(plan(&sample(), &arrived, at("2026-06-09T07:00:00Z")).send, send("overdue-7", &["follow-up"]));
+        let lost = plan(&sample(), &waiting, at("2026-06-18T07:00:00Z"));
+        assert_eq!(lost.send, send("overdue-7", &["follow-up"]), "every hold ends by itself");
+    }
+
+    #[test]
+    fn nobody_asks_mildly_after_the_last_call() {
+        let hours = berlin();
+        // Due on a Wednesday: day 3 is a Saturday, so Monday 8; day 7 is Wednesday 10; the follow-up Thursday 11.
         let decided = [reminded("overdue-3", "2026-06-08"), reminded("overdue-7", "2026-06-10")];
         let case = Case {
             due_on: Some(date("2026-06-03")),
@@ -335,13 +428,25 @@ mod tests {
             ..case(&hours, &decided)
         };
         let thursday = plan(&sample(), &case, at("2026-06-11T07:00:00Z"));
-        let until = at("2026-06-12T07:00:00Z");
-        assert_eq!(thursday.send, None);
-        assert_eq!(
-            thursday.deferred,
-            Some(Deferral { steps: vec!["follow-up".into()], reason: Reason::MinGap, until })
-        );
-        assert_eq!(plan(&sample(), &case, until).send, send("follow-up", &[]));
+        let overtaken = [("upcoming".to_owned(), Reason::TooLate), ("follow-up".to_owned(), Reason::LaterStep)];
+        assert_eq!((&thursday.skip[..], thursday.send), (&overtaken[..], None));
+        // One that spoke before the step it counts from does not overtake it; nor does one that did not go out.
+        for other in [reminded("overdue-7", "2026-06-05"), Decided { reminded: false, ..decided[1].clone() }] {
+            let decided = [decided[0].clone(), other];
+            let case = Case { decided: &decided, last_reminded_on: Some(date("2026-06-08")), ..case.clone() };
+            assert_eq!(plan(&sample(), &case, at("2026-06-11T07:00:00Z")).send, send("follow-up", &[]));
+        }
+    }
+
+    #[test]
+    fn a_follow_up_of_nothing_is_skipped() {
+        let hours = berlin();
+        let failed = [Decided { step: "overdue-3".into(), on: date("2026-06-04"), reminded: false }];
+        let next = plan(&sample(), &case(&hours, &failed), at("2026-06-05T07:00:00Z"));
+        assert!(next.skip.contains(&("follow-up".to_owned(), Reason::BaseNotSent)), "{next:?}");
+        let opted_out = Case { opted_out: true, ..case(&hours, &[]) };
+        let skip = plan(&sample(), &opted_out, at("2026-06-04T07:00:00Z")).skip;
+        assert!(skip.contains(&("follow-up".to_owned(), Reason::BaseNotSent)), "together with its base: {skip:?}");
     }
 
     #[test]
@@ -402,7 +507,8 @@ mod tests {
         }
         let opted_out = plan(&sample(), &Case { opted_out: true, ..case(&hours, &[]) }, now);
         assert_eq!(opted_out.send, None);
-        assert!(opted_out.skip.iter().all(|(_, reason)| *reason == Reason::OptedOut));
+        let because = |(_, reason): &(String, Reason)| matches!(reason, Reason::OptedOut | Reason::BaseNotSent);
+        assert!(opted_out.skip.iter().all(because), "{opted_out:?}");
     }
 
     #[test]
@@ -415,6 +521,21 @@ mod tests {
         assert_eq!(plan(&sample(), &beyond, at("2026-05-01T10:00:00Z")).wake_at, Some(at("2026-05-29T07:00:03Z")));
     }
 
+    /// The sample with further follow-ups behind its last call: of a follow-up, and of a step that others overtake.
+    fn with_tail() -> Campaign {
+        let follow = |key: &str, step: &str, days| Step {
+            key: key.to_owned(),
+            trigger: Trigger::AfterStep { step: step.to_owned(), days },
+            segments: Vec::new(),
+            tone: crate::Tone::Final,
+        };
+        let mut campaign = sample();
+        campaign.steps.push(follow("nag", "follow-up", 2));
+        campaign.steps.push(follow("nag-again", "nag", 2));
+        campaign.steps.push(follow("last", "overdue-3", 10));
+        campaign
+    }
+
     proptest! {
         #[test]
         fn any_case_comes_to_rest_within_its_rules(
@@ -424,15 +545,18 @@ mod tests {
             spread in any::<u64>(),
             segment in 0..4_usize,
             failed in 0..5_u32,
+            lost in any::<u8>(),
+            has_tail in any::<bool>(),
         ) {
             let name = ["Europe/London", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Kiritimati"][zone_index];
-            let campaign = sample();
+            let campaign = if has_tail { with_tail() } else { sample() };
             let hours = campaign.hours.in_zone(zone(name).unwrap());
             let due_on = date("2026-01-01").checked_add(due.days()).unwrap();
             let start = at("2026-01-01T00:00:00Z").checked_add(SignedDuration::from_hours(due * 24 + start_hours)).unwrap();
             let segment = [Segment::New, Segment::Prompt, Segment::Mixed, Segment::Late][segment];
             let mut moment = start;
             let (mut decided, mut last): (Vec<Decided>, Option<Date>) = (Vec::new(), None);
+            let mut sent = 0;
             // Lives through the case from wake to wake, as the scheduler does.
             loop {
                 let case = Case {
@@ -455,8 +579,10 @@ mod tests {
                     }
                     for step in send.merged.iter().chain([&send.step]) {
                         prop_assert!(!decided.iter().any(|d| d.step == *step), "{} twice", step);
-                        decided.push(Decided { step: step.clone(), on: today, reminded: *step == send.step });
+                        let arrived = (lost >> (sent % 8)) & 1 == 0;
+                        decided.push(Decided { step: step.clone(), on: today, reminded: arrived && *step == send.step });
                     }
+                    sent += 1;
                     for (step, days) in [("overdue-3", 3), ("overdue-7", 7)] {
                         if send.step == step {
                             prop_assert!(today >= due_on.checked_add(days.days()).unwrap(), "early");

@@ -82,6 +82,7 @@ CREATE TABLE notifier.delivery (
     state           text        NOT NULL DEFAULT 'waiting',
     next_attempt_at timestamptz NOT NULL,
     attempts        integer     NOT NULL DEFAULT 0,
+    tries           integer     NOT NULL DEFAULT 0,
     owner           uuid,
     reason          text        NOT NULL DEFAULT '',
     status_code     text        NOT NULL DEFAULT '',
@@ -100,7 +101,8 @@ COMMENT ON COLUMN notifier.delivery.request         IS 'dunlin.events.v1.Reminde
 COMMENT ON COLUMN notifier.delivery.invoices        IS 'The invoices it is about';
 COMMENT ON COLUMN notifier.delivery.state           IS 'waiting; claimed: being prepared, nothing handed over; imminent: the final dot may have been written; then handed_off, suppressed, failed or unknown for good';
 COMMENT ON COLUMN notifier.delivery.next_attempt_at IS 'Business time before which it is not claimed';
-COMMENT ON COLUMN notifier.delivery.attempts        IS 'How often it was claimed';
+COMMENT ON COLUMN notifier.delivery.attempts        IS 'How often it was claimed: tells one claim from another';
+COMMENT ON COLUMN notifier.delivery.tries           IS 'How often the mail relay was tried in vain: too often, and it is given up';
 COMMENT ON COLUMN notifier.delivery.owner           IS 'The process that claimed it';
 COMMENT ON COLUMN notifier.delivery.reason          IS 'Why it waits, or why it ended so';
 COMMENT ON COLUMN notifier.delivery.status_code     IS 'Of the mail server''s last reply';

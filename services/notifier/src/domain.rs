@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::contact::{Minute, Weekdays, zone};
 use kernel::{ContactHours, Currency, InvoiceId, Masked, MerchantId};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What is owed on an invoice.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,36 +127,48 @@ impl Attempt {
     ///
     /// | phase | 4xx | 5xx | broken off |
     /// |---|---|---|---|
-    /// | greeting, EHLO, MAIL | retry | retry, the relay pauses | retry |
-    /// | RCPT | retry | failed; 5.1.x and 5.2.1 suppress the address | retry |
+    /// | greeting, EHLO | retry, the relay pauses | retry, the relay pauses | retry, the relay pauses |
+    /// | MAIL | retry | retry, the relay pauses | retry |
+    /// | RCPT | retry | failed; what says that there is no such mailbox suppresses the address | retry |
     /// | DATA, body | retry | failed | retry |
     /// | final dot | retry | failed | **unknown** |
+    ///
+    /// A 5xx about our own address is like one to MAIL, whenever it comes: no payer can do anything about it.
     pub fn of_failure(failure: &Failure) -> Self {
+        /// Bad mailbox, domain, syntax; moved away; domain takes no mail; disabled. Not 5.1.0: that says nothing certain.
+        const NO_SUCH_MAILBOX: [&str; 6] = ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"];
+        const BAD_SENDER: [&str; 2] = ["5.1.7", "5.1.8"];
         match failure {
             Failure::Broken { phase: Phase::Dot, .. } => Self::Unknown,
             Failure::Broken { phase, problem } => {
                 Self::Retry { reason: problem.clone(), status_code: String::new(), relay: *phase == Phase::Hello }
             }
-            Failure::Refused { phase, reply } if reply.is_permanent() && *phase > Phase::Mail => {
+            Failure::Refused { phase, reply } => {
                 let code = reply.enhanced.as_deref().unwrap_or_default();
-                let of_address = code.starts_with("5.1.") || code == "5.2.1";
-                Self::Failed { status_code: reply.to_string(), bad_address: of_address && *phase == Phase::Recipient }
+                if reply.is_permanent() && *phase > Phase::Mail && !BAD_SENDER.contains(&code) {
+                    let bad_address = *phase == Phase::Recipient && NO_SUCH_MAILBOX.contains(&code);
+                    return Self::Failed { status_code: reply.to_string(), bad_address };
+                }
+                let relay = *phase == Phase::Hello || reply.is_permanent();
+                Self::Retry { reason: format!("refused at {phase:?}"), status_code: reply.to_string(), relay }
             }
-            Failure::Refused { phase, reply } => Self::Retry {
-                reason: format!("refused at {phase:?}"),
-                status_code: reply.to_string(),
-                relay: *phase <= Phase::Mail,
-            },
         }
     }
 }
 
-/// When to try again after so many attempts: 5, 10, 20, 40, 80 minutes, then every two hours. Greylisting often gives in
+/// When to try again after so many tries: 5, 10, 20, 40, 80 minutes, then every two hours. Greylisting often gives in
 /// after five minutes.
-pub fn next_attempt(now: Timestamp, attempts: i32) -> Timestamp {
-    let doubling = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(5);
-    let minutes = (5 * 2_i64.pow(doubling)).min(120);
+pub fn next_attempt(now: Timestamp, tries: i32) -> Timestamp {
+    let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(0).min(5);
+    let minutes = (5 * 2_i64.pow(doublings)).min(120);
     now.saturating_add(SignedDuration::from_mins(minutes)).unwrap_or(Timestamp::MAX)
+}
+
+/// How long to wait for ourselves, our database or our own feed of balances, when a delivery has been claimed so often:
+/// 0.2 seconds, doubled up to 30.
+pub fn catch_up(attempts: i32) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(8);
+    (Duration::from_millis(200) * 2_u32.pow(doublings)).min(Duration::from_secs(30))
 }
 
 #[cfg(test)]
@@ -227,20 +240,24 @@ mod tests {
         let retry =
             |attempt: &Attempt, of_relay: bool| matches!(attempt, Attempt::Retry { relay, .. } if *relay == of_relay);
         for phase in [Phase::Hello, Phase::Mail] {
-            assert!(retry(&refused(phase, 421, "4.3.2"), true));
+            assert!(retry(&refused(phase, 421, "4.3.2"), phase == Phase::Hello), "at MAIL it may be about this mail");
             assert!(retry(&refused(phase, 550, "5.7.1"), true), "our fault or the relay's, not the payer's");
+        }
+        for code in ["5.1.7", "5.1.8"] {
+            assert!(retry(&refused(Phase::Recipient, 550, code), true), "{code} is about our own address");
         }
         for phase in [Phase::Recipient, Phase::Data, Phase::Dot] {
             assert!(retry(&refused(phase, 451, "4.7.1"), false));
             assert!(failed(&refused(phase, 554, "5.7.1")));
         }
-        for code in ["5.1.1", "5.1.10", "5.2.1"] {
+        for code in ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"] {
             assert!(
                 matches!(refused(Phase::Recipient, 550, code), Attempt::Failed { bad_address: true, .. }),
                 "{code}"
             );
         }
         assert!(failed(&refused(Phase::Recipient, 552, "5.2.2")), "a full mailbox is no bad address");
+        assert!(failed(&refused(Phase::Recipient, 550, "5.1.0")), "other address status: may be anybody's");
         assert!(failed(&refused(Phase::Recipient, 550, "")), "without a code we do not know");
         for phase in [Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Body] {
             let broken = Attempt::of_failure(&Failure::Broken { phase, problem: "reset".into() });
@@ -255,5 +272,7 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let minutes = |n| next_attempt(now, n).duration_since(now).as_mins();
         assert_eq!([1, 2, 3, 4, 5, 6, 7, 50].map(minutes), [5, 10, 20, 40, 80, 120, 120, 120]);
+        let pause = |n| catch_up(n).as_millis();
+        assert_eq!([0, 1, 2, 3, 8, 9, 1_000].map(pause), [200, 200, 400, 800, 25_600, 30_000, 30_000]);
     }
 }

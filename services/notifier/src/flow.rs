@@ -11,20 +11,19 @@
 //! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
 //! | the lease of a process has ended: [`take_over`] | claimed: waiting again; imminent: unknown | `reminder-unknown` |
 
-use crate::domain::{Attempt, Balance, Balances, Claims, Said, claims, contact_hours, next_attempt};
+use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};
 use crate::smtp::Reply;
 use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Suppression};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use events::topology::{NOTIFIER_BALANCES, NOTIFIER_REMINDERS};
 use events::v1::{self, Reminder, ReminderDue, ReminderLine};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time};
-use jiff::Timestamp;
-use kernel::{ContactHours, InvoiceId, Masked, MerchantId};
+use jiff::{SignedDuration, Timestamp};
+use kernel::{ContactHours, CustomerId, InvoiceId, Masked, MerchantId};
 use prost::Message;
 use runtime::Host;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// What is owed, and who must not be written to.
@@ -113,6 +112,7 @@ fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
     let AnyEvent::ReminderDue(request) = &incoming.event else { return Err(Malformed::missing("reminder")) };
     let reminder = request.reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
     let _: MerchantId = snapshot::id("reminder.merchant_id", &reminder.merchant_id)?;
+    let _: CustomerId = snapshot::id("reminder.customer_id", &reminder.customer_id)?;
     if reminder.lines.is_empty() {
         return Err(Malformed::new("reminder.lines", "is empty"));
     }
@@ -138,8 +138,10 @@ fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
 pub struct Ticket {
     /// The delivery, which is the reminder.
     pub id: Uuid,
-    /// Which attempt this is.
+    /// How often it was claimed, this time included: tells this claim from others.
     pub attempts: i32,
+    /// How often the relay was tried in vain before.
+    pub tries: i32,
     /// What about.
     pub reminder: Reminder,
     /// Whose.
@@ -194,31 +196,58 @@ pub enum Verdict {
         reason: String,
         /// Of the mail server's reply.
         status_code: String,
+        /// The relay was tried in vain: too many of these, and the delivery is given up.
+        tried: bool,
     },
 }
 
 impl Verdict {
     /// Not now, but from a moment on.
     pub fn put_back(at: Timestamp, reason: impl Into<String>) -> Self {
-        Self::PutBack { at, reason: reason.into(), status_code: String::new() }
+        Self::PutBack { at, reason: reason.into(), status_code: String::new(), tried: false }
+    }
+
+    /// Not now, for a reason of our own that should pass.
+    pub fn wait_for_us(host: &Host, attempts: i32, reason: &str) -> Self {
+        Self::put_back(host.clock.after(catch_up(attempts)), reason)
+    }
+
+    /// The merchant is not configured here. Another replica may know it, or we after the next start.
+    pub fn merchant_unknown(now: Timestamp) -> Self {
+        let later = now.saturating_add(SignedDuration::from_mins(1)).unwrap_or(Timestamp::MAX);
+        Self::put_back(later, "merchant_unknown")
     }
 
     /// What an attempt means: a step that could not be handed over for days is of no use any more.
-    pub fn of_attempt(attempt: Attempt, attempts: i32, now: Timestamp) -> Self {
-        /// About three days of two-hourly attempts.
-        const MAX_ATTEMPTS: i32 = 40;
+    pub fn of_attempt(attempt: Attempt, tries: i32, now: Timestamp) -> Self {
+        /// About three days of two-hourly tries.
+        const MAX_TRIES: i32 = 40;
         match attempt {
             Attempt::Accepted(reply) => Self::Sent(reply),
             Attempt::Unknown => Self::Unknown("no_reply"),
             Attempt::Failed { status_code, bad_address } => {
                 Self::Failed { reason: "refused", status_code, bad_address }
             }
-            Attempt::Retry { status_code, .. } if attempts >= MAX_ATTEMPTS => {
+            Attempt::Retry { status_code, .. } if tries + 1 >= MAX_TRIES => {
                 Self::Failed { reason: "expired", status_code, bad_address: false }
             }
             Attempt::Retry { reason, status_code, .. } => {
-                Self::PutBack { at: next_attempt(now, attempts), reason, status_code }
+                Self::PutBack { at: next_attempt(now, tries + 1), reason, status_code, tried: true }
             }
+        }
+    }
+
+    /// The same without what others have said about it.
+    pub fn without_texts(&self) -> Self {
+        match self.clone() {
+            Self::Sent(reply) => Self::Sent(Reply { text: Masked::default(), ..reply }),
+            Self::Failed { reason, bad_address, .. } => {
+                Self::Failed { reason, status_code: String::new(), bad_address }
+            }
+            Self::PutBack { at, tried, .. } => {
+                Self::PutBack { at, reason: String::new(), status_code: String::new(), tried }
+            }
+            other => other,
         }
     }
 
@@ -241,16 +270,18 @@ pub async fn claim(work: &mut Work, host: &Host, owner: Uuid, limit: i64) -> Res
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut tickets, mut settled) = (Vec::new(), Vec::new());
+    let (mut tickets, mut unreadable, mut settled) = (Vec::new(), Vec::new(), Vec::new());
     for delivery in claimed {
         match read_ticket(&delivery) {
             Ok(ticket) => tickets.push(ticket),
             Err(fault) => {
                 // Checked when it was taken: only a change of the code can make it unreadable.
-                tracing::error!(delivery = %delivery.id, %fault, "stored request cannot be read any more; it stays claimed");
+                tracing::error!(delivery = %delivery.id, %fault, "stored request cannot be read any more");
+                unreadable.push(delivery);
             }
         }
     }
+    end_unreadable(work, owner, &unreadable, now).await?;
     let known = Known::load(work.tx(), &tickets).await?;
     let mut ready = Vec::with_capacity(tickets.len());
     for mut ticket in tickets {
@@ -270,6 +301,7 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
     Ok(Ticket {
         id: delivery.id,
         attempts: delivery.attempts,
+        tries: delivery.tries,
         merchant: snapshot::id("reminder.merchant_id", &reminder.merchant_id)?,
         reminder,
         hours,
@@ -278,6 +310,43 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
         address: Masked::default(),
         traceparent: delivery.traceparent.clone(),
     })
+}
+
+/// What a stored delivery is about. Whatever became of the request: whose it is, the row says too.
+fn reminder_of(delivery: &Claimed) -> Reminder {
+    let request = ReminderDue::decode(&*delivery.request).ok();
+    request.and_then(|r| r.reminder).unwrap_or_else(|| Reminder {
+        merchant_id: delivery.merchant.clone(),
+        reminder_id: delivery.id.to_string(),
+        customer_id: delivery.customer.clone(),
+        segment: v1::Segment::New.into(),
+        ..Default::default()
+    })
+}
+
+async fn end_unreadable(work: &mut Work, owner: Uuid, list: &[Claimed], now: Timestamp) -> Result<(), Failure> {
+    const REASON: &str = "unreadable";
+    if list.is_empty() {
+        return Ok(());
+    }
+    let end = |d: &Claimed| End {
+        delivery: d.id,
+        attempts: d.attempts,
+        state: "failed",
+        reason: REASON.to_owned(),
+        ..End::default()
+    };
+    store::end(work.tx(), owner, &list.iter().map(end).collect::<Vec<_>>(), now).await?;
+    for delivery in list {
+        let event = v1::ReminderFailed {
+            reminder: Some(reminder_of(delivery)),
+            failed_at: Some(time::to_wire(now)),
+            reason: REASON.to_owned(),
+            status_code: String::new(),
+        };
+        work.emit_as(kernel::id::at(now), now, &event, delivery.traceparent.clone())?;
+    }
+    Ok(())
 }
 
 /// What is known about a group of tickets.
@@ -303,11 +372,9 @@ impl Known {
 
 /// Looks at a ticket before anything is rendered; fills in whom it goes to and what about. `None`: worth a try.
 fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Option<Verdict> {
-    /// How long to wait for our own feed of balances.
-    const CATCH_UP: Duration = Duration::from_millis(200);
     let failed = |reason| Some(Verdict::Failed { reason, status_code: String::new(), bad_address: false });
     let owed = match claims(&ticket.merchant, &ticket.reminder.lines, &known.balances) {
-        Claims::Behind => return Some(Verdict::put_back(host.clock.after(CATCH_UP), "balance_unknown")),
+        Claims::Behind => return Some(Verdict::wait_for_us(host, ticket.attempts, "balance_unknown")),
         Claims::Nothing(reason) => return Some(Verdict::Suppressed(reason.to_owned())),
         Claims::Owed(owed) => owed.into_iter().map(|(l, b)| (l.clone(), b.clone())).collect(),
     };
@@ -333,7 +400,7 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
         return failed("no_address");
     }
     if host.merchants.get(&ticket.merchant).is_none() {
-        return failed("merchant_unknown");
+        return Some(Verdict::merchant_unknown(now));
     }
     closed_now(&ticket.hours, now)
 }
@@ -415,12 +482,13 @@ pub async fn settle(
     let (mut ends, mut put_back, mut suppressions) = (Vec::new(), Vec::new(), Vec::new());
     for (ticket, verdict) in settled {
         match verdict {
-            Verdict::PutBack { at, reason, status_code } => put_back.push(PutBack {
+            Verdict::PutBack { at, reason, status_code, tried } => put_back.push(PutBack {
                 delivery: ticket.id,
                 attempts: ticket.attempts,
                 next_attempt_at: *at,
                 reason: reason.clone(),
                 status_code: status_code.clone(),
+                tried: *tried,
             }),
             verdict => ends.push(end_of(ticket, verdict)),
         }
@@ -446,18 +514,11 @@ pub async fn settle(
 }
 
 fn end_of(ticket: &Ticket, verdict: &Verdict) -> End {
-    let mut end = End {
-        delivery: ticket.id,
-        attempts: ticket.attempts,
-        state: "handed_off",
-        reason: String::new(),
-        status_code: String::new(),
-        accepted_as: String::new(),
-    };
+    let mut end = End { delivery: ticket.id, attempts: ticket.attempts, state: "handed_off", ..End::default() };
     match verdict {
         Verdict::Sent(reply) => {
             end.status_code = reply.to_string();
-            end.accepted_as = reply.text.reveal().chars().take(200).collect();
+            end.accepted_as = printable(reply.text.reveal());
         }
         Verdict::Suppressed(reason) => (end.state, end.reason) = ("suppressed", reason.clone()),
         Verdict::Failed { reason, status_code, .. } => {
@@ -467,6 +528,11 @@ fn end_of(ticket: &Ticket, verdict: &Verdict) -> End {
         Verdict::PutBack { .. } => {}
     }
     end
+}
+
+/// The beginning of a mail server's words, as they can be stored and shown.
+fn printable(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn tell(work: &mut Work, ticket: &Ticket, verdict: &Verdict, now: Timestamp) -> Result<(), Failure> {
@@ -495,14 +561,13 @@ fn tell(work: &mut Work, ticket: &Ticket, verdict: &Verdict, now: Timestamp) -> 
     Ok(())
 }
 
-/// Takes over what processes held whose lease has ended.
+/// Takes over what processes held whose lease has ended. Returns how many of these may have been sent.
 pub async fn take_over(work: &mut Work, now: Timestamp) -> Result<usize, Failure> {
     let unknown = store::take_over(work.tx(), now).await?;
-    for (delivery, request, traceparent) in &unknown {
-        let request = ReminderDue::decode(&**request).map_err(|e| Failure::Reject(format!("{delivery}: {e}")))?;
-        let unknown_at = Some(time::to_wire(now));
-        let event = v1::ReminderUnknown { reminder: request.reminder, unknown_at, reason: "crashed".to_owned() };
-        work.emit_as(kernel::id::at(now), now, &event, traceparent.clone().or_else(trace::current))?;
+    for delivery in &unknown {
+        let (reminder, unknown_at) = (Some(reminder_of(delivery)), Some(time::to_wire(now)));
+        let event = v1::ReminderUnknown { reminder, unknown_at, reason: "crashed".to_owned() };
+        work.emit_as(kernel::id::at(now), now, &event, delivery.traceparent.clone().or_else(trace::current))?;
     }
     Ok(unknown.len())
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod domain;
 pub mod flow;
 pub mod render;
+pub mod retention;
 pub mod sender;
 pub mod smtp;
 pub mod store;
@@ -24,6 +25,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     let mut service = Service::new(&host);
     service.handle(flow::BalanceFeed(host.clone()));
     service.handle(flow::Reminders(host.clone()));
+    service.task("message retention", retention::run(host.pool.clone(), service.stop()));
     let desk = sender::Desk::new(host, templates, config.smtp);
     service.task("sender", desk.run(service.stop()));
     Ok(service)

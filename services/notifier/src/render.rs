@@ -114,7 +114,7 @@ impl Templates {
 
     /// The RFC 5322 message with its headers.
     pub fn render(&self, input: Input<'_>) -> Result<Vec<u8>, RenderError> {
-        let (tone, mut context) = (tone(input.reminder), context(&input)?);
+        let (tone, mut context) = (tone(&input), context(&input)?);
         context.opening = Some(self.fill(&format!("{tone}.opening"), &context)?.trim().to_owned());
         let subject = one_line(&self.fill(&format!("{tone}.subject"), &context)?);
         let text = self.fill("body.txt", &context)?;
@@ -136,8 +136,12 @@ impl Templates {
     }
 }
 
-fn tone(reminder: &Reminder) -> &'static str {
-    match reminder.tone() {
+/// How the message speaks: as the step that carries it does, or, if that was left out in the last moment, as the furthest
+/// of the others would.
+fn tone(input: &Input<'_>) -> &'static str {
+    let lines = || input.owed.iter().map(|(line, _)| line);
+    let furthest = if lines().any(|l| l.carries) { None } else { lines().map(|l| l.tone()).max() };
+    match furthest.filter(|tone| *tone != Tone::Unspecified).unwrap_or(input.reminder.tone()) {
         Tone::Firm => "firm",
         Tone::Final => "final",
         Tone::Friendly | Tone::Unspecified => "friendly",

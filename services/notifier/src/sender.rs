@@ -13,12 +13,13 @@ use crate::config::SmtpSettings;
 use crate::domain::Attempt;
 use crate::flow::{self, Ticket, Verdict};
 use crate::render::{Input, RenderError, Templates};
-use crate::smtp::{Connection, Failure, Mail, Phase, Prepared, Reply};
+use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply};
 use crate::store;
 use events::topology::NOTIFIER_SENDER;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use runtime::Host;
+use std::future::Future;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -36,12 +37,13 @@ const GATHER: Duration = Duration::from_millis(1);
 const MAX_GROUP: usize = 128;
 /// A permit is good for so long; the database connection must not have been given up before.
 const PERMIT: Duration = Duration::from_secs(1);
-/// How long a process may be silent before others take over what it holds.
-const LEASE_SECONDS: f64 = 6.0;
+/// How long a process may be silent and still claim.
+const LEASE: Duration = Duration::from_secs(6);
 /// How often the lease is prolonged.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long rendered messages are kept.
-const MESSAGE_DAYS: i32 = 30;
+/// How long our own lease must have lasted without a gap before we call others dead: where the database was away, theirs
+/// have lapsed as ours has, and they need a moment to say that they live.
+const TRUST: Duration = Duration::from_secs(3);
 
 /// What all parts share.
 #[derive(Clone)]
@@ -121,19 +123,25 @@ impl Desk {
         let (tickets, queue) = mpsc::channel(connections * 2);
         let queue = Arc::new(Mutex::new(queue));
 
-        // Without a lease nothing may be claimed: others could not tell that we live.
-        let lease = tokio::spawn(self.clone().keep_lease(stop.clone()));
-        let clerk = tokio::spawn(self.clone().grant_permits(clerk_inbox));
-        let recorder = tokio::spawn(self.clone().record(recorder_inbox));
-        let mut workers = JoinSet::new();
+        // The lease lasts as long as anything is held, even if `run` is dropped on the way.
+        let held = CancellationToken::new();
+        let guard = held.clone().drop_guard();
+        // Whatever ends or panics before its time ends everything, and the service with it: half a sender would for ever
+        // hold what it can never send.
+        let closing = stop.child_token();
+        let lease = tokio::spawn(end_with(closing.clone(), self.clone().keep_lease(held)));
+        let mut parts = JoinSet::new();
+        parts.spawn(end_with(closing.clone(), self.clone().grant_permits(clerk_inbox)));
+        parts.spawn(end_with(closing.clone(), self.clone().record(recorder_inbox)));
         for _ in 0..connections {
             let worker = Worker { desk: self.clone(), asks: asks.clone(), verdicts: verdicts.clone(), idle: None };
-            workers.spawn(worker.run(queue.clone(), stop.clone()));
+            parts.spawn(end_with(closing.clone(), worker.run(queue.clone(), closing.clone())));
         }
         drop((asks, verdicts));
-        self.clone().claim(tickets, stop).await;
-        while workers.join_next().await.is_some() {}
-        let _ = tokio::join!(clerk, recorder, lease);
+        parts.spawn(end_with(closing.clone(), self.clone().claim(tickets, closing)));
+        while parts.join_next().await.is_some() {}
+        drop(guard);
+        let _ = lease.await;
         self.leave().await;
     }
 
@@ -199,15 +207,15 @@ impl Desk {
             tracing::warn!(delivery = %ask.ticket.id, "delivery was taken over; not sent from here");
             let _ = ask.permit.send(Permit::Refused(Verdict::put_back(self.host.now(), "taken_over")));
         }
-        // Taken before the lock: a process that slept since then may have lost its connection, and with it the lock.
-        let deadline = Instant::now() + PERMIT;
         let looked = async {
             let mut tx = self.host.pool.begin().await?;
+            // Before the lock: a process that slept since then may have lost its connection, and with it the lock.
+            let deadline = Instant::now() + PERMIT;
             let tickets: Vec<&Ticket> = group.iter().map(|ask| &*ask.ticket).collect();
             let verdicts = flow::permit(&mut tx, &tickets, self.host.now()).await?;
-            Ok::<_, bus::Failure>((tx, verdicts))
+            Ok::<_, bus::Failure>((tx, deadline, verdicts))
         };
-        let (tx, verdicts) = match looked.await {
+        let (tx, deadline, verdicts) = match looked.await {
             Ok(looked) => looked,
             Err(error) => return self.refuse_all(group, &error),
         };
@@ -242,7 +250,7 @@ impl Desk {
     fn refuse_all(&self, group: Vec<Ask>, error: &bus::Failure) {
         tracing::warn!(%error, messages = group.len(), "no permits; the messages are taken back");
         for ask in group {
-            let _ = ask.permit.send(Permit::Refused(Verdict::put_back(self.host.now(), "database")));
+            let _ = ask.permit.send(Permit::Refused(Verdict::wait_for_us(&self.host, ask.ticket.attempts, "database")));
         }
     }
 
@@ -253,11 +261,37 @@ impl Desk {
             for (_, verdict) in &group {
                 self.attempts.add(1, &[KeyValue::new("channel", "email"), KeyValue::new("outcome", verdict.name())]);
             }
-            while let Err(error) = self.record_group(&group).await {
-                tracing::warn!(%error, verdicts = group.len(), "verdicts not recorded; trying again");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+            if self.record_until_done(&group).await.is_err() {
+                self.record_singly(&group).await;
             }
             group.clear();
+        }
+    }
+
+    /// Tries as long as it takes. An error means that something in the group can never be stored.
+    async fn record_until_done(&self, group: &[(Ticket, Verdict)]) -> Result<(), String> {
+        loop {
+            match self.record_group(group).await {
+                Ok(()) => return Ok(()),
+                Err(bus::Failure::Reject(problem)) => return Err(problem),
+                Err(bus::Failure::Retry(problem)) => {
+                    tracing::warn!(problem, verdicts = group.len(), "verdicts not recorded; trying again");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+
+    /// One bad verdict must not hold up the others. What happened counts for more than the words about it.
+    async fn record_singly(&self, group: &[(Ticket, Verdict)]) {
+        for (ticket, verdict) in group {
+            let one = [(ticket.clone(), verdict.clone())];
+            let Err(problem) = self.record_until_done(&one).await else { continue };
+            tracing::error!(delivery = %ticket.id, problem, "verdict cannot be stored; trying without its texts");
+            let bare = [(ticket.clone(), verdict.without_texts())];
+            if let Err(problem) = self.record_until_done(&bare).await {
+                tracing::error!(delivery = %ticket.id, problem, "verdict cannot be stored at all; the delivery stays claimed");
+            }
         }
     }
 
@@ -267,32 +301,43 @@ impl Desk {
         Ok(work.commit().await?)
     }
 
-    /// Keeps our lease, takes over what others left, and keeps retention.
-    async fn keep_lease(self, stop: CancellationToken) {
-        for round in 0_u32.. {
-            if let Err(error) = self.lease_once(round).await {
-                tracing::warn!(%error, "lease not prolonged; trying again");
+    /// Keeps our lease, and takes over what others left.
+    async fn keep_lease(self, held: CancellationToken) {
+        let (mut unbroken_since, mut last) = (Instant::now(), Instant::now());
+        while !held.is_cancelled() {
+            match self.heartbeat().await {
+                Ok(()) => {
+                    if last.elapsed() > LEASE {
+                        unbroken_since = Instant::now();
+                    }
+                    last = Instant::now();
+                    if unbroken_since.elapsed() >= TRUST
+                        && let Err(error) = self.take_over().await
+                    {
+                        tracing::warn!(%error, "nothing taken over; trying again");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "lease not prolonged; trying again"),
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = held.cancelled() => {}
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
         }
     }
 
-    async fn lease_once(&self, round: u32) -> Result<(), bus::Failure> {
-        const CHUNK: i64 = 1_000;
-        let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
-        store::heartbeat(work.tx(), self.owner, LEASE_SECONDS).await?;
-        work.commit().await?;
+    async fn heartbeat(&self) -> sqlx::Result<()> {
+        let mut tx = self.host.pool.begin().await?;
+        store::heartbeat(&mut tx, self.owner, LEASE.as_secs_f64()).await?;
+        tx.commit().await
+    }
+
+    async fn take_over(&self) -> Result<(), bus::Failure> {
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
         let unknown = flow::take_over(&mut work, self.host.now()).await?;
         work.commit().await?;
         if unknown > 0 {
             tracing::error!(unknown, "a sender died at the final dot: it is unknown whether these were sent");
-        }
-        if round.is_multiple_of(3_600) {
-            while store::trim_messages(&self.host.pool, MESSAGE_DAYS, CHUNK).await? == CHUNK as u64 {}
         }
         Ok(())
     }
@@ -311,8 +356,8 @@ impl Desk {
     /// Renders a ticket.
     fn render(&self, ticket: &Ticket) -> Result<Mail, Verdict> {
         let failed = |reason| Verdict::Failed { reason, status_code: String::new(), bad_address: false };
-        let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| failed("merchant_unknown"))?;
         let now = self.host.now();
+        let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
         let owed: Vec<_> = ticket.owed.iter().map(|(l, b)| (l, b)).collect();
         let input = Input {
             merchant,
@@ -335,6 +380,12 @@ impl Desk {
             }
         }
     }
+}
+
+/// Runs one part of the desk; when it is over, however that came, the others have to end too.
+async fn end_with(closing: CancellationToken, part: impl Future<Output = ()>) {
+    let _guard = closing.drop_guard();
+    part.await;
 }
 
 /// One worker: one connection at a time.
@@ -383,7 +434,7 @@ impl Worker {
             Ok(mail) => Arc::new(mail),
             Err(verdict) => return (ticket, verdict),
         };
-        let attempts = ticket.attempts;
+        let tries = ticket.tries;
         let ticket = Arc::new(ticket);
         let outcome = match self.prepare(&mail).await {
             Ok(prepared) => self.commit(prepared, &ticket, mail).await,
@@ -399,7 +450,7 @@ impl Worker {
                     Attempt::Accepted(_) | Attempt::Failed { .. } => self.desk.relay.works(),
                     Attempt::Retry { .. } | Attempt::Unknown => {}
                 }
-                Verdict::of_attempt(attempt, attempts, self.desk.host.now())
+                Verdict::of_attempt(attempt, tries, self.desk.host.now())
             }
         };
         // The clerk has answered, so nobody else holds the ticket any more.
@@ -415,8 +466,9 @@ impl Worker {
         {
             match connection.prepare(mail).await {
                 Ok(prepared) => return Ok(prepared),
-                // Closed while it was idle: nothing was said about this mail yet.
+                // Closed while it was idle, with or without a goodbye: nothing was said about this mail yet.
                 Err((Failure::Broken { phase: Phase::Mail, .. }, _)) => {}
+                Err((Failure::Refused { phase: Phase::Mail, reply }, _)) if reply.code == GOODBYE => {}
                 Err((failure, connection)) => {
                     self.keep(connection);
                     return Err(failure);
@@ -444,6 +496,10 @@ impl Worker {
             Ok(Permit::Refused(verdict)) => return Ok(verdict),
             Err(_) => return Ok(Verdict::put_back(self.desk.host.now(), "shutting_down")),
         };
+        if Instant::now() >= deadline {
+            // The lock was long in coming: neither the mail's fault nor the relay's.
+            return Ok(Verdict::put_back(self.desk.host.now(), "permit_expired"));
+        }
         let committed = prepared.write_dot(deadline).await;
         drop(written);
         let committed = committed.map_err(|failure| Attempt::of_failure(&failure))?;
@@ -467,4 +523,17 @@ impl Worker {
 fn accepted(reply: Reply) -> Attempt {
     tracing::Span::current().record("smtp.reply", reply.to_string());
     Attempt::Accepted(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_ends_the_others() {
+        let closing = CancellationToken::new();
+        let failed = tokio::spawn(end_with(closing.clone(), async { panic!("a part") }));
+        assert!(failed.await.is_err());
+        assert!(closing.is_cancelled());
+    }
 }

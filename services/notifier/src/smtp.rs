@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -85,6 +85,9 @@ impl fmt::Display for Reply {
     }
 }
 
+/// The code with which a server hangs up, at whatever time.
+pub const GOODBYE: u16 = 421;
+
 /// Why a mail was not handed over, or may not have been.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -109,6 +112,11 @@ pub enum Failure {
 impl Failure {
     fn broken(phase: Phase, problem: impl fmt::Display) -> Self {
         Self::Broken { phase, problem: problem.to_string() }
+    }
+
+    /// Only this mail was refused; the conversation may go on. (After DATA a server may expect a body. 421 is a goodbye.)
+    fn spares_the_connection(&self) -> bool {
+        matches!(self, Self::Refused { phase, reply } if *phase != Phase::Data && reply.code != GOODBYE)
     }
 }
 
@@ -168,7 +176,7 @@ impl Connection {
     pub async fn prepare(mut self, mail: &Mail) -> Result<Prepared, (Failure, Option<Self>)> {
         match self.envelope(mail).await {
             Ok(()) => {}
-            Err(failure @ Failure::Refused { phase, .. }) if phase != Phase::Data => {
+            Err(failure) if failure.spares_the_connection() => {
                 // The transaction is over, the connection may go on.
                 let reset = self.reset().await;
                 return Err((failure, reset.is_ok().then_some(self)));
@@ -245,9 +253,10 @@ impl Connection {
         }
     }
 
-    /// Reads one reply, of however many lines.
+    /// Reads one reply, of however many lines. After a goodbye there will be no other.
     async fn reply(&mut self, phase: Phase, limit: Duration) -> Result<Reply, Failure> {
         match timeout(limit, read_reply(&mut self.stream)).await {
+            Ok(Ok(reply)) if reply.code == GOODBYE => Err(Failure::Refused { phase, reply }),
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(problem)) => Err(Failure::broken(phase, problem)),
             Err(_) => Err(Failure::broken(phase, "no reply in time")),
@@ -288,9 +297,7 @@ impl Committed {
         if reply.is_positive() {
             return Ok((reply, self.0));
         }
-        // 421 comes with a hang-up.
-        let stays_open = reply.code != 421;
-        Err((Failure::Refused { phase: Phase::Dot, reply }, stays_open.then_some(self.0)))
+        Err((Failure::Refused { phase: Phase::Dot, reply }, Some(self.0)))
     }
 }
 
@@ -300,9 +307,14 @@ async fn read_reply(stream: &mut BufReader<TcpStream>) -> Result<Reply, String> 
     let mut text = String::new();
     loop {
         let mut line = Vec::new();
-        let read = stream.read_until(b'\n', &mut line).await.map_err(|e| e.to_string())?;
+        let room = MAX.saturating_sub(text.len());
+        let mut bounded = (&mut *stream).take(room as u64 + 1);
+        let read = bounded.read_until(b'\n', &mut line).await.map_err(|e| e.to_string())?;
         if read == 0 {
             return Err("the server hung up".to_owned());
+        }
+        if read > room {
+            return Err("the server's reply is too long".to_owned());
         }
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches(['\r', '\n']);
@@ -310,9 +322,6 @@ async fn read_reply(stream: &mut BufReader<TcpStream>) -> Result<Reply, String> 
         let Some(code) = code else { return Err("the server's reply is no SMTP".to_owned()) };
         let rest = line.get(4..).unwrap_or_default();
         text.push_str(rest);
-        if text.len() > MAX {
-            return Err("the server's reply is too long".to_owned());
-        }
         if line.as_bytes().get(3) != Some(&b'-') {
             let enhanced = enhanced_code(code, rest);
             return Ok(Reply { code, enhanced, text: kernel::Masked::new(text) });

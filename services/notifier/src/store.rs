@@ -107,10 +107,11 @@ pub async fn suppress(tx: &mut PgConnection, list: &[Suppression], now: Timestam
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO notifier.suppression (merchant, channel, subject, reason, source, created_at)
-         SELECT merchant, 'email', subject, reason, source, $5
-         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS s (merchant, subject, reason, source)
-         ON CONFLICT DO NOTHING",
+        r#"INSERT INTO notifier.suppression (merchant, channel, subject, reason, source, created_at)
+           SELECT merchant, 'email', subject, reason, source, $5
+           FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS s (merchant, subject, reason, source)
+           ORDER BY merchant COLLATE "C", subject COLLATE "C"
+           ON CONFLICT DO NOTHING"#,
     )
     .bind(list.iter().map(|s| s.merchant.as_str()).bind_iter())
     .bind(list.iter().map(|s| s.subject.reveal()).bind_iter())
@@ -159,37 +160,40 @@ pub async fn insert_deliveries(tx: &mut PgConnection, list: &[NewDelivery], now:
     .map(drop)
 }
 
-/// A claimed delivery.
-#[derive(Debug, Clone)]
+/// A delivery that was claimed.
+#[derive(Debug, Clone, FromRow)]
 #[expect(missing_docs, reason = "documented on the table's columns")]
 pub struct Claimed {
     pub id: Uuid,
+    pub merchant: String,
+    pub customer: String,
     pub attempts: i32,
+    pub tries: i32,
     pub request: Vec<u8>,
     pub traceparent: Option<String>,
 }
 
-/// Claims up to `limit` deliveries whose time has come, oldest first, skipping those another process is claiming.
+/// Claims up to `limit` deliveries whose time has come, oldest first, skipping those another process is claiming. A
+/// process without a lease gets none: others could not tell that it lives.
 pub async fn claim(tx: &mut PgConnection, owner: Uuid, now: Timestamp, limit: i64) -> sqlx::Result<Vec<Claimed>> {
-    let rows: Vec<(Uuid, i32, Vec<u8>, Option<String>)> = sqlx::query_as(
+    sqlx::query_as(
         "WITH due AS (
              SELECT id FROM notifier.delivery
              WHERE state = 'waiting' AND next_attempt_at <= $2
+               AND EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
              ORDER BY next_attempt_at, id
              LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
          UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1
          FROM due WHERE d.id = due.id
-         RETURNING d.id, d.attempts, d.request, d.traceparent",
+         RETURNING d.id, d.merchant, d.customer, d.attempts, d.tries, d.request, d.traceparent",
     )
     .bind(owner)
     .bind(now.to_sqlx())
     .bind(limit)
     .fetch_all(tx)
-    .await?;
-    let claimed = |(id, attempts, request, traceparent)| Claimed { id, attempts, request, traceparent };
-    Ok(rows.into_iter().map(claimed).collect())
+    .await
 }
 
 #[derive(FromRow)]
@@ -223,7 +227,8 @@ pub async fn load_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::
 
 /// The same, locked: no payment can be recorded for them until the transaction ends.
 pub async fn lock_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
-    balances(tx, keys, format!("{BALANCES} ORDER BY b.merchant, b.invoice FOR UPDATE")).await
+    // Byte order, whatever the database's collation: the order in which balances are written.
+    balances(tx, keys, format!(r#"{BALANCES} ORDER BY b.merchant COLLATE "C", b.invoice COLLATE "C" FOR UPDATE"#)).await
 }
 
 async fn balances(tx: &mut PgConnection, keys: &[InvoiceKey], sql: String) -> sqlx::Result<Balances> {
@@ -356,6 +361,7 @@ pub struct PutBack {
     pub next_attempt_at: Timestamp,
     pub reason: String,
     pub status_code: String,
+    pub tried: bool,
 }
 
 /// See [`PutBack`].
@@ -366,9 +372,9 @@ pub async fn put_back(tx: &mut PgConnection, owner: Uuid, list: &[PutBack]) -> s
     sqlx::query(
         "UPDATE notifier.delivery AS d
          SET state = 'waiting', owner = NULL, next_attempt_at = n.next_attempt_at, reason = n.reason,
-             status_code = n.status_code
-         FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[], $5::text[], $6::text[])
-              AS n (id, attempts, next_attempt_at, reason, status_code)
+             status_code = n.status_code, tries = d.tries + n.tried::int
+         FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[], $5::text[], $6::text[], $7::bool[])
+              AS n (id, attempts, next_attempt_at, reason, status_code, tried)
          WHERE d.id = n.id AND d.owner = $1 AND d.attempts = n.attempts AND d.state IN ('claimed', 'imminent')",
     )
     .bind(owner)
@@ -377,13 +383,14 @@ pub async fn put_back(tx: &mut PgConnection, owner: Uuid, list: &[PutBack]) -> s
     .bind(list.iter().map(|p| p.next_attempt_at.to_sqlx()).bind_iter())
     .bind(list.iter().map(|p| &p.reason).bind_iter())
     .bind(list.iter().map(|p| &p.status_code).bind_iter())
+    .bind(list.iter().map(|p| p.tried).bind_iter())
     .execute(tx)
     .await
     .map(drop)
 }
 
 /// The end of a delivery.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "documented on the table's columns")]
 pub struct End {
     pub delivery: Uuid,
@@ -445,33 +452,43 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
         .map(drop)
 }
 
-/// Takes over what processes held whose lease has ended. What was only claimed goes back; what may have been handed over
-/// is unknown, and is returned: delivery and request.
-pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<(Uuid, Vec<u8>, Option<String>)>> {
-    let gone: Vec<Uuid> =
-        sqlx::query_scalar("SELECT owner FROM notifier.sender WHERE alive_until <= now() FOR UPDATE SKIP LOCKED")
-            .fetch_all(&mut *tx)
-            .await?;
-    if gone.is_empty() {
-        return Ok(Vec::new());
-    }
+/// How long after the end of a lease others wait before they take over: its owner must have noticed by then.
+const MARGIN_SECONDS: f64 = 10.0;
+
+/// Takes over what is held by processes without a lease. What was only claimed goes back; what may have been handed over
+/// is unknown, and is returned.
+pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query(
         "UPDATE notifier.delivery SET state = 'waiting', owner = NULL, reason = 'crashed'
-         WHERE owner = ANY($1) AND state = 'claimed'",
+         WHERE id IN (
+             SELECT d.id FROM notifier.delivery AS d
+             WHERE d.state = 'claimed' AND NOT EXISTS (
+                 SELECT FROM notifier.sender AS s
+                 WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
+             FOR UPDATE OF d SKIP LOCKED)",
     )
-    .bind(&gone)
+    .bind(MARGIN_SECONDS)
     .execute(&mut *tx)
     .await?;
     let unknown = sqlx::query_as(
+        // The owner stays: its last words may still come.
         "UPDATE notifier.delivery SET state = 'unknown', reason = 'crashed', settled_at = $2
-         WHERE owner = ANY($1) AND state = 'imminent' RETURNING id, request, traceparent",
+         WHERE id IN (
+             SELECT d.id FROM notifier.delivery AS d
+             WHERE d.state = 'imminent' AND NOT EXISTS (
+                 SELECT FROM notifier.sender AS s
+                 WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
+             FOR UPDATE OF d SKIP LOCKED)
+         RETURNING id, merchant, customer, attempts, tries, request, traceparent",
     )
-    .bind(&gone)
+    .bind(MARGIN_SECONDS)
     .bind(now.to_sqlx())
     .fetch_all(&mut *tx)
     .await?;
-    // The row may only go with nothing left to take over: the owner's last words may still come.
-    sqlx::query("DELETE FROM notifier.sender WHERE owner = ANY($1)").bind(&gone).execute(tx).await?;
+    sqlx::query("DELETE FROM notifier.sender WHERE alive_until <= now() - make_interval(secs => $1)")
+        .bind(MARGIN_SECONDS)
+        .execute(tx)
+        .await?;
     Ok(unknown)
 }
 

@@ -13,6 +13,7 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use testkit::smtp::{Mail, Phase, Reaction};
@@ -172,6 +173,7 @@ fn due(invoices: &[&str]) -> v1::ReminderDue {
         step: "overdue-7".into(),
         invoice_version: 1,
         carries: n == 0,
+        tone: if n == 0 { v1::Tone::Final } else { v1::Tone::Friendly }.into(),
     });
     v1::ReminderDue {
         reminder: Some(v1::Reminder {
@@ -265,6 +267,9 @@ async fn a_payment_between_rendering_and_the_dot_is_seen() {
     let mails = rig.mails(1).await;
     let steps = mails[0].headers("Dunlin-Steps").join("");
     assert_eq!(steps, "in_2/1/overdue-7", "rendered anew without the paid invoice");
+    let parsed = mail_parser::MessageParser::default().parse(&mails[0].data).unwrap();
+    let subject = parsed.subject().unwrap();
+    assert!(!subject.contains("Last reminder"), "that was how the paid one would have spoken: {subject}");
     wait::until_true("both ends", SOON, || async { rig.told().await.len() == 2 }).await;
     let mut told = rig.told().await;
     told.sort();
@@ -376,6 +381,32 @@ async fn an_answer_that_never_comes_is_unknown_and_never_sent_again() {
     rig.end().await;
 }
 
+/// A delivery as a sender has left it behind.
+async fn left_behind(rig: &Rig, request: &v1::ReminderDue, state: &str, owner: Uuid) {
+    sqlx::query(
+        "INSERT INTO notifier.delivery
+             (id, merchant, customer, channel, request, invoices, state, next_attempt_at, owner, attempts, created_at)
+         VALUES ($1, 'acme', 'cus_1', 'email', $2, '{in_1}', $3, now() - interval '1 year', $4, 1, now())",
+    )
+    .bind(request.reminder.as_ref().unwrap().reminder_id.parse::<Uuid>().unwrap())
+    .bind(prost::Message::encode_to_vec(request))
+    .bind(state)
+    .bind(owner)
+    .execute(&rig.pool)
+    .await
+    .unwrap();
+}
+
+/// A sender whose lease ended so long ago.
+async fn lease_ended(rig: &Rig, owner: Uuid, ago: &str) {
+    sqlx::query("INSERT INTO notifier.sender VALUES ($1, now() - $2::text::interval)")
+        .bind(owner)
+        .bind(ago)
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn what_a_dead_sender_held_is_taken_over() {
     let rig = Rig::start().await;
@@ -383,28 +414,186 @@ async fn what_a_dead_sender_held_is_taken_over() {
     rig.wait_for("balance", 1).await;
     rig.stop.cancel();
     rig.running.await.unwrap().unwrap();
-    let requests = [due(&["in_1"]), due(&["in_1"])];
-    let dead = Uuid::from_u128(7);
-    sqlx::query("INSERT INTO notifier.sender VALUES ($1, now())").bind(dead).execute(&rig.pool).await.unwrap();
-    for (request, state) in requests.iter().zip(["claimed", "imminent"]) {
-        sqlx::query(
-            "INSERT INTO notifier.delivery (id, merchant, customer, channel, request, invoices, state, next_attempt_at, owner, attempts, created_at)
-             VALUES ($1::uuid, 'acme', 'cus_1', 'email', $2, '{in_1}', $3, now() - interval '1 year', $4, 1, now())",
-        )
-        .bind(request.reminder.as_ref().unwrap().reminder_id.parse::<Uuid>().unwrap())
-        .bind(prost::Message::encode_to_vec(request))
-        .bind(state)
-        .bind(dead)
-        .execute(&rig.pool)
-        .await
-        .unwrap();
+    let rig = Rig { running: tokio::spawn(async { Ok(()) }), ..rig };
+    // One that has lived once, and one that has died before it could say so.
+    let (dead, unheard_of) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    lease_ended(&rig, dead, "1 hour").await;
+    for owner in [dead, unheard_of] {
+        left_behind(&rig, &due(&["in_1"]), "claimed", owner).await;
+        left_behind(&rig, &due(&["in_1"]), "imminent", owner).await;
     }
     let (stop, running) = notifier(&rig.system, &rig.merchants, &rig.clock, &rig.smtp).await;
     let rig = Rig { stop, running, ..rig };
-    rig.mails(1).await;
-    wait::until_true("both ends", SOON, || async { rig.told().await.len() == 2 }).await;
+    rig.mails(2).await;
+    wait::until_true("all ends", SOON, || async { rig.told().await.len() == 4 }).await;
     let mut told = rig.told().await;
     told.sort();
-    assert_eq!(told, ["sent in_1", "unknown crashed"], "the dot may have been written: never again");
+    let expected = ["sent in_1", "sent in_1", "unknown crashed", "unknown crashed"];
+    assert_eq!(told, expected, "the dot may have been written: never again");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
+    let rig = Rig::start().await;
+    rig.stop.cancel();
+    rig.running.await.unwrap().unwrap();
+    let rig = Rig { running: tokio::spawn(async { Ok(()) }), ..rig };
+    let (slow, new) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    lease_ended(&rig, slow, "5 seconds").await;
+    left_behind(&rig, &due(&["in_1"]), "imminent", slow).await;
+    left_behind(&rig, &due(&["in_1"]), "waiting", slow).await;
+    let mut tx = rig.pool.begin().await.unwrap();
+    assert_eq!(notifier::store::take_over(&mut tx, at(NOW)).await.unwrap().len(), 0, "it may only be late");
+    let mut claimed = async |owner| notifier::store::claim(&mut tx, owner, Timestamp::MAX, 9).await.unwrap().len();
+    assert_eq!((claimed(slow).await, claimed(new).await), (0, 0));
+    notifier::store::heartbeat(&mut tx, new, 6.0).await.unwrap();
+    let claimed = notifier::store::claim(&mut tx, new, Timestamp::MAX, 9).await.unwrap().len();
+    assert_eq!(claimed, 1);
+}
+
+#[tokio::test]
+async fn the_lease_lasts_until_the_last_answer_is_recorded() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.smtp.script(|phase, _| {
+        if phase == Phase::Dot { Reaction::Delay(Duration::from_millis(1_800)) } else { Reaction::Proceed }
+    });
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE state = 'imminent'", 1).await;
+    let lease = async || {
+        let until = sqlx::query_scalar("SELECT max(alive_until) FROM notifier.sender").fetch_one(&rig.pool).await;
+        let until: jiff_sqlx::Timestamp = until.unwrap();
+        until.to_jiff()
+    };
+    rig.stop.cancel();
+    let before = lease().await;
+    wait::until_true("a heartbeat", Duration::from_millis(1_500), || async { lease().await > before }).await;
+    rig.wait_for_told(&["sent in_1"]).await;
+    rig.running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn waiting_for_ourselves_does_not_wear_a_delivery_out() {
+    let rig = Rig::start().await;
+    rig.smtp
+        .script(|phase, _| if phase == Phase::Dot { Reaction::Reply("451 4.3.0 later") } else { Reaction::Proceed });
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE attempts > 45 AND tries = 0", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for(
+        "delivery WHERE state = 'waiting' AND status_code = '451 4.3.0' AND tries = 1
+             AND next_attempt_at = '2026-06-10T08:05:00Z'",
+        1,
+    )
+    .await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_permit_that_comes_too_late_is_asked_for_again_at_once() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let mut payment = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM notifier.balance FOR UPDATE").execute(&mut *payment).await.unwrap();
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE state = 'imminent'", 1).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    payment.rollback().await.unwrap();
+    rig.mails(1).await;
+    rig.wait_for("delivery WHERE state = 'handed_off' AND tries = 0", 1).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn words_that_cannot_be_stored_stop_nobody() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let answers = |words: &'static str| {
+        rig.smtp.script(move |phase, _| if phase == Phase::Dot { Reaction::Reply(words) } else { Reaction::Proceed });
+    };
+    answers("250 2.0.0 queued\0as 1");
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE accepted_as = '2.0.0 queued as 1'", 1).await;
+
+    // Whatever else the database may not like: the verdict stands, and the others with it.
+    sqlx::query("ALTER TABLE notifier.delivery ADD CHECK (accepted_as NOT LIKE '%poison%')")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    answers("250 2.0.0 poison");
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"]), due(&["in_1"])]).await;
+    rig.wait_for_told(&["sent in_1"; 3]).await;
+    rig.wait_for("delivery WHERE accepted_as = '' AND status_code = '250 2.0.0'", 2).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_is_no_refusal() {
+    const WORKERS: usize = 4;
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let mails = AtomicUsize::new(0);
+    rig.smtp.script(move |phase, _| match phase {
+        // The first message on a connection that each worker has open by then.
+        Phase::Mail if mails.fetch_add(1, Ordering::Relaxed) == WORKERS => Reaction::Reply("421 4.4.2 idle too long"),
+        _ => Reaction::Proceed,
+    });
+    for n in 1..=WORKERS + 1 {
+        rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+        rig.mails(n).await;
+    }
+    assert_eq!(rig.smtp.connections(), WORKERS as u64 + 1);
+    rig.wait_for("delivery WHERE state = 'handed_off' AND tries = 0", WORKERS as i64 + 1).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_merchant_that_is_not_configured_here_is_waited_for() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.stop.cancel();
+    rig.running.await.unwrap().unwrap();
+    let (stop, running) = notifier(&rig.system, &Merchants::default(), &rig.clock, &rig.smtp).await;
+    let rig = Rig { stop, running, ..rig };
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE state = 'waiting' AND reason = 'merchant_unknown'", 1).await;
+    rig.stop.cancel();
+    rig.running.await.unwrap().unwrap();
+    let (stop, running) = notifier(&rig.system, &rig.merchants, &rig.clock, &rig.smtp).await;
+    let rig = Rig { stop, running, ..rig };
+    rig.clock.set(at("2026-06-10T08:01:00Z"));
+    rig.mails(1).await;
+    rig.wait_for_told(&["sent in_1"]).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_stored_request_that_cannot_be_read_ends_and_holds_nobody_up() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.stop.cancel();
+    rig.running.await.unwrap().unwrap();
+    let rig = Rig { running: tokio::spawn(async { Ok(()) }), ..rig };
+    let dead = Uuid::from_u128(7);
+    lease_ended(&rig, dead, "1 hour").await;
+    let hoursless = v1::ReminderDue { contact_hours: None, ..due(&["in_1"]) };
+    left_behind(&rig, &hoursless, "waiting", dead).await;
+    left_behind(&rig, &due(&["in_1"]), "imminent", dead).await;
+    sqlx::query("UPDATE notifier.delivery SET request = 'garbage' WHERE state = 'imminent'")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    left_behind(&rig, &due(&["in_1"]), "imminent", dead).await;
+    let (stop, running) = notifier(&rig.system, &rig.merchants, &rig.clock, &rig.smtp).await;
+    let rig = Rig { stop, running, ..rig };
+    rig.wait_for_told(&["failed unreadable", "unknown crashed", "unknown crashed"]).await;
+    rig.wait_for("delivery WHERE state IN ('claimed', 'waiting', 'imminent')", 0).await;
     rig.end().await;
 }

@@ -88,12 +88,15 @@ async fn every_row_of_the_phase_table() {
         (ServerPhase::Greeting, Says("hello there"), &relay, 0),
         (ServerPhase::Hello, Says("550 5.7.1 who are you?"), &relay, 0),
         (ServerPhase::Hello, Close, &relay, 0),
-        (ServerPhase::Mail, Says("451 4.3.0 later"), &relay, 0),
+        (ServerPhase::Mail, Says("451 4.3.0 later"), &retry, 0),
+        (ServerPhase::Mail, Says("421 4.3.2 shutting down"), &retry, 0),
         (ServerPhase::Mail, Says("550 5.7.1 not from you"), &relay, 0),
         (ServerPhase::Mail, Close, &retry, 0),
         (ServerPhase::Recipient, Says("450 4.7.1 greylisted"), &retry, 0),
         (ServerPhase::Recipient, Says("550 5.1.1 no such user"), &bad_address, 0),
         (ServerPhase::Recipient, Says("550 5.7.1 refused"), &failed, 0),
+        (ServerPhase::Recipient, Says("550 5.1.0 sender or recipient"), &failed, 0),
+        (ServerPhase::Recipient, Says("550 5.1.8 your domain does not exist"), &relay, 0),
         (ServerPhase::Recipient, Says("550-5.2.1 this mailbox\r\n550 5.2.1 is disabled"), &bad_address, 0),
         (ServerPhase::Recipient, Says("421 4.3.2 shutting down"), &retry, 0),
         (ServerPhase::Recipient, Stall, &retry, 0),
@@ -149,4 +152,29 @@ async fn a_server_that_wants_the_body_of_a_mail_to_nobody_is_hung_up_on() {
     assert!(matches!(failure, Failure::Refused { phase: Phase::Recipient, .. }));
     assert!(connection.is_none(), "it expects a body now");
     assert_eq!(server.count(), 0);
+}
+
+#[tokio::test]
+async fn a_goodbye_ends_the_conversation_whatever_was_asked_after_it() {
+    let server = server().await;
+    server.script(
+        |phase, _| if phase == ServerPhase::Mail { Reaction::Reply("421 4.4.2 bye") } else { Reaction::Proceed },
+    );
+    let (failure, connection) = hand_over(open(&server).await.unwrap(), &mail()).await.err().unwrap();
+    assert!(matches!(failure, Failure::Refused { phase: Phase::Mail, .. }), "{failure}");
+    assert!(connection.is_none());
+}
+
+#[tokio::test]
+async fn an_endless_reply_is_not_read_to_its_end() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let babble = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        // Never a line end.
+        while tokio::io::AsyncWriteExt::write_all(&mut socket, &[b'2'; 4096]).await.is_ok() {}
+    });
+    let failure = Connection::open("127.0.0.1", port, "test.example", timeouts()).await.err().unwrap();
+    assert!(failure.to_string().contains("too long"), "{failure}");
+    babble.await.unwrap();
 }

@@ -24,6 +24,7 @@ CREATE TABLE scheduler.customer (
     reminded_on     date,
     reminded_by     uuid,
     reminded_before date,
+    in_flight       uuid[]  NOT NULL DEFAULT '{}',
     PRIMARY KEY (merchant, customer)
 ) WITH (fillfactor = 80);
 
@@ -36,9 +37,10 @@ COMMENT ON COLUMN scheduler.customer.deleted         IS 'Nobody is left to write
 COMMENT ON COLUMN scheduler.customer.segment         IS 'new, prompt, mixed or late';
 COMMENT ON COLUMN scheduler.customer.segment_version IS 'Of the last customer-segmented';
 COMMENT ON COLUMN scheduler.customer.opted_out       IS 'Asked not to be reminded';
-COMMENT ON COLUMN scheduler.customer.reminded_on     IS 'Payer''s date of the last reminder, about whatever: the minimum gap counts from it';
-COMMENT ON COLUMN scheduler.customer.reminded_by     IS 'That reminder';
+COMMENT ON COLUMN scheduler.customer.reminded_on     IS 'Payer''s date of the last reminder, about whatever: the minimum gap counts from it. The day it was asked for, then the day it went out';
+COMMENT ON COLUMN scheduler.customer.reminded_by     IS 'That reminder, until it is known how it ended';
 COMMENT ON COLUMN scheduler.customer.reminded_before IS 'The date before it, to go back to if that reminder does not go out';
+COMMENT ON COLUMN scheduler.customer.in_flight       IS 'Reminders that the notifier has not told the end of yet: another one waits for them';
 
 CREATE TABLE scheduler.invoice (
     merchant        text        NOT NULL,
@@ -151,7 +153,7 @@ CREATE TABLE scheduler.decision (
 COMMENT ON TABLE  scheduler.decision IS 'What became of each step whose time came. The primary key is the step key: nothing is ever decided twice';
 COMMENT ON COLUMN scheduler.decision.case_id     IS 'Stands for merchant, invoice and epoch';
 COMMENT ON COLUMN scheduler.decision.step        IS 'Key in the campaign';
-COMMENT ON COLUMN scheduler.decision.outcome     IS 'requested until the notifier has answered; then sent, cancelled, failed or unknown; or at once merged or skipped';
+COMMENT ON COLUMN scheduler.decision.outcome     IS 'requested until the notifier has answered; then sent, cancelled, failed or unknown; or at once skipped or merged. Merged into another invoice''s reminder it becomes cancelled or failed if it was not in the message';
 COMMENT ON COLUMN scheduler.decision.reason      IS 'Machine-readable';
 COMMENT ON COLUMN scheduler.decision.reminder_id IS 'The reminder that carries or merged it';
 COMMENT ON COLUMN scheduler.decision.speaks      IS 'The step that speaks for its own invoice: follow-ups count from it';
@@ -173,6 +175,6 @@ CREATE TABLE scheduler.deferral (
 COMMENT ON TABLE  scheduler.deferral IS 'Why steps that were due had to wait. Insert only';
 COMMENT ON COLUMN scheduler.deferral.case_id     IS 'The case';
 COMMENT ON COLUMN scheduler.deferral.until       IS 'Business time of the next look';
-COMMENT ON COLUMN scheduler.deferral.reason      IS 'min_gap or contact_hours';
+COMMENT ON COLUMN scheduler.deferral.reason      IS 'min_gap, in_flight or contact_hours';
 COMMENT ON COLUMN scheduler.deferral.steps       IS 'Keys of the steps that wait';
 COMMENT ON COLUMN scheduler.deferral.deferred_at IS 'Business time';

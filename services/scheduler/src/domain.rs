@@ -39,12 +39,19 @@ pub struct CaseState {
     pub segment: Segment,
     pub silent: bool,
     pub reminded_on: Option<Date>,
+    pub in_flight: bool,
     pub decided: Vec<Decided>,
 }
 
 /// The id of a case.
 pub fn case_id(merchant: &MerchantId, invoice: &InvoiceId, epoch: i32) -> Uuid {
     kernel::id::derive("case", merchant.as_str(), invoice.as_str(), &epoch.to_string())
+}
+
+/// The customer's own zone, if it is known, else the merchant's.
+pub fn payer_zone(own: &str, merchant_zone: &TimeZone) -> TimeZone {
+    let own = (!own.is_empty()).then(|| kernel::contact::zone(own).ok()).flatten();
+    own.unwrap_or_else(|| merchant_zone.clone())
 }
 
 impl CaseState {
@@ -58,8 +65,7 @@ impl CaseState {
 
     /// When the payer may be written to: the campaign's hours in the customer's zone, else in the merchant's.
     pub fn hours(&self, campaign: &Campaign, merchant_zone: &TimeZone) -> ContactHours {
-        let own = (!self.customer_zone.is_empty()).then(|| kernel::contact::zone(&self.customer_zone).ok()).flatten();
-        campaign.hours.in_zone(own.unwrap_or_else(|| merchant_zone.clone()))
+        campaign.hours.in_zone(payer_zone(&self.customer_zone, merchant_zone))
     }
 
     /// The campaign's plan for the case.
@@ -79,6 +85,7 @@ impl CaseState {
             opted_out: self.silent,
             decided: &self.decided,
             last_reminded_on: self.reminded_on,
+            in_flight: self.in_flight,
             hours,
             spread: kernel::id::stable_hash(&["spread", self.merchant.as_str(), self.customer.as_str()]),
         };
@@ -138,6 +145,7 @@ pub(crate) mod tests {
             segment: Segment::New,
             silent: false,
             reminded_on: None,
+            in_flight: false,
             decided: Vec::new(),
         }
     }

@@ -7,24 +7,30 @@
 //! | `customer-segmented` | segment by version (looked at when a step is due) | – |
 //! | `customer-responded` (unsubscribed) | opted out (looked at when a step is due) | – |
 //! | a timer is due | timer gone; case planned; decisions; next timer | `invoice-overdue`, `reminder-due`, `step-decided` |
-//! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | decisions settled | – |
+//! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | decisions settled; the customer's reminder in flight no more, its day noted | – |
 //!
 //! Events only ever move timers; every reminder comes from a timer that fired. So there is one place that sends, and it
 //! sees all cases of a customer at once.
 
-use crate::domain::{CaseState, case_id};
-use crate::store::{self, CaseChange, CustomerKey, DueTimer, InvoiceKey, NewCase, NewDecision, Settled};
+use crate::config;
+use crate::domain::{self, CaseState, case_id};
+use crate::store::{self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Settled};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use campaign::{Campaign, Outcome, Plan, Reason, Tone};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use kernel::{ContactHours, MerchantId, Segment};
 use runtime::{Host, Merchant};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use sqlx::{PgConnection, PgExecutor};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 use uuid::Uuid;
+
+/// Campaigns by file name and version.
+type Versions = HashMap<(String, String), Arc<Campaign>>;
 
 /// What planning needs besides a case: merchants, and every campaign version that a case may be on.
 #[derive(Clone)]
@@ -32,22 +38,56 @@ pub struct Rules {
     host: Host,
     /// The version in force, by file name.
     current: Arc<BTreeMap<String, String>>,
-    /// All versions, by file name and version.
-    campaigns: Arc<HashMap<(String, String), Campaign>>,
+    /// All versions met so far.
+    campaigns: Arc<RwLock<Versions>>,
 }
 
 impl Rules {
-    /// Rules over campaigns in force and all stored versions.
-    pub fn new(host: Host, current: BTreeMap<String, String>, all: HashMap<(String, String), Campaign>) -> Self {
-        Self { host, current: Arc::new(current), campaigns: Arc::new(all) }
+    /// Rules over campaigns in force.
+    pub fn new(host: Host, current: BTreeMap<String, String>) -> Self {
+        Self { host, current: Arc::new(current), campaigns: Arc::default() }
     }
 
-    /// Plans a case. `None` if its merchant or campaign is not configured any more: then it rests where it is.
-    fn plan<'a>(&'a self, case: &CaseState, now: Timestamp) -> Option<Planned<'a>> {
+    /// Reads the stored campaign versions that are not known yet.
+    pub async fn learn(&self, db: impl PgExecutor<'_>) -> sqlx::Result<()> {
+        let stored = store::campaigns(db).await?;
+        let mut known = self.campaigns.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, version, text) in stored {
+            let key = (name, version);
+            if known.contains_key(&key) {
+                continue;
+            }
+            match config::parse_campaign(&text) {
+                Ok(campaign) => _ = known.insert(key, Arc::new(campaign)),
+                // Its cases wait; readiness of everything else does not depend on it.
+                Err(error) => {
+                    tracing::error!(campaign = ?key, %error, "a stored campaign version cannot be read any more")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cases that are locked. One may be on a version that came into force after we started: another replica opened it.
+    async fn load_cases(&self, tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<CaseState>> {
+        let cases = store::load_cases(tx, ids).await?;
+        if cases.iter().any(|case| self.campaign(case).is_none()) {
+            self.learn(tx).await?;
+        }
+        Ok(cases)
+    }
+
+    fn campaign(&self, case: &CaseState) -> Option<Arc<Campaign>> {
+        let known = self.campaigns.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(case.campaign.clone(), case.campaign_version.clone())).cloned()
+    }
+
+    /// Plans a case. `None` if its merchant or campaign is not configured here: another replica may know better.
+    fn plan(&self, case: &CaseState, now: Timestamp) -> Option<Planned<'_>> {
         let merchant = self.host.merchants.get(&case.merchant)?;
-        let campaign = self.campaigns.get(&(case.campaign.clone(), case.campaign_version.clone()))?;
-        let hours = case.hours(campaign, &merchant.zone);
-        let plan = case.plan(campaign, &hours, now);
+        let campaign = self.campaign(case)?;
+        let hours = case.hours(&campaign, &merchant.zone);
+        let plan = case.plan(&campaign, &hours, now);
         Some(Planned { merchant, campaign, hours, plan })
     }
 
@@ -60,9 +100,14 @@ impl Rules {
 
 struct Planned<'a> {
     merchant: &'a Merchant,
-    campaign: &'a Campaign,
+    campaign: Arc<Campaign>,
     hours: ContactHours,
     plan: Plan,
+}
+
+/// When to look again at a case that cannot be planned here. It must stay armed: nobody else would wake it.
+fn look_again(now: Timestamp) -> Option<Timestamp> {
+    now.checked_add(SignedDuration::from_mins(1)).ok()
 }
 
 /// Cases follow their invoices and customers.
@@ -73,7 +118,9 @@ impl Handler for Cases {
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
         let now = self.0.host.now();
-        let news = News::sort(work, batch);
+        let news = News::sort(&self.0, work, batch);
+        // Customers before cases, as a firing timer does.
+        store::lock_customers(work.tx(), &news.people()).await?;
         if !news.customers.is_empty() {
             store::upsert_customers(work.tx(), &values(&news.customers)).await?;
         }
@@ -82,22 +129,17 @@ impl Handler for Cases {
             store::upsert_segments(work.tx(), &segments).await?;
         }
         if !news.opted_out.is_empty() {
-            store::opt_out(work.tx(), &news.opted_out.iter().cloned().collect::<Vec<_>>()).await?;
+            store::opt_out(work.tx(), &news.opted_out).await?;
         }
-        let mut cases = Vec::new();
+        let mut changed = HashSet::new();
         if !news.invoices.is_empty() {
             // An older snapshot than the known one changes nothing from here on.
-            let changed = store::upsert_invoices(work.tx(), &news.invoices.values().collect::<Vec<_>>()).await?;
+            changed = store::upsert_invoices(work.tx(), &news.invoices.values().collect::<Vec<_>>()).await?;
             let owing = news.invoices.values().filter(|i| i.open_minor > 0 && changed.contains(&key_of(i)));
             self.open_cases(work, owing, &news.traces, now).await?;
-            cases = store::lock_cases_of_invoices(work.tx(), &changed).await?;
         }
-        if !news.customers.is_empty() {
-            let keys: Vec<CustomerKey> = news.customers.keys().cloned().collect();
-            let seen: HashSet<Uuid> = cases.iter().map(|c| c.id).collect();
-            let theirs = store::lock_cases_of_customers(work.tx(), &keys, None).await?;
-            cases.extend(theirs.into_iter().filter(|c| !seen.contains(&c.id)));
-        }
+        let ids = store::lock_cases(work.tx(), &changed, &news.customers).await?;
+        let cases = self.0.load_cases(work.tx(), &ids).await?;
         let traces = &news.traces;
         let change = |case: &CaseState| {
             let trace = traces.get(&(case.merchant.clone(), case.invoice.clone())).cloned();
@@ -139,11 +181,10 @@ impl Cases {
     /// What news change about a case: whether it has ended, and when to look at it again.
     fn replan(&self, case: &CaseState, now: Timestamp, traceparent: Option<String>) -> Option<CaseChange> {
         let closed = case.end();
-        let wake_at = if closed.is_some() {
-            None
-        } else {
-            let planned = self.0.plan(case, now)?;
-            case.wake_at(&planned.plan, &planned.merchant.zone, now)
+        let wake_at = match self.0.plan(case, now).filter(|_| closed.is_none()) {
+            Some(planned) => case.wake_at(&planned.plan, &planned.merchant.zone, now),
+            None if closed.is_some() => None,
+            None => look_again(now),
         };
         change(case, closed.map(|reason| (now, reason)), case.overdue_told_at, wake_at, traceparent)
     }
@@ -188,21 +229,27 @@ struct News {
     traces: Traces,
     customers: BTreeMap<CustomerKey, Customer>,
     segments: BTreeMap<CustomerKey, (i64, Segment)>,
-    opted_out: HashSet<CustomerKey>,
+    opted_out: BTreeSet<CustomerKey>,
 }
 
 impl News {
-    fn sort(work: &mut Work, batch: &[Incoming]) -> Self {
+    fn sort(rules: &Rules, work: &mut Work, batch: &[Incoming]) -> Self {
         let mut news = Self::default();
         for incoming in batch {
-            if let Err(fault) = news.add(incoming) {
+            if let Err(fault) = news.add(rules, incoming) {
                 work.reject(incoming, fault);
             }
         }
         news
     }
 
-    fn add(&mut self, incoming: &Incoming) -> Result<(), Malformed> {
+    /// The customers that something is said about.
+    fn people(&self) -> BTreeSet<CustomerKey> {
+        let keys = self.customers.keys().chain(self.segments.keys()).chain(&self.opted_out);
+        keys.cloned().collect()
+    }
+
+    fn add(&mut self, rules: &Rules, incoming: &Incoming) -> Result<(), Malformed> {
         match &incoming.event {
             AnyEvent::CustomerChanged(e) => {
                 let wire = e.customer.as_ref().ok_or_else(|| Malformed::missing("customer"))?;
@@ -222,6 +269,10 @@ impl News {
             }
             event => {
                 let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
+                if new.open_minor > 0 && rules.assign(&new.merchant).is_none() {
+                    // Without a case nobody would ever look at it again; a dead letter can be tried again.
+                    return Err(Malformed::new("merchant_id", "is no configured merchant with a campaign"));
+                }
                 let key = key_of(&new);
                 if keep_latest(&mut self.invoices, key.clone(), new, |i| i.version) {
                     self.traces.insert(key, incoming.trace());
@@ -271,22 +322,23 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
     }
     let due: Vec<Uuid> = timers.iter().map(|t| t.case_id).collect();
     let customers = store::customers_of_cases(work.tx(), &due).await?;
-    // Cases before timers: the order in which event handlers lock them too.
-    let cases = store::lock_cases_of_customers(work.tx(), &customers, Some(now)).await?;
+    // Customers, cases, timers: the order in which event handlers lock them too.
+    store::lock_customers(work.tx(), &customers).await?;
+    let ids = store::lock_due_cases(work.tx(), &customers, now).await?;
+    let cases = rules.load_cases(work.tx(), &ids).await?;
     let live: HashSet<(Uuid, i32)> = cases.iter().map(|c| (c.id, c.generation)).collect();
     // A timer that its case has moved meanwhile is stale: it goes, and does nothing.
     let stale: Vec<DueTimer> = timers.iter().filter(|t| !live.contains(&(t.case_id, t.generation))).cloned().collect();
     store::delete_timers(work.tx(), &stale).await?;
 
     let traces: HashMap<Uuid, Option<String>> = timers.iter().map(|t| (t.case_id, t.traceparent.clone())).collect();
-    let mut round =
-        Round { now, decisions: Vec::new(), deferrals: Vec::new(), changes: Vec::new(), reminded: BTreeMap::new() };
+    let mut round = Round::new(now);
+    let mut waiting = 0;
     let mut messages: BTreeMap<(CustomerKey, String), Vec<Line<'_>>> = BTreeMap::new();
     for case in &cases {
         let Some(planned) = rules.plan(case, now) else {
-            // Without its merchant or campaign nothing can be decided. The case rests until news wake it.
-            tracing::warn!(case = %case.id, "merchant or campaign is not configured any more; the case rests");
-            round.changes.extend(change(case, None, case.overdue_told_at, None, None));
+            waiting += 1;
+            round.changes.extend(change(case, None, case.overdue_told_at, look_again(now), None));
             continue;
         };
         let armed_by = traces.get(&case.id).cloned().flatten();
@@ -298,6 +350,12 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
             let key = ((case.merchant.clone(), case.customer.clone()), case.currency.clone());
             messages.entry(key).or_default().push(Line { case, planned, trace });
         }
+    }
+    if waiting > 0 {
+        tracing::warn!(
+            cases = waiting,
+            "merchant or campaign is not configured here; they are looked at again in a minute"
+        );
     }
     for ((customer, currency), lines) in messages {
         round.remind(work, customer, currency, lines)?;
@@ -325,6 +383,14 @@ impl Line<'_> {
         let step = self.planned.plan.send.as_ref().map_or("", |s| s.step.as_str());
         (step, self.planned.campaign.weight(step).unwrap_or(0))
     }
+
+    fn tone(&self) -> v1::Tone {
+        match self.planned.campaign.step(self.step().0).map(|s| s.tone) {
+            Some(Tone::Firm) => v1::Tone::Firm,
+            Some(Tone::Final) => v1::Tone::Final,
+            Some(Tone::Friendly) | None => v1::Tone::Friendly,
+        }
+    }
 }
 
 /// What one transaction of firing writes.
@@ -333,11 +399,16 @@ struct Round {
     decisions: Vec<NewDecision>,
     deferrals: Vec<(Uuid, campaign::Deferral)>,
     changes: Vec<CaseChange>,
-    /// One per customer, even if two currencies make two messages.
-    reminded: BTreeMap<CustomerKey, (Date, Uuid)>,
+    /// By customer: the payer's date, and a reminder in each currency.
+    reminded: BTreeMap<CustomerKey, (Date, Vec<Uuid>)>,
 }
 
 impl Round {
+    fn new(now: Timestamp) -> Self {
+        let (decisions, deferrals, changes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { now, decisions, deferrals, changes, reminded: BTreeMap::new() }
+    }
+
     /// What firing a case's timer means apart from messages: `invoice-overdue` if it is time, skipped and deferred steps.
     /// Returns when overdue was told, and the trace that led here.
     fn look(
@@ -356,7 +427,7 @@ impl Round {
         trace::link(&span, armed_by.as_deref());
         let _inside = span.enter();
         for (step, reason) in &planned.plan.skip {
-            self.decide(work, case, planned, step, Decision::aside(Outcome::Skipped, *reason))?;
+            self.decide(work, case, planned, step, Decision::aside(*reason))?;
         }
         let told = if overdue { Some(self.tell_overdue(work, case)?) } else { case.overdue_told_at };
         Ok((told, trace::current().or(armed_by)))
@@ -401,20 +472,20 @@ impl Round {
             contact_hours: Some(contact_hours(hours)),
         };
         work.emit_as(reminder_id, self.now, &event, trace::current())?;
-        self.reminded.insert(customer, (hours.date_at(self.now), reminder_id));
+        let today = hours.date_at(self.now);
+        self.reminded.entry(customer).or_insert((today, Vec::new())).1.push(reminder_id);
         for line in &lines {
             let Some(send) = &line.planned.plan.send else { continue };
             let carries = line.case.id == speaker_case;
             let own = if carries {
                 Decision { outcome: Outcome::Requested, reason: None, reminder: Some(reminder_id), speaks: true }
             } else {
-                let aside = Decision::aside(Outcome::Merged, Reason::OtherInvoice);
-                Decision { reminder: Some(reminder_id), speaks: true, ..aside }
+                Decision { reminder: Some(reminder_id), speaks: true, ..Decision::aside(Reason::OtherInvoice) }
             };
             self.decide(work, line.case, &line.planned, &send.step, own)?;
             for step in &send.merged {
-                let aside = Decision::aside(Outcome::Merged, Reason::LaterStep);
-                self.decide(work, line.case, &line.planned, step, Decision { reminder: Some(reminder_id), ..aside })?;
+                let aside = Decision { reminder: Some(reminder_id), ..Decision::aside(Reason::LaterStep) };
+                self.decide(work, line.case, &line.planned, step, aside)?;
             }
         }
         Ok(())
@@ -494,8 +565,8 @@ struct Decision {
 
 impl Decision {
     /// A decision without a message of its own.
-    const fn aside(outcome: Outcome, reason: Reason) -> Self {
-        Self { outcome, reason: Some(reason), reminder: None, speaks: false }
+    const fn aside(reason: Reason) -> Self {
+        Self { outcome: reason.outcome(), reason: Some(reason), reminder: None, speaks: false }
     }
 }
 
@@ -506,18 +577,13 @@ fn reminder_due(
     speaker: &Line<'_>,
     lines: &[Line<'_>],
 ) -> v1::Reminder {
-    let (step, _) = speaker.step();
-    let tone = match speaker.planned.campaign.step(step).map(|s| s.tone) {
-        Some(Tone::Firm) => v1::Tone::Firm,
-        Some(Tone::Final) => v1::Tone::Final,
-        Some(Tone::Friendly) | None => v1::Tone::Friendly,
-    };
     let wire = |line: &Line<'_>| v1::ReminderLine {
         invoice_id: line.case.invoice.to_string(),
         epoch: line.case.epoch,
         step: line.step().0.to_owned(),
         invoice_version: line.case.invoice_version,
         carries: line.case.id == speaker.case.id,
+        tone: line.tone().into(),
     };
     v1::Reminder {
         merchant_id: merchant.to_string(),
@@ -525,8 +591,8 @@ fn reminder_due(
         customer_id: customer.to_string(),
         campaign: speaker.case.campaign.clone(),
         campaign_version: speaker.case.campaign_version.clone(),
-        step: step.to_owned(),
-        tone: tone.into(),
+        step: speaker.step().0.to_owned(),
+        tone: speaker.tone().into(),
         currency,
         lines: lines.iter().map(wire).collect(),
         segment: snapshot::segment_to_wire(speaker.case.segment).into(),
@@ -544,60 +610,90 @@ fn contact_hours(hours: &ContactHours) -> v1::ContactHours {
 }
 
 /// What became of reminders.
-pub struct Outcomes;
+pub struct Outcomes(pub Rules);
 
 impl Handler for Outcomes {
     const FLOW: &'static Flow = &SCHEDULER_OUTCOMES;
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
-        let (mut settled, mut unsent) = (Vec::new(), Vec::new());
+        let mut ends: BTreeMap<Uuid, End> = BTreeMap::new();
         for incoming in batch {
-            if let Err(fault) = outcome(incoming, &mut settled, &mut unsent) {
-                work.reject(incoming, fault);
+            match read_end(incoming) {
+                // In one batch too, only "unknown" can be replaced.
+                Ok(end) if ends.get(&end.reminder).is_none_or(|known| known.outcome == "unknown") => {
+                    ends.insert(end.reminder, end);
+                }
+                Ok(_) => {}
+                Err(fault) => work.reject(incoming, fault),
             }
         }
-        store::settle(work.tx(), &settled).await?;
-        if !unsent.is_empty() {
-            store::note_not_reminded(work.tx(), &unsent).await?;
-        }
-        Ok(())
+        let customers = ends.values().map(|end| end.customer.clone()).collect();
+        let zones = store::lock_customers(work.tx(), &customers).await?;
+        let arrivals: Vec<Ended> = ends.values().map(|end| self.arrival(end, &zones)).collect();
+        store::settle(work.tx(), &ends.into_values().flat_map(|end| end.settled).collect::<Vec<_>>()).await?;
+        Ok(store::note_ended(work.tx(), &arrivals).await?)
     }
 }
 
-/// Settles the step that carried a reminder. (Merged ones are final already.)
-fn outcome(
-    incoming: &Incoming,
-    settled: &mut Vec<Settled>,
-    unsent: &mut Vec<(CustomerKey, Uuid)>,
-) -> Result<(), Malformed> {
+impl Outcomes {
+    /// What the end of a reminder means for its customer. The minimum gap counts from the day on which it went out: that
+    /// may be long after it was asked for.
+    fn arrival(&self, end: &End, zones: &BTreeMap<CustomerKey, String>) -> Ended {
+        let merchant_zone = self.0.host.merchants.get(&end.customer.0).map_or(TimeZone::UTC, |m| m.zone.clone());
+        let zone = domain::payer_zone(zones.get(&end.customer).map_or("", String::as_str), &merchant_zone);
+        let went_out = matches!(end.outcome, "sent" | "unknown");
+        Ended {
+            customer: end.customer.clone(),
+            reminder_id: end.reminder,
+            is_known: end.outcome != "unknown",
+            sent_on: went_out.then(|| end.at.to_zoned(zone).date()),
+        }
+    }
+}
+
+/// How a reminder ended.
+struct End {
+    reminder: Uuid,
+    customer: CustomerKey,
+    outcome: &'static str,
+    at: Timestamp,
+    settled: Vec<Settled>,
+}
+
+fn read_end(incoming: &Incoming) -> Result<End, Malformed> {
     let (reminder, outcome, reason) = match &incoming.event {
         AnyEvent::ReminderSent(e) => (&e.reminder, "sent", ""),
         AnyEvent::ReminderSuppressed(e) => (&e.reminder, "cancelled", e.reason.as_str()),
         AnyEvent::ReminderFailed(e) => (&e.reminder, "failed", e.reason.as_str()),
         AnyEvent::ReminderUnknown(e) => (&e.reminder, "unknown", e.reason.as_str()),
-        _ => return Ok(()),
-    };
-    // A message whose speaker was paid in the last moment still goes out for its other invoices.
-    let left_out = |line: &v1::ReminderLine| match &incoming.event {
-        AnyEvent::ReminderSent(e) => !e.invoice_ids.contains(&line.invoice_id),
-        _ => false,
+        _ => return Err(Malformed::missing("reminder")),
     };
     let reminder = reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
-    let reminder_id: Uuid = reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?;
-    let (merchant, customer) = customer_key(&reminder.merchant_id, &reminder.customer_id)?;
-    for line in reminder.lines.iter().filter(|l| l.carries) {
-        let (outcome, reason) = if left_out(line) { ("cancelled", "left_out") } else { (outcome, reason) };
-        settled.push(Settled {
-            case_id: case_id(&merchant, &snapshot::id("reminder.lines.invoice_id", &line.invoice_id)?, line.epoch),
+    let mut end = End {
+        reminder: reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?,
+        customer: customer_key(&reminder.merchant_id, &reminder.customer_id)?,
+        outcome,
+        at: incoming.envelope.time,
+        settled: Vec::new(),
+    };
+    for line in &reminder.lines {
+        // What was paid or disputed in the last moment was left out, whoever was to carry it.
+        let is_left_out =
+            matches!(&incoming.event, AnyEvent::ReminderSent(e) if !e.invoice_ids.contains(&line.invoice_id));
+        let (outcome, reason) = if is_left_out { ("cancelled", "left_out") } else { (outcome, reason) };
+        // Another invoice's reminder spoke for it, or may have: it stays merged.
+        if !line.carries && matches!(outcome, "sent" | "unknown") {
+            continue;
+        }
+        let invoice = snapshot::id("reminder.lines.invoice_id", &line.invoice_id)?;
+        end.settled.push(Settled {
+            case_id: case_id(&end.customer.0, &invoice, line.epoch),
             step: line.step.clone(),
-            reminder_id,
+            reminder_id: end.reminder,
             outcome,
             reason: reason.to_owned(),
-            settled_at: incoming.envelope.time,
+            settled_at: end.at,
         });
     }
-    if matches!(outcome, "cancelled" | "failed") {
-        unsent.push(((merchant, customer), reminder_id));
-    }
-    Ok(())
+    Ok(end)
 }

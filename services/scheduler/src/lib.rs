@@ -14,7 +14,7 @@ pub use config::Config;
 use config::Campaigns;
 use flow::Rules;
 use runtime::{Host, Service};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// The scheduler's schema.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -24,7 +24,7 @@ pub async fn build(config: Config, campaigns: Campaigns, host: Host) -> anyhow::
     let rules = rules(&campaigns, &host).await?;
     let mut service = Service::new(&host);
     service.handle(flow::Cases(rules.clone()));
-    service.handle(flow::Outcomes);
+    service.handle(flow::Outcomes(rules.clone()));
     service.task("timers", timers::run(config, rules, host, service.stop()));
     Ok(service)
 }
@@ -36,13 +36,7 @@ pub async fn rules(campaigns: &Campaigns, host: &Host) -> anyhow::Result<Rules> 
         store::insert_campaign(&host.pool, name, &campaign.version, text).await?;
         current.insert(name.clone(), campaign.version.clone());
     }
-    let mut all = HashMap::new();
-    for (name, version, text) in store::campaigns(&host.pool).await? {
-        match config::parse_campaign(&text) {
-            Ok(campaign) => _ = all.insert((name, version), campaign),
-            // Its cases rest; readiness of everything else does not depend on it.
-            Err(error) => tracing::error!(name, version, %error, "a stored campaign version cannot be read any more"),
-        }
-    }
-    Ok(Rules::new(host.clone(), current, all))
+    let rules = Rules::new(host.clone(), current);
+    rules.learn(&host.pool).await?;
+    Ok(rules)
 }

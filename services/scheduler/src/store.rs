@@ -1,4 +1,4 @@
-//! All SQL of the scheduler. Every function takes the transaction. Cases are always locked in the order of their ids.
+//! All SQL of the scheduler. Every function takes the transaction. Customers are locked before cases, each in key order.
 
 use crate::domain::CaseState;
 use campaign::Decided;
@@ -10,7 +10,7 @@ use kernel::{CustomerId, InvoiceId, MerchantId, Segment, Shard};
 use runtime::story::StoryLine;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{FromRow, PgConnection, PgExecutor};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
 
 /// A customer of a merchant.
@@ -32,6 +32,48 @@ pub async fn insert_campaign(db: impl PgExecutor<'_>, name: &str, version: &str,
 /// All campaign versions: name, version, text.
 pub async fn campaigns(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, String)>> {
     sqlx::query_as("SELECT name, version, text FROM scheduler.campaign").fetch_all(db).await
+}
+
+/// Locks customers, creating those that are not there, and gives their time zones.
+pub async fn lock_customers(
+    tx: &mut PgConnection,
+    customers: &BTreeSet<CustomerKey>,
+) -> sqlx::Result<BTreeMap<CustomerKey, String>> {
+    if customers.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // Byte order, whatever the database's collation: the order of the sets that rows are written from.
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        r#"SELECT c.merchant, c.customer, c.time_zone
+           FROM scheduler.customer AS c
+           JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer) USING (merchant, customer)
+           ORDER BY c.merchant COLLATE "C", c.customer COLLATE "C" FOR UPDATE OF c"#,
+    )
+    .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())
+    .fetch_all(&mut *tx)
+    .await?;
+    let zone = |(m, c, zone)| Ok((customer_key(m, c)?, zone));
+    let zones: BTreeMap<CustomerKey, String> = rows.into_iter().map(zone).collect::<sqlx::Result<_>>()?;
+    let new = || customers.iter().filter(|key| !zones.contains_key(key));
+    if new().next().is_some() {
+        sqlx::query(
+            "INSERT INTO scheduler.customer (merchant, customer) SELECT * FROM UNNEST($1::text[], $2::text[])
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(new().map(|k| k.0.as_str()).bind_iter())
+        .bind(new().map(|k| k.1.as_str()).bind_iter())
+        .execute(tx)
+        .await?;
+    }
+    Ok(zones)
+}
+
+fn customer_key(merchant: String, customer: String) -> sqlx::Result<CustomerKey> {
+    Ok((
+        stored("customer.merchant", &merchant, merchant.parse().ok())?,
+        stored("customer.customer", &customer, customer.parse().ok())?,
+    ))
 }
 
 /// Writes customer snapshots that are newer than what is known.
@@ -72,7 +114,7 @@ pub async fn upsert_segments(tx: &mut PgConnection, segments: &[(CustomerKey, i6
 }
 
 /// Notes that customers asked not to be reminded.
-pub async fn opt_out(tx: &mut PgConnection, customers: &[CustomerKey]) -> sqlx::Result<()> {
+pub async fn opt_out(tx: &mut PgConnection, customers: &BTreeSet<CustomerKey>) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO scheduler.customer (merchant, customer, opted_out)
          SELECT merchant, customer, true FROM UNNEST($1::text[], $2::text[]) AS gone (merchant, customer)
@@ -194,54 +236,80 @@ struct CaseRow {
     segment: String,
     silent: bool,
     reminded_on: Option<jiff_sqlx::Date>,
+    in_flight: bool,
 }
 
-const CASE_STATE: &str = "
-    SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version,
-           c.overdue_told_at, c.armed_at, c.generation, c.closed_at, c.closed_reason,
-           i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at, i.status, i.currency,
-           i.open_minor, i.due_on, i.disputed, i.overdue_hint, i.failed_attempts, i.last_failed_at,
-           coalesce(u.time_zone, '') AS customer_zone, coalesce(u.segment, 'new') AS segment,
-           coalesce(u.deleted OR u.opted_out, false) AS silent, u.reminded_on
-    FROM scheduler.dunning_case AS c
-    JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
-    LEFT JOIN scheduler.customer AS u ON u.merchant = c.merchant AND u.customer = c.customer";
-
-/// Locks the cases of invoices that have not ended for good: the open ones, and those of the current epoch.
-pub async fn lock_cases_of_invoices(
+/// Locks the cases of invoices, and the open cases of customers. What is known of them is read after that, by
+/// [`load_cases`]: a statement that waits for a lock still sees everything else as it was before.
+pub async fn lock_cases(
     tx: &mut PgConnection,
     invoices: &HashSet<InvoiceKey>,
-) -> sqlx::Result<Vec<CaseState>> {
-    let rows: Vec<CaseRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "{CASE_STATE}
-         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice)
-              ON wanted.merchant = c.merchant AND wanted.invoice = c.invoice
-         WHERE c.closed_at IS NULL OR c.epoch = i.epoch
-         ORDER BY c.id FOR UPDATE OF c"
-    )))
+    customers: &BTreeMap<CustomerKey, Customer>,
+) -> sqlx::Result<Vec<Uuid>> {
+    if invoices.is_empty() && customers.is_empty() {
+        return Ok(Vec::new());
+    }
+    // One statement for both, so that all are locked in one order.
+    sqlx::query_scalar(
+        "SELECT c.id FROM scheduler.dunning_case AS c
+         WHERE c.id IN (
+             SELECT id FROM scheduler.dunning_case
+             JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice) USING (merchant, invoice)
+             UNION
+             SELECT id FROM scheduler.dunning_case
+             JOIN UNNEST($3::text[], $4::text[]) AS wanted (merchant, customer) USING (merchant, customer)
+             WHERE closed_at IS NULL
+         )
+         ORDER BY c.id FOR UPDATE",
+    )
     .bind(invoices.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(invoices.iter().map(|k| k.1.as_str()).bind_iter())
-    .fetch_all(&mut *tx)
-    .await?;
-    with_decisions(tx, rows).await
+    .bind(customers.keys().map(|k| k.0.as_str()).bind_iter())
+    .bind(customers.keys().map(|k| k.1.as_str()).bind_iter())
+    .fetch_all(tx)
+    .await
 }
 
-/// Locks the open cases of customers.
-pub async fn lock_cases_of_customers(
+/// Locks the cases of customers that are due.
+pub async fn lock_due_cases(
     tx: &mut PgConnection,
-    customers: &[CustomerKey],
-    armed_until: Option<Timestamp>,
-) -> sqlx::Result<Vec<CaseState>> {
-    let rows: Vec<CaseRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "{CASE_STATE}
+    customers: &BTreeSet<CustomerKey>,
+    now: Timestamp,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "SELECT c.id FROM scheduler.dunning_case AS c
          JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
               ON wanted.merchant = c.merchant AND wanted.customer = c.customer
-         WHERE c.closed_at IS NULL AND ($3::timestamptz IS NULL OR c.armed_at <= $3)
-         ORDER BY c.id FOR UPDATE OF c"
-    )))
+         WHERE c.closed_at IS NULL AND c.armed_at <= $3
+         ORDER BY c.id FOR UPDATE OF c",
+    )
     .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())
-    .bind(armed_until.map(ToSqlx::to_sqlx))
+    .bind(now.to_sqlx())
+    .fetch_all(tx)
+    .await
+}
+
+/// What is known of cases that are locked and have not ended for good: the open ones, and those of the current epoch.
+pub async fn load_cases(tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<CaseState>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<CaseRow> = sqlx::query_as(
+        "SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version,
+                c.overdue_told_at, c.armed_at, c.generation, c.closed_at, c.closed_reason,
+                i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at, i.status, i.currency,
+                i.open_minor, i.due_on, i.disputed, i.overdue_hint, i.failed_attempts, i.last_failed_at,
+                coalesce(u.time_zone, '') AS customer_zone, coalesce(u.segment, 'new') AS segment,
+                coalesce(u.deleted OR u.opted_out, false) AS silent, u.reminded_on,
+                coalesce(u.in_flight <> '{}', false) AS in_flight
+         FROM scheduler.dunning_case AS c
+         JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+         LEFT JOIN scheduler.customer AS u ON u.merchant = c.merchant AND u.customer = c.customer
+         WHERE c.id = ANY($1) AND (c.closed_at IS NULL OR c.epoch = i.epoch)
+         ORDER BY c.id",
+    )
+    .bind(ids)
     .fetch_all(&mut *tx)
     .await?;
     with_decisions(tx, rows).await
@@ -299,6 +367,7 @@ impl CaseRow {
             segment: stored("customer.segment", &self.segment, Segment::parse(&self.segment))?,
             silent: self.silent,
             reminded_on: self.reminded_on.map(|d| d.to_jiff()),
+            in_flight: self.in_flight,
             decided,
         })
     }
@@ -437,32 +506,34 @@ pub async fn due_timers(tx: &mut PgConnection, now: Timestamp, start: i32, limit
     Ok(rows.into_iter().map(timer).collect())
 }
 
-/// Deletes timers: they have fired.
+/// Deletes timers, unless their case was armed anew for the same moment.
 pub async fn delete_timers(tx: &mut PgConnection, timers: &[DueTimer]) -> sqlx::Result<()> {
+    if timers.is_empty() {
+        return Ok(());
+    }
     sqlx::query(
         "DELETE FROM scheduler.timer AS t
-         USING UNNEST($1::int2[], $2::timestamptz[], $3::uuid[]) AS fired (shard, due_at, case_id)
-         WHERE t.shard = fired.shard AND t.due_at = fired.due_at AND t.case_id = fired.case_id",
+         USING UNNEST($1::int2[], $2::timestamptz[], $3::uuid[], $4::int4[]) AS fired (shard, due_at, case_id, generation)
+         WHERE t.shard = fired.shard AND t.due_at = fired.due_at AND t.case_id = fired.case_id
+           AND t.generation = fired.generation",
     )
     .bind(timers.iter().map(|t| t.shard).bind_iter())
     .bind(timers.iter().map(|t| t.due_at.to_sqlx()).bind_iter())
     .bind(timers.iter().map(|t| t.case_id).bind_iter())
+    .bind(timers.iter().map(|t| t.generation).bind_iter())
     .execute(tx)
     .await
     .map(drop)
 }
 
 /// The customers whose cases these are.
-pub async fn customers_of_cases(tx: &mut PgConnection, cases: &[Uuid]) -> sqlx::Result<Vec<CustomerKey>> {
+pub async fn customers_of_cases(tx: &mut PgConnection, cases: &[Uuid]) -> sqlx::Result<BTreeSet<CustomerKey>> {
     let rows: Vec<(String, String)> =
         sqlx::query_as("SELECT DISTINCT merchant, customer FROM scheduler.dunning_case WHERE id = ANY($1)")
             .bind(cases)
             .fetch_all(tx)
             .await?;
-    let key = |(m, c): (String, String)| {
-        Ok((stored("dunning_case.merchant", &m, m.parse().ok())?, stored("dunning_case.customer", &c, c.parse().ok())?))
-    };
-    rows.into_iter().map(key).collect()
+    rows.into_iter().map(|(m, c)| customer_key(m, c)).collect()
 }
 
 /// A decision to keep.
@@ -530,42 +601,81 @@ pub async fn insert_deferrals(
     .map(drop)
 }
 
-/// Notes when customers got a reminder.
-pub async fn note_reminded(tx: &mut PgConnection, reminded: &BTreeMap<CustomerKey, (Date, Uuid)>) -> sqlx::Result<()> {
+/// Notes that reminders to customers are on their way: per customer one date, and a reminder in each currency.
+pub async fn note_reminded(
+    tx: &mut PgConnection,
+    reminded: &BTreeMap<CustomerKey, (Date, Vec<Uuid>)>,
+) -> sqlx::Result<()> {
     if reminded.is_empty() {
         return Ok(());
     }
+    let each = || reminded.iter().flat_map(|(key, (on, ids))| ids.iter().map(move |id| (key, *on, *id)));
     sqlx::query(
-        "INSERT INTO scheduler.customer AS c (merchant, customer, reminded_on, reminded_by)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::date[], $4::uuid[])
-         ON CONFLICT (merchant, customer) DO UPDATE
-         SET reminded_before = c.reminded_on, reminded_on = EXCLUDED.reminded_on, reminded_by = EXCLUDED.reminded_by",
+        "UPDATE scheduler.customer AS c
+         SET reminded_before = c.reminded_on, reminded_on = n.day, reminded_by = n.reminders[1],
+             in_flight = c.in_flight || n.reminders
+         FROM (SELECT merchant, customer, day, array_agg(reminder_id) AS reminders
+               FROM UNNEST($1::text[], $2::text[], $3::date[], $4::uuid[]) AS r (merchant, customer, day, reminder_id)
+               GROUP BY merchant, customer, day) AS n
+         WHERE c.merchant = n.merchant AND c.customer = n.customer",
     )
-    .bind(reminded.keys().map(|k| k.0.as_str()).bind_iter())
-    .bind(reminded.keys().map(|k| k.1.as_str()).bind_iter())
-    .bind(reminded.values().map(|(on, _)| on.to_sqlx()).bind_iter())
-    .bind(reminded.values().map(|(_, by)| *by).bind_iter())
+    .bind(each().map(|(k, ..)| k.0.as_str()).bind_iter())
+    .bind(each().map(|(k, ..)| k.1.as_str()).bind_iter())
+    .bind(each().map(|(_, on, _)| on.to_sqlx()).bind_iter())
+    .bind(each().map(|(.., id)| id).bind_iter())
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Takes back that customers got a reminder: it did not go out, so the gap counts from the one before.
-pub async fn note_not_reminded(tx: &mut PgConnection, reminders: &[(CustomerKey, Uuid)]) -> sqlx::Result<()> {
+/// The end of a reminder, as far as it concerns its customer.
+#[derive(Debug)]
+pub struct Ended {
+    /// Whom it was for.
+    pub customer: CustomerKey,
+    /// The reminder.
+    pub reminder_id: Uuid,
+    /// False: it may have arrived or not, and somebody may still find out.
+    pub is_known: bool,
+    /// The payer's date on which it went out, if it did or may have.
+    pub sent_on: Option<Date>,
+}
+
+/// Notes that reminders are on their way no more. If the last one of a customer did not go out, the gap counts from the
+/// one before.
+pub async fn note_ended(tx: &mut PgConnection, ended: &[Ended]) -> sqlx::Result<()> {
+    if ended.is_empty() {
+        return Ok(());
+    }
     sqlx::query(
-        "UPDATE scheduler.customer AS c SET reminded_on = c.reminded_before, reminded_by = NULL
-         FROM UNNEST($1::text[], $2::text[], $3::uuid[]) AS n (merchant, customer, reminder_id)
-         WHERE c.merchant = n.merchant AND c.customer = n.customer AND c.reminded_by = n.reminder_id",
+        "UPDATE scheduler.customer AS c
+         SET in_flight = ARRAY(SELECT unnest(c.in_flight) EXCEPT SELECT unnest(n.reminders)),
+             (reminded_on, reminded_by) = (
+                 SELECT CASE WHEN last.id IS NULL THEN c.reminded_on
+                             WHEN last.day IS NULL THEN c.reminded_before
+                             ELSE greatest(c.reminded_on, last.day) END,
+                        -- What is known is not changed by older news.
+                        CASE WHEN last.is_known THEN NULL ELSE c.reminded_by END
+                 FROM (SELECT) AS one
+                 LEFT JOIN UNNEST(n.reminders, n.days, n.are_known) AS last (id, day, is_known) ON last.id = c.reminded_by)
+         FROM (SELECT merchant, customer, array_agg(reminder_id) AS reminders, array_agg(day) AS days,
+                      array_agg(is_known) AS are_known
+               FROM UNNEST($1::text[], $2::text[], $3::uuid[], $4::date[], $5::bool[])
+                    AS e (merchant, customer, reminder_id, day, is_known)
+               GROUP BY merchant, customer) AS n
+         WHERE c.merchant = n.merchant AND c.customer = n.customer",
     )
-    .bind(reminders.iter().map(|(k, _)| k.0.as_str()).bind_iter())
-    .bind(reminders.iter().map(|(k, _)| k.1.as_str()).bind_iter())
-    .bind(reminders.iter().map(|(_, id)| *id).bind_iter())
+    .bind(ended.iter().map(|e| e.customer.0.as_str()).bind_iter())
+    .bind(ended.iter().map(|e| e.customer.1.as_str()).bind_iter())
+    .bind(ended.iter().map(|e| e.reminder_id).bind_iter())
+    .bind(ended.iter().map(|e| e.sent_on.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(ended.iter().map(|e| e.is_known).bind_iter())
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// What became of a requested step.
+/// What became of a step that a reminder was to carry, or to speak for.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "documented on the table's columns")]
 pub struct Settled {
@@ -577,14 +687,18 @@ pub struct Settled {
     pub settled_at: Timestamp,
 }
 
-/// Settles requested steps. What is settled stays so.
+/// Settles steps. What is settled stays so; only what is unknown may become known later.
 pub async fn settle(tx: &mut PgConnection, settled: &[Settled]) -> sqlx::Result<()> {
+    if settled.is_empty() {
+        return Ok(());
+    }
     sqlx::query(
         "UPDATE scheduler.decision AS d
          SET outcome = n.outcome, reason = n.reason, settled_at = n.settled_at
          FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[])
               AS n (case_id, step, reminder_id, outcome, reason, settled_at)
-         WHERE d.case_id = n.case_id AND d.step = n.step AND d.reminder_id = n.reminder_id AND d.outcome = 'requested'",
+         WHERE d.case_id = n.case_id AND d.step = n.step AND d.reminder_id = n.reminder_id
+           AND (d.outcome IN ('requested', 'merged') OR d.outcome = 'unknown' AND n.outcome <> 'unknown')",
     )
     .bind(settled.iter().map(|s| s.case_id).bind_iter())
     .bind(settled.iter().map(|s| &s.step).bind_iter())

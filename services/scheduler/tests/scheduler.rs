@@ -76,6 +76,25 @@ impl Rig {
         wait::until_true(&format!("{expected} of {what}"), SOON, || async { self.count(what).await == expected }).await;
     }
 
+    /// Waits until some transaction waits for another one's lock.
+    async fn wait_for_a_blocked_one(&self) {
+        wait::until_true("a lock to be waited for", SOON, || async {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(sql).fetch_one(&self.pool).await.unwrap() > 0
+        })
+        .await;
+    }
+
+    /// The notifier tells that a reminder went out with these invoices.
+    async fn sent(&self, due: &v1::ReminderDue, invoices: &[&str]) {
+        let invoice_ids = invoices.iter().map(|i| (*i).to_owned()).collect();
+        let sent = v1::ReminderSent { reminder: due.reminder.clone(), invoice_ids, ..Default::default() };
+        self.emit(&NOTIFIER_SENDER, [sent]).await;
+        let id = &due.reminder.as_ref().unwrap().reminder_id;
+        self.wait_for(&format!("customer WHERE '{id}' = ANY(in_flight)"), 0).await;
+    }
+
     async fn reminders(&self) -> Vec<v1::ReminderDue> {
         let events = self.system.emitted(Service::Scheduler).await.unwrap();
         events.into_iter().filter_map(|e| if let AnyEvent::ReminderDue(r) = e { Some(r) } else { None }).collect()
@@ -154,13 +173,15 @@ async fn the_default_ladder_is_climbed_and_ends_with_the_payment() {
             | [AnyEvent::StepDecided(_), AnyEvent::InvoiceOverdue(_)]
     ));
     rig.advance_to("2026-06-04T08:00:00Z").await;
-    assert_eq!(rig.reminders().await.len(), 1);
+    let first = rig.reminders().await;
+    assert_eq!(first.len(), 1);
+    rig.sent(&first[0], &["in_1"]).await;
     rig.advance_to("2026-06-08T08:00:00Z").await;
     assert_eq!(
         rig.decisions().await,
         [
             "in_1/1 upcoming skipped segment",
-            "in_1/1 overdue-3 requested",
+            "in_1/1 overdue-3 sent",
             "in_1/1 follow-up merged later_step",
             "in_1/1 overdue-7 requested",
         ]
@@ -170,12 +191,11 @@ async fn the_default_ladder_is_climbed_and_ends_with_the_payment() {
         (last.reminder.as_ref().unwrap().step.as_str(), last.reminder.as_ref().unwrap().tone()),
         ("overdue-7", v1::Tone::Final)
     );
-    assert_eq!(last.contact_hours.unwrap().time_zone, "Europe/Berlin");
+    assert_eq!(last.contact_hours.as_ref().unwrap().time_zone, "Europe/Berlin");
 
     // What the notifier says settles the steps that carried; the payment ends the case and every step left.
-    let reminder = last.reminder.clone();
-    rig.emit(&NOTIFIER_SENDER, [v1::ReminderSent { reminder, ..Default::default() }]).await;
-    rig.wait_for("decision WHERE outcome = 'sent'", 1).await;
+    rig.sent(&last, &["in_1"]).await;
+    rig.wait_for("decision WHERE outcome = 'sent'", 2).await;
     rig.emit(&INGEST_INTAKE, [paid(in_1)]).await;
     rig.wait_for("dunning_case WHERE closed_reason = 'paid'", 1).await;
     assert_eq!(rig.count("timer").await, 0);
@@ -315,8 +335,200 @@ async fn a_reminder_that_did_not_go_out_does_not_count_for_the_gap() {
     rig.wait_for("timer", 1).await;
     rig.advance_to("2026-06-04T10:00:00Z").await;
     let reminder = rig.reminders().await.pop().unwrap().reminder;
-    rig.emit(&NOTIFIER_SENDER, [v1::ReminderFailed { reminder, reason: "refused".into(), ..Default::default() }]).await;
+    let failed = v1::ReminderFailed { reminder: reminder.clone(), reason: "refused".into(), ..Default::default() };
+    rig.emit(&NOTIFIER_SENDER, [failed]).await;
     rig.wait_for("decision WHERE outcome = 'failed' AND reason = 'refused'", 1).await;
     rig.wait_for("customer WHERE reminded_on IS NULL", 1).await;
+    // Older news that overtook nothing: it was unknown before.
+    rig.emit(&NOTIFIER_SENDER, [v1::ReminderUnknown { reminder, ..Default::default() }]).await;
+    rig.wait_for("inbox WHERE consumer = 'scheduler-outcomes'", 2).await;
+    rig.wait_for("customer WHERE reminded_on IS NULL", 1).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn nothing_follows_a_reminder_that_has_not_arrived_and_the_gap_counts_from_its_arrival() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    rig.emit(
+        &INGEST_INTAKE,
+        [invoice("in_1", "cus_1", 1, "2026-06-01"), invoice("in_2", "cus_1", 1, "2026-06-05")].map(issued),
+    )
+    .await;
+    rig.wait_for("timer", 2).await;
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    // The mail relay is out of order: Thursday's reminder is still under way on Monday, when more is due.
+    rig.advance_to("2026-06-08T10:00:00Z").await;
+    let reminders = rig.reminders().await;
+    assert_eq!(reminders.len(), 1);
+    rig.wait_for("deferral WHERE reason = 'in_flight'", 2).await;
+    rig.sent(&reminders[0], &["in_1"]).await;
+    rig.advance_to("2026-06-09T10:00:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 1, "it went out yesterday");
+    rig.advance_to("2026-06-10T10:00:00Z").await;
+    let last = rig.reminders().await.pop().unwrap().reminder.unwrap();
+    assert_eq!(last.lines.len(), 2, "{last:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_case_on_a_version_that_is_not_known_here_waits_for_it() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("timer", 1).await;
+    sqlx::query("UPDATE scheduler.dunning_case SET campaign_version = 'newer'").execute(&rig.pool).await.unwrap();
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 0);
+    let partly_paid = v1::Invoice { open_minor: 500, ..invoice("in_1", "cus_1", 2, "2026-06-01") };
+    rig.emit(&INGEST_INTAKE, [v1::InvoiceChanged { invoice: Some(partly_paid) }]).await;
+    rig.wait_for("invoice WHERE version = 2", 1).await;
+    rig.wait_for("timer", 1).await;
+    // Another replica brings it.
+    let copy =
+        "INSERT INTO scheduler.campaign (name, version, text) SELECT name, 'newer', text FROM scheduler.campaign";
+    sqlx::query(copy).execute(&rig.pool).await.unwrap();
+    rig.advance_to("2026-06-04T10:02:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_invoice_of_a_merchant_that_is_not_configured_here_can_be_tried_again() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    let other = v1::Invoice { merchant_id: "newcomer".into(), ..invoice("in_1", "cus_1", 1, "2026-06-01") };
+    rig.emit(&INGEST_INTAKE, [issued(other.clone()), issued(invoice("in_2", "cus_2", 1, "2026-06-01"))]).await;
+    rig.wait_for("dead_letter WHERE consumer = 'scheduler-cases'", 1).await;
+    rig.wait_for("invoice", 1).await;
+    // What owes nothing needs no case: it is noted, so that the letter finds out that it is outdated.
+    rig.emit(&INGEST_INTAKE, [paid(other)]).await;
+    rig.wait_for("invoice WHERE status = 'paid'", 1).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn firing_sees_what_has_changed_while_it_waited_for_a_case() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("timer WHERE due_at > '2026-06-04T00:00:00Z'", 1).await;
+    let mut other = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM scheduler.dunning_case FOR UPDATE").execute(&mut *other).await.unwrap();
+    rig.clock.set(at("2026-06-04T10:00:00Z"));
+    rig.wait_for_a_blocked_one().await;
+    sqlx::query("UPDATE scheduler.invoice SET disputed = true").execute(&mut *other).await.unwrap();
+    other.commit().await.unwrap();
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 0);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_timer_armed_anew_for_the_same_moment_is_another_timer() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("timer WHERE due_at > '2026-06-04T00:00:00Z'", 1).await;
+    let mut tx = rig.pool.begin().await.unwrap();
+    let timers = scheduler::store::due_timers(&mut tx, at("2026-06-04T10:00:00Z"), 0, 10).await.unwrap();
+    let stale: Vec<_> = timers
+        .into_iter()
+        .map(|timer| scheduler::store::DueTimer { generation: timer.generation - 1, ..timer })
+        .collect();
+    assert_eq!(stale.len(), 1);
+    scheduler::store::delete_timers(&mut tx, &stale).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(rig.count("timer").await, 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn firing_locks_customers_before_cases() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    let customer =
+        v1::Customer { merchant_id: "acme".into(), customer_id: "cus_1".into(), version: 1, ..Default::default() };
+    rig.emit(&INGEST_INTAKE, [v1::CustomerChanged { customer: Some(customer) }]).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("customer", 1).await;
+    rig.wait_for("timer WHERE due_at > '2026-06-04T00:00:00Z'", 1).await;
+    // As the handler of events does it: the customer first, then its cases. In another order one of both would have to die.
+    let mut other = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM scheduler.customer FOR UPDATE").execute(&mut *other).await.unwrap();
+    rig.clock.set(at("2026-06-04T10:00:00Z"));
+    rig.wait_for_a_blocked_one().await;
+    sqlx::query("SELECT 1 FROM scheduler.dunning_case FOR UPDATE NOWAIT").execute(&mut *other).await.unwrap();
+    other.commit().await.unwrap();
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    assert_eq!(rig.reminders().await.len(), 1);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_merged_step_shares_the_fate_of_the_message() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 1).await;
+    let pair = |n: usize| {
+        let customer = format!("cus_{n}");
+        [("a", "2026-05-28"), ("b", "2026-06-01")]
+            .map(|(i, due)| issued(invoice(&format!("{i}{n}"), &customer, 1, due)))
+    };
+    rig.emit(&INGEST_INTAKE, (0..4).flat_map(pair)).await;
+    rig.wait_for("timer", 8).await;
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    let mut reminders = rig.reminders().await;
+    reminders.sort_by_key(|r| r.reminder.as_ref().map(|r| r.customer_id.clone()));
+    let [all, failed, without_a, without_b] = &reminders[..] else { panic!("{reminders:?}") };
+    let tones: Vec<_> = all.reminder.as_ref().unwrap().lines.iter().map(|l| l.tone()).collect();
+    assert_eq!(tones, [v1::Tone::Final, v1::Tone::Friendly]);
+    let failure =
+        v1::ReminderFailed { reminder: failed.reminder.clone(), reason: "refused".into(), ..Default::default() };
+    rig.emit(&NOTIFIER_SENDER, [failure]).await;
+    rig.sent(without_a, &["b2"]).await;
+    rig.sent(without_b, &["a3"]).await;
+    rig.sent(all, &["a0", "b0"]).await;
+    let decisions = rig.decisions().await;
+    let mut ends: Vec<_> = decisions
+        .iter()
+        .filter(|d| d.contains(" overdue-7 ") && d.starts_with('a') || d.contains(" overdue-3 ") && d.starts_with('b'))
+        .collect();
+    ends.sort();
+    assert_eq!(
+        ends,
+        [
+            "a0/1 overdue-7 sent",
+            "a1/1 overdue-7 failed refused",
+            "a2/1 overdue-7 cancelled left_out",
+            "a3/1 overdue-7 sent",
+            "b0/1 overdue-3 merged other_invoice",
+            "b1/1 overdue-3 failed refused",
+            "b2/1 overdue-3 merged other_invoice",
+            "b3/1 overdue-3 cancelled left_out",
+        ]
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_is_unknown_may_become_known_in_any_order() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    rig.emit(
+        &INGEST_INTAKE,
+        ["1", "2"].map(|n| issued(invoice(&format!("in_{n}"), &format!("cus_{n}"), 1, "2026-06-01"))),
+    )
+    .await;
+    rig.wait_for("timer", 2).await;
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    let reminders = rig.reminders().await;
+    for (due, known_first) in reminders.iter().zip([true, false]) {
+        let reminder = &due.reminder;
+        let invoice = reminder.as_ref().unwrap().lines[0].invoice_id.clone();
+        let unknown =
+            v1::ReminderUnknown { reminder: reminder.clone(), reason: "crashed".into(), ..Default::default() };
+        if known_first {
+            rig.sent(due, &[&invoice]).await;
+        }
+        rig.emit(&NOTIFIER_SENDER, [unknown]).await;
+        rig.wait_for("inbox WHERE consumer = 'scheduler-outcomes'", if known_first { 2 } else { 3 }).await;
+        if !known_first {
+            rig.sent(due, &[&invoice]).await;
+        }
+    }
+    rig.wait_for("decision WHERE outcome = 'sent' AND reason = ''", 2).await;
+    rig.wait_for("customer WHERE reminded_on = '2026-06-04'", 2).await;
     rig.end().await;
 }

@@ -18,10 +18,11 @@ pub async fn lock_contributions(
     keys: &[&InvoiceKey],
 ) -> sqlx::Result<BTreeMap<InvoiceKey, Contribution>> {
     let rows: Vec<(String, String, i64, String, i32, i32)> = sqlx::query_as(
-        "SELECT i.merchant, i.invoice, i.version, i.customer, i.settled, i.late
-         FROM segmenter.invoice AS i JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice)
-              ON wanted.merchant = i.merchant AND wanted.invoice = i.invoice
-         ORDER BY i.merchant, i.invoice FOR UPDATE OF i",
+        // Byte order, whatever the database's collation: the order in which rows are written.
+        r#"SELECT i.merchant, i.invoice, i.version, i.customer, i.settled, i.late
+           FROM segmenter.invoice AS i JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice)
+                ON wanted.merchant = i.merchant AND wanted.invoice = i.invoice
+           ORDER BY i.merchant COLLATE "C", i.invoice COLLATE "C" FOR UPDATE OF i"#,
     )
     .bind(keys.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(keys.iter().map(|k| k.1.as_str()).bind_iter())
