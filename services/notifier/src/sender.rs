@@ -30,9 +30,11 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 /// How often waiting deliveries are looked for when there were none.
-const IDLE: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(5);
 /// How long the clerk waits for company before it asks the database.
 const GATHER: Duration = Duration::from_millis(1);
+/// How long the recorder waits for company.
+const GATHER_VERDICTS: Duration = Duration::from_millis(10);
 /// Most messages per permit.
 const MAX_GROUP: usize = 128;
 /// A permit is good for so long; the database connection must not have been given up before.
@@ -120,7 +122,7 @@ impl Desk {
         let connections = usize::from(self.smtp.connections);
         let (asks, clerk_inbox) = mpsc::channel(connections);
         let (verdicts, recorder_inbox) = mpsc::channel(MAX_GROUP * 2);
-        let (tickets, queue) = mpsc::channel(connections * 2);
+        let (tickets, queue) = mpsc::channel(connections * 4);
         let queue = Arc::new(Mutex::new(queue));
 
         // The lease lasts as long as anything is held, even if `run` is dropped on the way.
@@ -145,12 +147,13 @@ impl Desk {
         self.leave().await;
     }
 
-    /// Claims as many deliveries as there is room for.
+    /// Claims as many deliveries as there is room for, once half of it is free: one by one they would cost as much as many.
     async fn claim(self, tickets: mpsc::Sender<Ticket>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let room = tickets.capacity();
             let pause = self.relay.paused_for();
-            let claimed = if room == 0 || !pause.is_zero() { Ok(Vec::new()) } else { self.claim_some(room).await };
+            let wait = room < tickets.max_capacity() / 2 || !pause.is_zero();
+            let claimed = if wait { Ok(Vec::new()) } else { self.claim_some(room).await };
             let found = match claimed {
                 Ok(claimed) => claimed,
                 Err(error) => {
@@ -258,6 +261,13 @@ impl Desk {
     async fn record(self, mut inbox: mpsc::Receiver<(Ticket, Verdict)>) {
         let mut group = Vec::new();
         while inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
+            // What follows closely is recorded with it. Nobody waits for that.
+            tokio::time::sleep(GATHER_VERDICTS).await;
+            while group.len() < MAX_GROUP
+                && let Ok(verdict) = inbox.try_recv()
+            {
+                group.push(verdict);
+            }
             for (_, verdict) in &group {
                 self.attempts.add(1, &[KeyValue::new("channel", "email"), KeyValue::new("outcome", verdict.name())]);
             }

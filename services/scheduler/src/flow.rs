@@ -27,6 +27,7 @@ use runtime::{Host, Merchant};
 use sqlx::{PgConnection, PgExecutor};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Campaigns by file name and version.
@@ -614,6 +615,7 @@ pub struct Outcomes(pub Rules);
 
 impl Handler for Outcomes {
     const FLOW: &'static Flow = &SCHEDULER_OUTCOMES;
+    const LINGER: Duration = Duration::from_millis(50);
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
         let mut ends: BTreeMap<Uuid, End> = BTreeMap::new();

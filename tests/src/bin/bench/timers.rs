@@ -45,9 +45,9 @@ async fn rate(armed: i64) -> anyhow::Result<f64> {
         let now = clock.now() + SignedDuration::from_mins(1);
         clock.set(now);
         arm_due(&pool, &rules.1, run, now).await?;
-        sqlx::raw_sql("VACUUM ANALYZE scheduler.timer; VACUUM ANALYZE scheduler.dunning_case; CHECKPOINT")
-            .execute(&pool)
-            .await?;
+        for statement in ["VACUUM ANALYZE scheduler.timer", "VACUUM ANALYZE scheduler.dunning_case", "CHECKPOINT"] {
+            sqlx::raw_sql(statement).execute(&pool).await?;
+        }
         rates.push(claim_all(&host.bus, &rules.0, now).await?);
     }
     host.bus.leave().await;
