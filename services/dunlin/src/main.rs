@@ -5,6 +5,10 @@ use dunlin::cli::Cli;
 use runtime::config::Faults;
 use std::process::ExitCode;
 
+/// Mails and events are made on one thread and dropped on another all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Two workers at least: on one, the telemetry exporters' blocking shutdown could wait for itself.

@@ -116,6 +116,7 @@ pub struct Cases(pub Rules);
 
 impl Handler for Cases {
     const FLOW: &'static Flow = &SCHEDULER_CASES;
+    const LINGER: Duration = Duration::from_millis(20);
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
         let now = self.0.host.now();

@@ -13,12 +13,14 @@ use jiff::tz::TimeZone;
 use payer::History;
 use runtime::Host;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// How customers pay.
 pub struct Payers(pub Host);
 
 impl Handler for Payers {
     const FLOW: &'static Flow = &SEGMENTER_PAYERS;
+    const LINGER: Duration = Duration::from_millis(50);
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
         let mut news: BTreeMap<InvoiceKey, Contribution> = BTreeMap::new();
