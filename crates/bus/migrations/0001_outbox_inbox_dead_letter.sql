@@ -39,7 +39,7 @@ CREATE TABLE inbox (
     consumer    text        NOT NULL,
     msg_id      uuid        NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (consumer, msg_id)
+    PRIMARY KEY (msg_id, consumer)
 ) PARTITION BY HASH (msg_id);
 
 COMMENT ON TABLE  inbox IS 'Events this service has dealt with in the last 30 days, longer than any copy can still arrive. Not partitioned by time: the same id on two days must collide.';

@@ -5,6 +5,7 @@ use crate::store::{self, DeadLetter, NewDeadLetter};
 use crate::{Failure, Work, topology, trace};
 use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
 use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, HeaderValue, Subject};
 use bytes::Bytes;
 use events::envelope::TRACEPARENT;
 use events::{AnyEvent, Envelope, Flow, Kind};
@@ -74,23 +75,19 @@ impl Incoming {
 #[derive(Debug, Clone)]
 struct Raw {
     id: Uuid,
-    subject: String,
-    headers: Vec<(String, String)>,
+    subject: Subject,
+    headers: HeaderMap,
     payload: Bytes,
     /// The producer's trace may be continued: a first delivery, and fresh.
     fresh: bool,
 }
 
 impl Raw {
-    fn from_message(message: &jetstream::Message) -> Self {
+    /// Takes the headers out of a message; acknowledging it needs none.
+    fn take(message: &mut jetstream::Message) -> Self {
+        let headers = message.message.headers.take().unwrap_or_default();
         let info = message.info().ok();
-        let headers: Vec<(String, String)> = message
-            .headers
-            .iter()
-            .flat_map(|map| map.iter())
-            .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
-            .collect();
-        let own_id = headers.iter().find(|(name, _)| name == "ce-id").and_then(|(_, id)| id.parse().ok());
+        let own_id = headers.get("ce-id").and_then(|id| id.as_str().parse().ok());
         // Without a usable id the position in the stream is what makes the message itself, and the time: a stream that was
         // lost and declared anew begins again at 1.
         let at =
@@ -99,9 +96,9 @@ impl Raw {
         let stream = info.as_ref().map_or("", |i| i.stream);
         Self {
             id: own_id.unwrap_or_else(|| kernel::id::derive("stream", stream, &position(), "dead-letter")),
-            subject: message.subject.to_string(),
-            headers,
+            subject: message.subject.clone(),
             payload: message.payload.clone(),
+            headers,
             fresh: info.is_some_and(|i| i.delivered == 1 && age_seconds(&i) < TRACE_CONTINUES_SECONDS),
         }
     }
@@ -110,15 +107,15 @@ impl Raw {
         let headers = letter.headers.as_object().into_iter().flatten();
         Self {
             id: letter.msg_id,
-            subject: letter.subject.clone(),
-            headers: headers.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect(),
+            subject: letter.subject.as_str().into(),
+            headers: headers.filter_map(|(k, v)| Some((k.parse().ok()?, v.as_str()?.parse().ok()?))).collect(),
             payload: letter.payload.clone().into(),
             fresh: false,
         }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.headers.get(name).map(HeaderValue::as_str)
     }
 
     fn decode(self) -> Result<Incoming, NewDeadLetter> {
@@ -135,10 +132,12 @@ impl Raw {
     }
 
     fn into_dead_letter(self, reason: String) -> NewDeadLetter {
+        let text = |values: &[HeaderValue]| values.first().map(|v| v.as_str().into()).unwrap_or_default();
+        let headers = self.headers.iter().map(|(name, values)| (name.to_string(), text(values)));
         NewDeadLetter {
             msg_id: self.id,
-            subject: self.subject,
-            headers: self.headers.into_iter().map(|(k, v)| (k, v.into())).collect::<serde_json::Map<_, _>>().into(),
+            subject: self.subject.to_string(),
+            headers: headers.collect::<serde_json::Map<String, serde_json::Value>>().into(),
             payload: self.payload,
             reason,
         }
@@ -176,7 +175,7 @@ pub trait Process: Sync {
     }
 
     /// Takes a batch to its end. An error means that at least one message has to come again; none is acknowledged then.
-    fn process(&self, messages: &[jetstream::Message]) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn process(&self, messages: &mut [jetstream::Message]) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Whether a message is for a newer version of this consumer: during a rolling upgrade the durable brings events that
     /// this one has never heard of.
@@ -223,7 +222,7 @@ async fn drain(
             Fetched::Lost => return,
             Fetched::Stopped => break,
         };
-        let (later, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|m| process.is_for_later(m));
+        let (later, mut batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|m| process.is_for_later(m));
         if !later.is_empty() {
             tracing::warn!(
                 durable = process.name(),
@@ -232,7 +231,7 @@ async fn drain(
             );
             settle(&later, AckKind::Nak(Some(LATER))).await;
         }
-        if let Some(pause) = deal_with(process, &batch, backoff).await {
+        if let Some(pause) = deal_with(process, &mut batch, backoff).await {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -248,9 +247,13 @@ async fn drain(
 }
 
 /// Processes and settles a batch. Returns how long to pause, if nothing of it worked.
-async fn deal_with(process: &impl Process, batch: &[jetstream::Message], backoff: &mut Backoff) -> Option<Duration> {
+async fn deal_with(
+    process: &impl Process,
+    batch: &mut [jetstream::Message],
+    backoff: &mut Backoff,
+) -> Option<Duration> {
     let middle = if backoff.failures >= HALVES_AFTER { batch.len() / 2 } else { 0 };
-    let (left, right) = batch.split_at(middle);
+    let (left, right) = batch.split_at_mut(middle);
     let (mut worked, mut failed) = (false, false);
     for part in [left, right].into_iter().filter(|part| !part.is_empty()) {
         let done = timeout(BATCH_LIMIT, process.process(part)).await;
@@ -291,9 +294,9 @@ impl<H: Handler> Process for Consumer<H> {
         kind.is_none_or(|kind| !H::FLOW.takes.contains(&kind))
     }
 
-    async fn process(&self, messages: &[jetstream::Message]) -> Result<(), Failure> {
+    async fn process(&self, messages: &mut [jetstream::Message]) -> Result<(), Failure> {
         let (mut batch, mut broken) = (Vec::with_capacity(messages.len()), Vec::new());
-        for raw in messages.iter().map(Raw::from_message) {
+        for raw in messages.iter_mut().map(Raw::take) {
             match raw.decode() {
                 Ok(incoming) => batch.push(incoming),
                 Err(letter) => broken.push(letter),

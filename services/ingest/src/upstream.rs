@@ -38,7 +38,7 @@ impl Process for Upstream {
         INTAKE_DURABLE
     }
 
-    async fn process(&self, messages: &[jetstream::Message]) -> Result<(), Failure> {
+    async fn process(&self, messages: &mut [jetstream::Message]) -> Result<(), Failure> {
         let batch: Vec<Message> = messages.iter().map(|message| self.translate(message)).collect();
         intake::accept(&self.host.bus, &batch).await.map(drop)
     }
