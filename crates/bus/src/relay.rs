@@ -10,18 +10,24 @@ use crate::store::{self, OutboxKey, OutboxRow};
 use crate::trace;
 use async_nats::jetstream::Context;
 use events::Service;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use opentelemetry::metrics::Counter;
 use sqlx::PgPool;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// How many committed rows may wait for the fast path before the rest is left to the sweep.
-const QUEUE: usize = 20_000;
+/// How many committed rows may wait for the fast path.
+const QUEUE: usize = 10_000;
+/// How long a commit waits for room in it while the broker is there: whoever emits faster than the broker takes slows down,
+/// instead of leaving rows to the sweep, which comes seconds later.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
+/// Batches on their way at the same time: while one waits for the disk the next is written.
+const IN_FLIGHT: usize = 3;
 
 /// Rows younger than this belong to the fast path; a younger sweep would only race it, and have its batches refused.
 const SWEEP_AGE_SECONDS: f64 = 5.0;
@@ -29,12 +35,15 @@ const SWEEP_AGE_SECONDS: f64 = 5.0;
 /// How often the sweep looks.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Committed rows on their way, with the room they take in the queue.
+type Queued = (Vec<(OutboxKey, OutboxRow)>, OwnedSemaphorePermit);
+
 /// The entrance to the fast path.
 #[derive(Debug, Clone)]
 pub struct Relay {
-    queue: mpsc::UnboundedSender<Vec<(OutboxKey, OutboxRow)>>,
-    /// Rows in the queue, which bounds it.
-    waiting: Arc<AtomicUsize>,
+    queue: mpsc::UnboundedSender<Queued>,
+    room: Arc<Semaphore>,
+    js: Context,
     left_to_sweep: Counter<u64>,
 }
 
@@ -43,8 +52,9 @@ pub(crate) struct RelayTasks {
     service: Service,
     js: Context,
     pool: PgPool,
-    queue: mpsc::UnboundedReceiver<Vec<(OutboxKey, OutboxRow)>>,
-    waiting: Arc<AtomicUsize>,
+    queue: mpsc::UnboundedReceiver<Queued>,
+    /// Rows taken from the queue and not yet on their way.
+    taken: Vec<(OutboxKey, OutboxRow)>,
 }
 
 impl Relay {
@@ -52,23 +62,24 @@ impl Relay {
     /// after a crash only leads to a duplicate.
     pub(crate) fn new(service: Service, js: Context, pool: PgPool) -> (Self, RelayTasks) {
         let (sender, queue) = mpsc::unbounded_channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
         let left_to_sweep = opentelemetry::global::meter("dunlin").u64_counter("dunlin.outbox.left_to_sweep").build();
-        let relay = Self { queue: sender, waiting: waiting.clone(), left_to_sweep };
-        (relay, RelayTasks { service, js, pool, queue, waiting })
+        let relay = Self { queue: sender, room: Arc::new(Semaphore::new(QUEUE)), js: js.clone(), left_to_sweep };
+        (relay, RelayTasks { service, js, pool, queue, taken: Vec::new() })
     }
 
-    /// Hands committed rows over. Never waits: if the fast path is behind (a broker outage), the sweep will take them.
-    pub(crate) fn offer(&self, created_at: Timestamp, rows: Vec<OutboxRow>) {
+    /// Hands committed rows over. Waits a moment for room; without it, or without a broker, the sweep will take them.
+    pub(crate) async fn offer(&self, created_at: Timestamp, rows: Vec<OutboxRow>) {
         let count = rows.len();
-        if self.waiting.fetch_add(count, Ordering::Relaxed) > QUEUE {
-            self.waiting.fetch_sub(count, Ordering::Relaxed);
-            self.left_to_sweep.add(count as u64, &[]);
-            return;
+        let needed = u32::try_from(count.min(QUEUE)).unwrap_or(u32::MAX);
+        let wait = if is_connected(&self.js) { WAIT_FOR_ROOM } else { Duration::ZERO };
+        match tokio::time::timeout(wait, self.room.clone().acquire_many_owned(needed)).await {
+            Ok(Ok(room)) => {
+                let keyed = rows.into_iter().map(|row| ((created_at, row.envelope.id), row)).collect();
+                // Closed only while the process ends; the next one sweeps.
+                let _ = self.queue.send((keyed, room));
+            }
+            Ok(Err(_)) | Err(_) => self.left_to_sweep.add(count as u64, &[]),
         }
-        let keyed = rows.into_iter().map(|row| ((created_at, row.envelope.id), row)).collect();
-        // Closed only while the process ends; the next one sweeps.
-        let _ = self.queue.send(keyed);
     }
 }
 
@@ -81,34 +92,47 @@ impl RelayTasks {
     }
 
     async fn fast_path(&mut self, stop: CancellationToken) {
-        let mut published = Vec::new();
+        let mut on_their_way = FuturesUnordered::new();
         loop {
-            let first = tokio::select! {
+            tokio::select! {
                 biased;
-                rows = self.queue.recv() => rows,
-                () = stop.cancelled() => self.queue.try_recv().ok(),
-            };
-            let Some(mut rows) = first else { break };
-            self.waiting.fetch_sub(rows.len(), Ordering::Relaxed);
-            loop {
-                while rows.len() < MAX_BATCH
-                    && let Ok(more) = self.queue.try_recv()
-                {
-                    self.waiting.fetch_sub(more.len(), Ordering::Relaxed);
-                    rows.extend(more);
-                }
-                let rest = rows.split_off(rows.len().min(MAX_BATCH));
-                // The marks of the previous batch go while this one is on its way.
-                let forget = forget(&self.pool, std::mem::take(&mut published));
-                published = tokio::join!(publish_rows(self.service, &self.js, rows), forget).0;
-                rows = rest;
-                if rows.is_empty() && self.queue.is_empty() {
-                    break;
-                }
+                Some(()) = on_their_way.next() => {}
+                rows = self.next_batch(&stop), if on_their_way.len() < IN_FLIGHT => match rows {
+                    Some(rows) => on_their_way.push(publish_and_forget(self.service, self.js.clone(), self.pool.clone(), rows)),
+                    None => break,
+                },
             }
-            forget(&self.pool, std::mem::take(&mut published)).await;
         }
+        while on_their_way.next().await.is_some() {}
     }
+
+    /// Up to one batch of what is queued; waits for it. `None` when nothing more will come, or after `stop`.
+    async fn next_batch(&mut self, stop: &CancellationToken) -> Option<Vec<(OutboxKey, OutboxRow)>> {
+        if self.taken.is_empty() {
+            let (rows, _room) = tokio::select! {
+                biased;
+                queued = self.queue.recv() => queued,
+                () = stop.cancelled() => self.queue.try_recv().ok(),
+            }?;
+            self.taken = rows;
+        }
+        while self.taken.len() < MAX_BATCH
+            && let Ok((rows, _room)) = self.queue.try_recv()
+        {
+            self.taken.extend(rows);
+        }
+        let rest = self.taken.split_off(self.taken.len().min(MAX_BATCH));
+        Some(std::mem::replace(&mut self.taken, rest))
+    }
+}
+
+fn is_connected(js: &Context) -> bool {
+    js.client().connection_state() == async_nats::connection::State::Connected
+}
+
+async fn publish_and_forget(service: Service, js: Context, pool: PgPool, rows: Vec<(OutboxKey, OutboxRow)>) {
+    let published = publish_rows(service, &js, rows).await;
+    forget(&pool, published).await;
 }
 
 struct Sweep {
@@ -142,7 +166,7 @@ impl Sweep {
     /// Publishes up to one batch of pending rows. They stay locked meanwhile, so that replicas share the work; if the
     /// broker does not answer, the locks go with the time-out and nothing has changed. Returns whether to go on at once.
     async fn sweep(&self) -> sqlx::Result<bool> {
-        if self.js.client().connection_state() != async_nats::connection::State::Connected {
+        if !is_connected(&self.js) {
             return Ok(false);
         }
         let mut tx = self.pool.begin().await?;

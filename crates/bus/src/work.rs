@@ -96,7 +96,7 @@ impl Work {
         }
         let created_at = store::insert_outbox(&mut self.tx, &self.emitted).await?;
         self.tx.commit().await?;
-        self.relay.offer(created_at, self.emitted);
+        self.relay.offer(created_at, self.emitted).await;
         Ok(())
     }
 }

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Connections of the relay: the fast path and the sweep.
-const RELAY_CONNECTIONS: u32 = 2;
+/// Connections of the relay: the fast path's batches and the sweep.
+const RELAY_CONNECTIONS: u32 = 4;
 /// How long tasks may take to finish what is in flight once they are told to stop.
 const GRACE: Duration = Duration::from_secs(25);
 
