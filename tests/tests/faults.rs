@@ -41,7 +41,7 @@ impl Plan {
         let Ok(soak) = std::env::var("SOAK_SECONDS") else {
             return Ok(Self {
                 seed,
-                real_seconds: 60.0,
+                real_seconds: 80.0,
                 days: 45.0,
                 customers: 120,
                 invoices: 600,
@@ -159,7 +159,7 @@ async fn whatever_dies_nothing_is_lost_doubled_or_sent_after_the_payment() -> an
         confirmed.lines,
         confirmed.after_payment.len()
     );
-    assert!(confirmed.mails > plan.invoices / 4, "too little happened to prove anything");
+    assert!(confirmed.mails > plan.invoices / 6, "too little happened to prove anything");
     assert!(findings.is_empty(), "logs are in {}:\n{findings:#?}", directory.display());
     system.stop()?;
     drop(system);

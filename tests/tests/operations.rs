@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use e2e::processes::{Processes, binary, new_directory};
-use e2e::system::{Dunlin, PATIENCE};
+use e2e::system::{Dunlin, PATIENCE, config_dir, draft, event};
 use events::{Kind, Service};
+use kernel::{Clock, SystemClock};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 use testkit::servers::{Process, free_port};
+use testkit::stripe::Webhooks;
 use testkit::wait;
 
 /// Monday, 1 June 2026, ten o'clock in Berlin.
@@ -148,6 +150,66 @@ async fn a_poison_event_waits_for_an_operator_while_the_rest_goes_on() {
         stdout(dunlin(&settings, &["dead-letters", "drop", listed[0]["id"].as_str().unwrap()]));
     }
     dunlin_system.end().await;
+}
+
+/// The project's configuration without one of its merchants.
+fn configuration_without(merchant: &str, directory: &Path) -> String {
+    let target = directory.join("lacking");
+    for part in ["merchants", "campaigns"] {
+        std::fs::create_dir_all(target.join(part)).unwrap();
+        for entry in std::fs::read_dir(config_dir().join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_stem().unwrap() != merchant {
+                std::fs::copy(&path, target.join(part).join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    target.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_gave_up_works_after_the_fix() {
+    let directory = new_directory().unwrap();
+    let mut system = Processes::servers(&directory, None).await.unwrap();
+    for service in Service::ALL {
+        system.environment.clear();
+        if service == Service::Scheduler {
+            system.environment.push(("DUNLIN_CONFIG_DIR", configuration_without("globex", &directory)));
+        }
+        system.start_service(service).unwrap();
+    }
+    let ingest = format!("http://{}", system.configuration.settings.ingest.http_listen);
+    for merchant in system.configuration.merchants.iter() {
+        let secret = merchant.file.stripe.as_ref().and_then(|s| s.signing_secrets.first()).unwrap().clone();
+        let webhooks = Webhooks::new(reqwest::Client::new(), &ingest, merchant.id.as_str(), secret);
+        let mut invoice = draft("in_1", "cus_1", SystemClock.now(), None);
+        invoice.status = "open";
+        webhooks.post(&event("invoice.finalized", &invoice, SystemClock.now()), PATIENCE).await.unwrap();
+    }
+    let pool = system.pool().await.unwrap();
+    let state = || async {
+        let of = "SELECT (SELECT array_agg(merchant ORDER BY merchant) FROM scheduler.dunning_case),
+                         (SELECT array_agg(reason) FROM scheduler.dead_letter)";
+        let (cases, letters): (Option<Vec<String>>, Option<Vec<String>>) =
+            sqlx::query_as(of).fetch_one(&pool).await.unwrap();
+        (cases.unwrap_or_default(), letters.unwrap_or_default())
+    };
+    wait::until_true("one case and one dead letter", PATIENCE, || async {
+        let (cases, letters) = state().await;
+        cases == ["acme"] && matches!(letters.as_slice(), [reason] if reason.contains("no configured merchant"))
+    })
+    .await;
+
+    system.environment.clear();
+    system.restart(Service::Scheduler).unwrap();
+    stdout(dunlin(&directory.join("dunlin.yaml"), &["dead-letters", "replay", "scheduler/all"]));
+    wait::until_true("both cases", PATIENCE, || async {
+        state().await == (vec!["acme".into(), "globex".into()], vec![])
+    })
+    .await;
+    system.stop().unwrap();
+    drop(system);
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,7 +122,7 @@ impl Desk {
         let connections = usize::from(self.smtp.connections);
         let (asks, clerk_inbox) = mpsc::channel(connections);
         let (verdicts, recorder_inbox) = mpsc::channel(MAX_GROUP * 2);
-        let (tickets, queue) = mpsc::channel(connections * 4);
+        let (tickets, queue) = mpsc::channel(connections * 2);
         let queue = Arc::new(Mutex::new(queue));
 
         // The lease lasts as long as anything is held, even if `run` is dropped on the way.

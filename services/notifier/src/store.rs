@@ -453,7 +453,7 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
 }
 
 /// How long after the end of a lease others wait before they take over: its owner must have noticed by then.
-const MARGIN_SECONDS: f64 = 10.0;
+const MARGIN_SECONDS: f64 = 4.0;
 
 /// Takes over what is held by processes without a lease. What was only claimed goes back; what may have been handed over
 /// is unknown, and is returned.
