@@ -440,7 +440,7 @@ async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
     rig.running.await.unwrap().unwrap();
     let rig = Rig { running: tokio::spawn(async { Ok(()) }), ..rig };
     let (slow, new) = (Uuid::from_u128(7), Uuid::from_u128(8));
-    lease_ended(&rig, slow, "5 seconds").await;
+    lease_ended(&rig, slow, "2 seconds").await;
     left_behind(&rig, &due(&["in_1"]), "imminent", slow).await;
     left_behind(&rig, &due(&["in_1"]), "waiting", slow).await;
     let mut tx = rig.pool.begin().await.unwrap();
