@@ -13,9 +13,12 @@ use kernel::{Clock, SystemClock, TimeLapse};
 use sqlx::PgPool;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use testkit::SmtpServer;
 use testkit::audit::Audit;
 use testkit::driver::{Driver, Scope};
+use testkit::smtp::{Phase, Reaction};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -134,6 +137,7 @@ async fn whatever_dies_nothing_is_lost_doubled_or_sent_after_the_payment() -> an
     };
     let mut system = Processes::start(&directory, lapse).await?;
     let catcher = system.catcher.clone();
+    be_slow_now_and_then(&catcher);
     let merchants: Vec<_> = system.configuration.merchants.iter().cloned().collect();
     let ingest = format!("http://{}", system.configuration.settings.ingest.http_listen);
     let mut driver = Driver::new(merchants, scope, Arc::new(lapse), &ingest, Duration::from_secs(180))?;
@@ -165,6 +169,18 @@ async fn whatever_dies_nothing_is_lost_doubled_or_sent_after_the_payment() -> an
     drop(system);
     std::fs::remove_dir_all(directory)?;
     Ok(())
+}
+
+/// Every fifth mail waits long between its rendering and its final dot: payments fall into the gap, and only the last look
+/// can see them.
+fn be_slow_now_and_then(catcher: &SmtpServer) {
+    let mails = AtomicU64::new(0);
+    catcher.script(move |phase, _| match phase {
+        Phase::Data if mails.fetch_add(1, Ordering::Relaxed).is_multiple_of(5) => {
+            Reaction::Delay(Duration::from_millis(2_500))
+        }
+        _ => Reaction::Proceed,
+    });
 }
 
 /// The backlog has to reach nothing once the faults have stopped.
