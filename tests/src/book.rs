@@ -71,12 +71,13 @@ pub async fn leftovers(pool: &PgPool) -> sqlx::Result<Vec<String>> {
     .await
 }
 
-/// Steps of cases without a final outcome: requested, and never answered.
+/// Steps of cases without a final outcome: requested, never answered, and no delivery waits for its time to come.
 pub async fn unanswered_steps(pool: &PgPool) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "SELECT c.invoice || '/' || c.epoch || '/' || d.step
          FROM scheduler.decision AS d JOIN scheduler.dunning_case AS c ON c.id = d.case_id
-         WHERE d.outcome = 'requested'",
+         WHERE d.outcome = 'requested'
+           AND NOT EXISTS (SELECT FROM notifier.delivery WHERE id = d.reminder_id AND state = 'waiting')",
     )
     .fetch_all(pool)
     .await
