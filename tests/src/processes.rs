@@ -75,6 +75,18 @@ impl Processes {
         self.start_service(service)
     }
 
+    /// Starts services again that have ended by themselves, as their supervisor would; returns how many.
+    pub fn restart_ended(&mut self) -> anyhow::Result<usize> {
+        let mut ended = Vec::new();
+        for service in Service::ALL {
+            if self.services.get_mut(service.name()).is_some_and(Process::has_ended) {
+                ended.push(service);
+            }
+        }
+        ended.iter().try_for_each(|service| self.start_service(*service))?;
+        Ok(ended.len())
+    }
+
     /// Asks every service to end, and waits for it.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.services.values_mut().try_for_each(Process::stop)

@@ -102,8 +102,10 @@ enum Fault {
 
 async fn cause(faults: Vec<(Duration, Fault)>, system: &mut Processes) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let mut ended = 0;
     for (at, fault) in faults {
         tokio::time::sleep_until(begun + at).await;
+        ended += system.restart_ended()?;
         match fault {
             Fault::Kill(service) => system.restart(service)?,
             Fault::Nats(down) => {
@@ -118,6 +120,8 @@ async fn cause(faults: Vec<(Duration, Fault)>, system: &mut Processes) -> anyhow
             }
         }
     }
+    ended += system.restart_ended()?;
+    println!("{ended} services ended by themselves and were started again");
     Ok(())
 }
 

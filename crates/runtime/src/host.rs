@@ -77,16 +77,21 @@ impl Host {
     }
 }
 
-/// Waits until `check` is fine, and says for what: after a moment, and then every ten seconds.
-async fn wait_for<F: Future<Output = Result<(), String>>>(what: &str, check: impl Fn() -> F) {
+/// Waits until `check` gives a value, and says for what: after a moment, and then every ten seconds. For whatever a service
+/// needs to start and an outage can keep from it: a service that gave up would only be started again.
+pub async fn wait_for<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl Fn() -> F) -> T {
     const REPEAT: Duration = Duration::from_secs(10);
     let begun = Instant::now();
     let mut report_at = Duration::from_millis(500);
     let mut pause = Duration::from_millis(10);
     loop {
         match check().await {
-            Ok(()) if report_at > REPEAT => return tracing::info!("{what}: there now"),
-            Ok(()) => return,
+            Ok(value) => {
+                if report_at > REPEAT {
+                    tracing::info!("{what}: there now");
+                }
+                return value;
+            }
             Err(problem) if begun.elapsed() >= report_at => {
                 tracing::warn!(problem, "waiting for {what}");
                 report_at = begun.elapsed() + REPEAT;

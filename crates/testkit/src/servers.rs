@@ -330,6 +330,11 @@ impl Process {
         self.0.as_ref().map(Child::id)
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         stop(&mut self.0, "KILL")

@@ -21,7 +21,8 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// Builds the service. `campaigns` are those in force; their versions are kept for the cases that begin with them.
 pub async fn build(config: Config, campaigns: Campaigns, host: Host) -> anyhow::Result<Service> {
-    let rules = rules(&campaigns, &host).await?;
+    let load = || async { rules(&campaigns, &host).await.map_err(|error| format!("{error:#}")) };
+    let rules = runtime::host::wait_for("the campaigns", load).await;
     let mut service = Service::new(&host);
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
