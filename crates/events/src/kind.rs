@@ -98,10 +98,12 @@ events! {
     PaymentFailed = "payment-failed" from Ingest, |e| About::invoice(&e.invoice);
     PaymentReversed = "payment-reversed" from Ingest, |e| About::invoice(&e.invoice);
     CustomerChanged = "customer-changed" from Ingest, |e| About::customer(&e.customer);
+    SourceHeard = "source-heard" from Ingest, |e| About::new(&e.merchant_id, &e.source, &e.source);
     CustomerSegmented = "customer-segmented" from Segmenter, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
     InvoiceOverdue = "invoice-overdue" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
     ReminderDue = "reminder-due" from Scheduler, |e| About::reminder(&e.reminder);
     StepDecided = "step-decided" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
+    SequenceEnded = "sequence-ended" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
     ReminderSent = "reminder-sent" from Notifier, |e| About::reminder(&e.reminder);
     ReminderSuppressed = "reminder-suppressed" from Notifier, |e| About::reminder(&e.reminder);
     ReminderFailed = "reminder-failed" from Notifier, |e| About::reminder(&e.reminder);

@@ -3,7 +3,7 @@
 use crate::{time, v1};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId, Segment};
+use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId, PayerKind, Segment};
 
 /// Why a message from the wire is not what it claims to be. No redelivery will change that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +82,12 @@ pub struct Invoice {
     pub pay_url: Masked<String>,
     pub bill_to_name: Masked<String>,
     pub bill_to_email: Masked<String>,
+    pub source: String,
+    pub tags: Vec<String>,
+    pub campaign: String,
+    pub collects_itself: bool,
+    pub pending_since: Option<Timestamp>,
+    pub decline_code: String,
 }
 
 impl TryFrom<&v1::Invoice> for Invoice {
@@ -126,6 +132,12 @@ impl TryFrom<&v1::Invoice> for Invoice {
             pay_url: Masked::new(wire.pay_url.clone()),
             bill_to_name: Masked::new(wire.bill_to_name.clone()),
             bill_to_email: Masked::new(wire.bill_to_email.clone()),
+            source: wire.source.clone(),
+            tags: wire.tags.clone(),
+            campaign: wire.campaign.clone(),
+            collects_itself: wire.collects_itself,
+            pending_since: time::from_wire(wire.pending_since),
+            decline_code: wire.decline_code.clone(),
         })
     }
 }
@@ -160,6 +172,12 @@ impl From<&Invoice> for v1::Invoice {
             pay_url: invoice.pay_url.reveal().clone(),
             bill_to_name: invoice.bill_to_name.reveal().clone(),
             bill_to_email: invoice.bill_to_email.reveal().clone(),
+            source: invoice.source.clone(),
+            tags: invoice.tags.clone(),
+            campaign: invoice.campaign.clone(),
+            collects_itself: invoice.collects_itself,
+            pending_since: invoice.pending_since.map(time::to_wire),
+            decline_code: invoice.decline_code.clone(),
         }
     }
 }
@@ -176,6 +194,10 @@ pub struct Customer {
     pub time_zone: String,
     pub locale: String,
     pub deleted: bool,
+    pub country: String,
+    pub tags: Vec<String>,
+    pub payer_kind: Option<PayerKind>,
+    pub campaign: String,
 }
 
 impl TryFrom<&v1::Customer> for Customer {
@@ -191,6 +213,14 @@ impl TryFrom<&v1::Customer> for Customer {
             time_zone: wire.time_zone.clone(),
             locale: wire.locale.clone(),
             deleted: wire.deleted,
+            country: wire.country.clone(),
+            tags: wire.tags.clone(),
+            payer_kind: match wire.payer_kind() {
+                v1::PayerKind::Business => Some(PayerKind::Business),
+                v1::PayerKind::Consumer => Some(PayerKind::Consumer),
+                v1::PayerKind::Unspecified => None,
+            },
+            campaign: wire.campaign.clone(),
         })
     }
 }
@@ -206,6 +236,15 @@ impl From<&Customer> for v1::Customer {
             time_zone: customer.time_zone.clone(),
             locale: customer.locale.clone(),
             deleted: customer.deleted,
+            country: customer.country.clone(),
+            tags: customer.tags.clone(),
+            payer_kind: match customer.payer_kind {
+                Some(PayerKind::Business) => v1::PayerKind::Business,
+                Some(PayerKind::Consumer) => v1::PayerKind::Consumer,
+                None => v1::PayerKind::Unspecified,
+            }
+            .into(),
+            campaign: customer.campaign.clone(),
         }
     }
 }

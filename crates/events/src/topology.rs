@@ -7,7 +7,7 @@ use crate::kind::Kind;
 use Kind::{
     CustomerChanged, CustomerResponded, CustomerSegmented, InvoiceChanged, InvoiceClosed, InvoiceIssued,
     InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderDue, ReminderFailed, ReminderSent,
-    ReminderSuppressed, ReminderUnknown, StepDecided,
+    ReminderSuppressed, ReminderUnknown, SequenceEnded, SourceHeard, StepDecided,
 };
 use std::fmt;
 
@@ -110,6 +110,7 @@ pub const INGEST_INTAKE: Flow = Flow {
         PaymentFailed,
         PaymentReversed,
         CustomerChanged,
+        SourceHeard,
     ],
 };
 
@@ -131,6 +132,7 @@ pub const SCHEDULER_CASES: Flow = Flow {
         CustomerChanged,
         CustomerSegmented,
         CustomerResponded,
+        SourceHeard,
     ],
     emits: &[],
 };
@@ -140,7 +142,7 @@ pub const SCHEDULER_TIMERS: Flow = Flow {
     service: Service::Scheduler,
     name: "scheduler-timers",
     takes: &[],
-    emits: &[InvoiceOverdue, ReminderDue, StepDecided],
+    emits: &[InvoiceOverdue, ReminderDue, StepDecided, SequenceEnded],
 };
 
 /// What became of reminders.
@@ -194,6 +196,7 @@ pub const TRACKER_RECORDS: Flow = Flow {
         CustomerSegmented,
         InvoiceOverdue,
         StepDecided,
+        SequenceEnded,
         ReminderSent,
         ReminderSuppressed,
         ReminderFailed,

@@ -15,4 +15,4 @@ pub use contact::ContactHours;
 pub use id::{CustomerId, InvoiceId, MerchantId, Shard};
 pub use masked::Masked;
 pub use money::{Currency, Money};
-pub use segment::Segment;
+pub use segment::{PayerKind, Segment};

@@ -1,4 +1,4 @@
-//! How a customer pays, in one word.
+//! What kind of customer somebody is, in one word.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,5 +31,30 @@ impl Segment {
     /// Reads the stored form.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::New, Self::Prompt, Self::Mixed, Self::Late].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// Whether the law sees a business or a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PayerKind {
+    /// Owes in the course of a business.
+    Business,
+    /// Owes as a private person.
+    Consumer,
+}
+
+impl PayerKind {
+    /// As stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Business => "business",
+            Self::Consumer => "consumer",
+        }
+    }
+
+    /// Reads the stored form.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Business, Self::Consumer].into_iter().find(|k| k.as_str() == text)
     }
 }

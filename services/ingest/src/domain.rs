@@ -345,6 +345,12 @@ impl Facts {
             pay_url: details.pay_url.clone(),
             bill_to_name: details.bill_to_name.clone(),
             bill_to_email: details.bill_to_email.clone(),
+            source: String::new(),
+            tags: Vec::new(),
+            campaign: String::new(),
+            collects_itself: false,
+            pending_since: None,
+            decline_code: String::new(),
         })
     }
 }
@@ -487,6 +493,10 @@ impl CustomerFacts {
             time_zone: self.time_zone.clone(),
             locale: self.locale.clone(),
             deleted: self.stage == Stage::Deleted,
+            country: String::new(),
+            tags: Vec::new(),
+            payer_kind: None,
+            campaign: String::new(),
         }
     }
 }

@@ -132,6 +132,7 @@ pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
             let dispute = Fact::Dispute { dispute: d.dispute_id.clone(), open: d.open };
             about("dispute.invoice_id", &d.invoice_id, stamp(dispute))
         }
+        api::fact::Fact::Pending(_) => Err(Malformed::new("pending", "is not taken yet")),
         api::fact::Fact::Customer(c) => {
             if !c.time_zone.is_empty() {
                 kernel::contact::zone(&c.time_zone).map_err(|e| Malformed::new("customer.time_zone", e))?;

@@ -525,6 +525,8 @@ impl Round {
                 campaign: case.campaign.clone(),
                 segment: snapshot::segment_to_wire(case.segment).into(),
                 decided_at: Some(time::to_wire(self.now)),
+                rule: String::new(),
+                campaign_version: case.campaign_version.clone(),
             };
             work.emit(self.now, &event)?;
         }
@@ -586,6 +588,8 @@ fn reminder_due(
         invoice_version: line.case.invoice_version,
         carries: line.case.id == speaker.case.id,
         tone: line.tone().into(),
+        template: String::new(),
+        charges: Vec::new(),
     };
     v1::Reminder {
         merchant_id: merchant.to_string(),
@@ -598,6 +602,9 @@ fn reminder_due(
         currency,
         lines: lines.iter().map(wire).collect(),
         segment: snapshot::segment_to_wire(speaker.case.segment).into(),
+        template: String::new(),
+        channel: v1::Channel::Email.into(),
+        wording: Vec::new(),
     }
 }
 
@@ -608,6 +615,7 @@ fn contact_hours(hours: &ContactHours) -> v1::ContactHours {
         weekdays: hours.weekdays().bits().into(),
         opens_minute: opens.get().into(),
         closes_minute: closes.get().into(),
+        closed_on: Vec::new(),
     }
 }
 
