@@ -174,6 +174,7 @@ fn due(invoices: &[&str]) -> v1::ReminderDue {
         invoice_version: 1,
         carries: n == 0,
         tone: if n == 0 { v1::Tone::Final } else { v1::Tone::Friendly }.into(),
+        ..Default::default()
     });
     v1::ReminderDue {
         reminder: Some(v1::Reminder {
@@ -187,6 +188,7 @@ fn due(invoices: &[&str]) -> v1::ReminderDue {
             currency: "EUR".into(),
             lines: lines.collect(),
             segment: v1::Segment::New.into(),
+            ..Default::default()
         }),
         due_at: Some(time::to_wire(at(NOW))),
         contact_hours: Some(v1::ContactHours {
@@ -194,6 +196,7 @@ fn due(invoices: &[&str]) -> v1::ReminderDue {
             weekdays: 0b1_1111,
             opens_minute: 9 * 60,
             closes_minute: 18 * 60,
+            closed_on: Vec::new(),
         }),
     }
 }

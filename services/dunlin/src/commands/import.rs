@@ -346,6 +346,7 @@ impl Ledger {
             pay_url: text(Field::PayUrl),
             bill_to_name: text(Field::Name),
             bill_to_email: text(Field::Email),
+            ..Default::default()
         };
         let payment = PaymentFact {
             payment_id: format!("csv:{}", invoice.invoice_id),

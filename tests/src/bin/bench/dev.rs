@@ -162,6 +162,7 @@ pub(crate) fn invoice_fact(id: &str, issued_at: Timestamp, due_on: &str) -> Fact
         pay_url: format!("https://pay.example.com/{id}"),
         bill_to_name: "Greta Lindqvist".to_owned(),
         bill_to_email: format!("{id}@payers.example"),
+        ..Default::default()
     };
     Fact {
         id: format!("bench:{id}"),
