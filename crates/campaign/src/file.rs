@@ -1,12 +1,9 @@
-//! The campaign file and its checked form.
+//! The campaign file as people write it. What it becomes after checking is in [`crate::campaign`].
 
+use crate::condition::ConditionFile;
 use jiff::civil::Weekday;
-use jiff::tz::TimeZone;
-use kernel::contact::{Minute, Weekdays};
-use kernel::{ContactHours, Segment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// How a reminder speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -20,44 +17,183 @@ pub enum Tone {
     Final,
 }
 
+impl Tone {
+    /// As stored and shown; also the name of its template.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Friendly => "friendly",
+            Self::Firm => "firm",
+            Self::Final => "final",
+        }
+    }
+}
+
+/// A way to reach a payer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// Email.
+    Email,
+}
+
+impl Channel {
+    /// As stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+        }
+    }
+}
+
 /// A campaign file, as written.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CampaignFile {
     /// What people call it.
     pub name: String,
+    /// Whose invoices follow it. A merchant lists its campaigns in an order; the first whose audience fits is taken.
+    #[serde(default)]
+    pub audience: ConditionFile,
+    /// How an invoice begins that is late already when dunlin first hears of it.
+    #[serde(default)]
+    pub entry: EntryFile,
     /// When payers may be written to, in their own time zone.
-    pub contact: Contact,
+    pub contact: ContactFile,
+    /// What holds a case, and for how long.
+    #[serde(default)]
+    pub holds: HoldsFile,
+    /// Which charges that the law allows are shown in reminders. None by default.
+    #[serde(default)]
+    pub charges: ChargesFile,
     /// The steps, in the order of their weight: of several that are due, the last one speaks.
     pub steps: Vec<StepFile>,
+    /// What happens when the last reminder has brought nothing.
+    #[serde(default)]
+    pub end: EndFile,
+}
+
+/// How an invoice begins that is late already when dunlin first hears of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EntryFile {
+    /// Which of the missed steps count.
+    pub mode: EntryMode,
+    /// At most so many late invoices of a merchant begin on one day; the others wait for the days after. No limit if left
+    /// out.
+    pub at_most_per_day: Option<u32>,
+}
+
+/// Which of the steps that were missed before dunlin first heard of an invoice count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryMode {
+    /// None: only steps from then on.
+    FromNow,
+    /// All: the sequence begins with its first late step, and keeps its distances from there.
+    CatchUp,
+    /// The latest one, which speaks for those before it.
+    #[default]
+    LatestStep,
 }
 
 /// When payers may be written to.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Contact {
+pub struct ContactFile {
     /// Days on which dunlin may write.
     pub weekdays: Vec<Day>,
     /// Local time from which it may, such as `09:00`.
     pub from: String,
     /// Local time from which it may no more.
     pub to: String,
+    /// Calendars on whose holidays it does not write: `payer` is the calendar of the payer's country, if there is one;
+    /// others by name, such as `DE` or `TARGET2`, or a file of your own in `calendars/`.
+    #[serde(default)]
+    pub holidays: Vec<String>,
     /// At least so many days between two reminders to the same customer, whatever they are about.
-    pub min_gap_days: u32,
+    pub min_gap_days: u16,
+    /// At most so many reminders to the same customer within so many days, whatever they are about.
+    #[serde(default)]
+    pub cap: Option<CapFile>,
+    /// Several invoices of a customer in one reminder.
+    #[serde(default)]
+    pub consolidation: ConsolidationFile,
     /// Sends are spread over so many minutes from the opening, each customer always at the same point.
     pub spread_minutes: u16,
+}
+
+/// At most so many reminders within so many days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CapFile {
+    /// Reminders to the same customer.
+    pub reminders: u16,
+    /// Within so many days, today included.
+    pub days: u16,
+}
+
+/// Several invoices of a customer in one reminder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsolidationFile {
+    /// False: each invoice has reminders of its own, on different days.
+    pub enabled: bool,
+    /// A step that is due waits up to so many days for another invoice's, to go out with it. 0: only what is due in the
+    /// same contact window goes out together.
+    pub wait_days: u16,
+}
+
+impl Default for ConsolidationFile {
+    fn default() -> Self {
+        Self { enabled: true, wait_days: 0 }
+    }
+}
+
+/// What holds a case, and for how long. Disputes hold until they end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HoldsFile {
+    /// So many days after a promised date the promise counts as broken.
+    pub promise_grace_days: u16,
+    /// Money under way (a direct debit, say) holds for at most so many days.
+    pub pending_payment_days: u16,
+}
+
+impl Default for HoldsFile {
+    fn default() -> Self {
+        Self { promise_grace_days: 2, pending_payment_days: 14 }
+    }
+}
+
+/// Which charges that the law of the payer's country allows are shown in reminders, as lines of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChargesFile {
+    /// Statutory interest for late payment.
+    pub interest: bool,
+    /// The fixed sum for the cost of recovery.
+    pub fixed_sum: bool,
+    /// A fee for each reminder.
+    pub reminder_fee: bool,
 }
 
 /// A day of the week.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Day {
+    /// Monday.
     Mon,
+    /// Tuesday.
     Tue,
+    /// Wednesday.
     Wed,
+    /// Thursday.
     Thu,
+    /// Friday.
     Fri,
+    /// Saturday.
     Sat,
+    /// Sunday.
     Sun,
 }
 
@@ -81,204 +217,134 @@ impl From<Day> for Weekday {
 pub struct StepFile {
     /// Unique in the campaign; part of the step key, so renaming it makes it a new step.
     pub key: String,
-    /// When it is due.
-    pub when: Trigger,
-    /// Only for customers of these segments; everybody if empty.
+    /// When it is due: exactly one key.
+    pub when: WhenFile,
+    /// What must hold when its time comes; else it is skipped.
     #[serde(default)]
-    pub segments: Vec<Segment>,
+    pub only_if: ConditionFile,
+    /// `fixed`: on its day. `adaptive`: how the customer pays may move it, only inside `window`.
+    #[serde(default)]
+    pub timing: Timing,
+    /// How far an adaptive step may be moved.
+    pub window: Option<WindowFile>,
+    /// Ways to reach the payer, the first that works.
+    #[serde(default = "email")]
+    pub channels: Vec<Channel>,
     /// How it speaks.
     pub tone: Tone,
+    /// The template; the tone's own if left out.
+    pub template: Option<String>,
+    /// The sequence ends with this step, in this way.
+    pub ends_with: Option<Ending>,
 }
 
-/// When a step is due. Days are calendar days of the payer.
+fn email() -> Vec<Channel> {
+    vec![Channel::Email]
+}
+
+/// When a step is due. Exactly one key; days are the payer's days. Business days are Monday to Friday without the
+/// holidays of `contact.holidays`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WhenFile {
+    /// So many calendar days before the due date.
+    pub days_before_due: Option<u16>,
+    /// So many business days before the due date.
+    pub business_days_before_due: Option<u16>,
+    /// `true`: on the due date.
+    pub on_due_date: Option<bool>,
+    /// So many calendar days after the due date.
+    pub days_after_due: Option<u16>,
+    /// So many business days after the due date.
+    pub business_days_after_due: Option<u16>,
+    /// So many calendar days after the end of the month in which the due date lies; 0 is its last day.
+    pub days_after_month_end: Option<u16>,
+    /// The processor has failed to collect so often: at once.
+    pub failed_attempts: Option<FailedAttemptsFile>,
+    /// So many days after the reminder of a certain step before this one.
+    pub after_step: Option<AfterStepFile>,
+    /// So many days after the last reminder before this one, whichever it was.
+    pub days_after_previous: Option<u16>,
+    /// So many days after the day on which a promise to pay turned out broken.
+    pub days_after_broken_promise: Option<u16>,
+}
+
+/// How often the processor must have failed to collect.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Trigger {
-    /// So many days before the due date.
-    DaysBeforeDue(u16),
-    /// So many days after the due date.
-    DaysAfterDue(u16),
-    /// So many days after the reminder of another step went out.
-    AfterStep {
-        /// The other step's key.
-        step: String,
-        /// Days after it.
-        days: u16,
+#[serde(untagged)]
+pub enum FailedAttemptsFile {
+    /// So often, for whatever reason.
+    Count(u16),
+    /// So often, the last time for one of these reasons.
+    For {
+        /// So often.
+        count: u16,
+        /// Reasons in the processor's words, such as `insufficient_funds`.
+        decline_code: Vec<String>,
     },
-    /// As soon as the processor has failed to collect so often.
-    FailedAttempts(u16),
 }
 
-/// Something that makes no sense in a campaign file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Dotted path, such as `steps.2.when`.
-    pub path: String,
-    /// What is wrong, and what would be right.
-    pub reason: String,
+/// After the reminder of a certain step.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AfterStepFile {
+    /// The step's key.
+    pub step: String,
+    /// Days after its reminder went out.
+    pub days: u16,
 }
 
-/// A checked campaign.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Campaign {
-    /// What people call it.
-    pub name: String,
-    /// Hash of the file's text: cases keep the version they began with.
-    pub version: String,
-    /// When payers may be written to; the zone is replaced by the payer's.
-    pub hours: ContactHours,
-    /// At least so many days between two reminders to a customer.
-    pub min_gap_days: u32,
-    /// Sends are spread over so many minutes from the opening.
-    pub spread_minutes: u16,
-    /// In the order of their weight.
-    pub steps: Vec<Step>,
+/// Whether a step may be moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Timing {
+    /// It stays on its day.
+    #[default]
+    Fixed,
+    /// How the customer pays may move it inside its window.
+    Adaptive,
 }
 
-/// A checked step.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Step {
-    /// Unique in the campaign.
-    pub key: String,
-    /// When it is due.
-    pub trigger: Trigger,
-    /// Only for these segments; everybody if empty.
-    pub segments: Vec<Segment>,
-    /// How it speaks.
-    pub tone: Tone,
+/// How far an adaptive step may be moved, in calendar days.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WindowFile {
+    /// At most so much earlier.
+    pub earlier_days: u16,
+    /// At most so much later.
+    pub later_days: u16,
 }
 
-impl Campaign {
-    /// Checks a file; reports everything that makes no sense. `text` is what the file said: its hash is the version.
-    pub fn try_new(file: &CampaignFile, text: &str) -> Result<Self, Vec<Fault>> {
-        let mut faults = Vec::new();
-        let mut fault = |path: &str, reason: String| faults.push(Fault { path: path.to_owned(), reason });
-        if file.name.trim().is_empty() {
-            fault("name", "is empty".to_owned());
-        }
-        let hours = hours(&file.contact).map_err(|(path, reason)| fault(path, reason)).ok();
-        if let Some(hours) = &hours {
-            let (opens, closes) = hours.span();
-            if file.contact.spread_minutes >= closes.get() - opens.get() {
-                fault("contact.spread_minutes", format!("does not fit between {opens} and {closes}"));
-            }
-        }
-        if file.steps.is_empty() {
-            fault("steps", "needs at least one step".to_owned());
-        }
-        for (n, step) in file.steps.iter().enumerate() {
-            if step.key.is_empty() || !step.key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-                fault(&format!("steps.{n}.key"), format!("{:?} may have letters, digits, - and _", step.key));
-            }
-            let earlier = file.steps.get(..n).unwrap_or_default();
-            if earlier.iter().any(|s| s.key == step.key) {
-                fault(&format!("steps.{n}.key"), format!("{:?} is the key of an earlier step too", step.key));
-            }
-            if let Trigger::AfterStep { step: other, .. } = &step.when
-                && !earlier.iter().any(|s| s.key == *other)
-            {
-                fault(&format!("steps.{n}.when.after_step.step"), format!("{other:?} is no step before this one"));
-            }
-            if step.when == Trigger::FailedAttempts(0) {
-                fault(&format!("steps.{n}.when.failed_attempts"), "must be above 0".to_owned());
-            }
-        }
-        match hours {
-            Some(hours) if faults.is_empty() => Ok(Self {
-                name: file.name.clone(),
-                version: hex::encode(Sha256::digest(text)).chars().take(12).collect(),
-                hours,
-                min_gap_days: file.contact.min_gap_days,
-                spread_minutes: file.contact.spread_minutes,
-                steps: file.steps.iter().map(Step::from).collect(),
-            }),
-            _ => Err(faults),
-        }
-    }
-
-    /// Finds a step by its key.
-    pub fn step(&self, key: &str) -> Option<&Step> {
-        self.steps.iter().find(|s| s.key == key)
-    }
-
-    /// The place of a step: the higher, the further.
-    pub fn weight(&self, key: &str) -> Option<usize> {
-        self.steps.iter().position(|s| s.key == key)
-    }
+/// How a sequence ends while money is still owed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// A person takes over: listed until somebody has.
+    HandOver,
+    /// The merchant's own system takes over: it hears `sequence-ended`.
+    Webhook,
+    /// Nothing more is done.
+    #[default]
+    Stop,
 }
 
-impl Step {
-    /// The step it counts from, and the days, if it counts from one.
-    pub fn follows(&self) -> Option<(&str, i64)> {
-        match &self.trigger {
-            Trigger::AfterStep { step, days } => Some((step, i64::from(*days))),
-            _ => None,
+impl Ending {
+    /// As stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HandOver => "hand_over",
+            Self::Webhook => "webhook",
+            Self::Stop => "stop",
         }
     }
 }
 
-impl From<&StepFile> for Step {
-    fn from(file: &StepFile) -> Self {
-        Self { key: file.key.clone(), trigger: file.when.clone(), segments: file.segments.clone(), tone: file.tone }
-    }
-}
-
-fn hours(contact: &Contact) -> Result<ContactHours, (&'static str, String)> {
-    let from: Minute = contact.from.parse().map_err(|e| ("contact.from", e))?;
-    let to: Minute = contact.to.parse().map_err(|e| ("contact.to", e))?;
-    let weekdays: Weekdays = contact.weekdays.iter().map(|d| Weekday::from(*d)).collect();
-    ContactHours::try_new(TimeZone::UTC, weekdays, from, to).map_err(|e| match e {
-        kernel::contact::ContactError::NoWeekday => ("contact.weekdays", e.to_string()),
-        _ => ("contact.to", e.to_string()),
-    })
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) const SAMPLE: &str = "
-name: sample
-contact: { weekdays: [mon, tue, wed, thu, fri], from: '09:00', to: '18:00', min_gap_days: 2, spread_minutes: 15 }
-steps:
-  - { key: upcoming, when: { days_before_due: 3 }, segments: [late], tone: friendly }
-  - { key: failed, when: { failed_attempts: 3 }, tone: firm }
-  - { key: overdue-3, when: { days_after_due: 3 }, tone: friendly }
-  - { key: follow-up, when: { after_step: { step: overdue-3, days: 3 } }, tone: firm }
-  - { key: overdue-7, when: { days_after_due: 7 }, tone: final }
-";
-
-    pub(crate) fn sample() -> Campaign {
-        Campaign::try_new(&serde_saphyr::from_str(SAMPLE).unwrap(), SAMPLE).unwrap()
-    }
-
-    fn faults(from: &str, to: &str) -> Vec<(String, String)> {
-        let text = SAMPLE.replace(from, to);
-        assert_ne!(text, SAMPLE, "{from:?} is not in the sample");
-        let file: CampaignFile = serde_saphyr::from_str(&text).unwrap();
-        Campaign::try_new(&file, &text).unwrap_err().into_iter().map(|f| (f.path, f.reason)).collect()
-    }
-
-    #[test]
-    fn versions_follow_the_text() {
-        let other = SAMPLE.replace("tone: final", "tone: firm");
-        let changed = Campaign::try_new(&serde_saphyr::from_str(&other).unwrap(), &other).unwrap();
-        assert_ne!(sample().version, changed.version);
-        assert_eq!(sample().version.len(), 12);
-    }
-
-    #[test]
-    fn nonsense_is_named_by_path() {
-        assert_eq!(faults("to: '18:00'", "to: '08:00'")[0].0, "contact.to");
-        assert_eq!(
-            faults("from: '09:00'", "from: 9am")[0],
-            ("contact.from".into(), r#""9am" is not a time of day such as 09:00"#.into())
-        );
-        assert_eq!(faults("[mon, tue, wed, thu, fri]", "[]")[0].0, "contact.weekdays");
-        assert_eq!(faults("spread_minutes: 15", "spread_minutes: 540")[0].0, "contact.spread_minutes");
-        assert_eq!(faults("key: overdue-7", "key: overdue-3")[0].0, "steps.4.key");
-        assert_eq!(faults("step: overdue-3", "step: nothing")[0].0, "steps.3.when.after_step.step");
-        assert_eq!(faults("failed_attempts: 3", "failed_attempts: 0")[0].0, "steps.1.when.failed_attempts");
-        assert!(serde_saphyr::from_str::<CampaignFile>(&SAMPLE.replace("tone: final", "tone: rude")).is_err());
-    }
+/// What happens when the last reminder has brought nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndFile {
+    /// So many days after the last step.
+    pub after_days: u16,
+    /// This.
+    pub outcome: Ending,
 }

@@ -1,11 +1,28 @@
 //! Campaigns: which steps a case has, when each is due, and what stands in its way.
 //!
-//! Pure: no async, no SQL, no ambient clock. [`plan`] takes a [`Campaign`], what is known of a [`Case`] and the present
-//! moment, and says what to do now and when to look again. The scheduler calls it whenever something about a case changes
-//! and whenever its timer fires; both get the same answer for the same facts, so neither needs to know what happened.
+//! Pure: no async, no SQL, no ambient clock. [`plan`] takes a campaign's [`Terms`] for a payer, what is known of a
+//! [`Case`] and the present moment, and says what to do now and when to look again. The scheduler calls it whenever
+//! something about a case changes and whenever its timer fires; `dunlin plan` and `dunlin backtest` call it under a
+//! virtual clock. All get the same answer for the same facts, so none needs to know what happened.
 
-mod file;
+pub mod calendar;
+mod campaign;
+mod case;
+mod choose;
+pub mod condition;
+pub mod file;
+pub mod law;
 mod plan;
+mod round;
+mod simulate;
+mod terms;
 
-pub use file::{Campaign, CampaignFile, Fault, Step, Tone};
-pub use plan::{Case, Decided, Deferral, Outcome, Plan, Reason, Send, Standing, plan};
+pub use campaign::{Campaign, Fault, MAX_CAP_DAYS, Offset, PAYERS_CALENDAR, Step, Trigger};
+pub use case::{Case, Decided, Deferral, Hold, Outcome, Plan, Reason, Send, Skip};
+pub use choose::{Choice, choose};
+pub use condition::{Condition, Facts};
+pub use file::{CampaignFile, Channel, Ending, Tone};
+pub use plan::plan;
+pub use round::{Message, Planned, gather};
+pub use simulate::{Happening, Payer, SimulatedInvoice, simulate};
+pub use terms::{Calendars, Place, Terms};

@@ -1,310 +1,525 @@
 //! What to do about a case now, and when to look again.
 
-use crate::file::{Campaign, Step, Trigger};
+use crate::calendar;
+use crate::campaign::{Campaign, Offset, Step, Trigger};
+use crate::case::{Case, Deferral, Plan, Reason, Send, Skip};
+use crate::file::EntryMode;
+use crate::terms::Terms;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan};
-use kernel::{ContactHours, Segment};
-
-/// What is known of a case.
-#[derive(Debug, Clone)]
-pub struct Case<'a> {
-    /// Whether it goes on.
-    pub standing: Standing,
-    /// When the invoice should be paid.
-    pub due_on: Option<Date>,
-    /// When the debt was opened again; `None` in the first epoch. Days after due then count from here: the first due date
-    /// has had its reminders.
-    pub reopened_at: Option<Timestamp>,
-    /// How often the processor failed to collect, and when last.
-    pub failed_attempts: u32,
-    /// When it failed last.
-    pub last_failed_at: Option<Timestamp>,
-    /// How the customer pays.
-    pub segment: Segment,
-    /// The customer asked not to be reminded.
-    pub opted_out: bool,
-    /// Steps that are decided already.
-    pub decided: &'a [Decided],
-    /// When the customer got a reminder last, about whatever.
-    pub last_reminded_on: Option<Date>,
-    /// A reminder to the customer is on its way: nobody knows yet when it will arrive.
-    pub in_flight: bool,
-    /// When the payer may be written to, in the payer's zone.
-    pub hours: &'a ContactHours,
-    /// A stable hash of the customer: where in the spread its messages lie.
-    pub spread: u64,
-}
-
-/// Whether a case goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Money is owed.
-    Open,
-    /// Nothing is sent until this ends.
-    Held,
-    /// It has ended.
-    Closed,
-}
-
-/// A step that is decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decided {
-    /// Which.
-    pub step: String,
-    /// The payer's date of the decision.
-    pub on: Date,
-    /// Whether a reminder went out for it.
-    pub reminded: bool,
-}
-
-/// What to do now, and when to look again.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Steps that will never be sent, though no reminder of now speaks for them.
-    pub skip: Vec<(String, Reason)>,
-    /// The reminder to send now.
-    pub send: Option<Send>,
-    /// Why the steps that are due are not sent now.
-    pub deferred: Option<Deferral>,
-    /// When to plan again; `None` if only news can change anything.
-    pub wake_at: Option<Timestamp>,
-}
-
-/// The reminder to send now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Send {
-    /// The furthest step that is due: it speaks.
-    pub step: String,
-    /// Earlier steps that are due too: it speaks for them.
-    pub merged: Vec<String>,
-}
-
-/// Why due steps wait.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deferral {
-    /// The steps.
-    pub steps: Vec<String>,
-    /// Why.
-    pub reason: Reason,
-    /// Until when.
-    pub until: Timestamp,
-}
-
-/// How a step ends; see `dunlin.events.v1`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// A reminder is on its way for it.
-    Requested,
-    /// Another step or invoice speaks for it.
-    Merged,
-    /// Its time came and it does not apply.
-    Skipped,
-}
-
-/// Why a step is not sent, or not now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// A step before the due date whose time came after it.
-    TooLate,
-    /// The customer is of another segment.
-    Segment,
-    /// The customer asked not to be reminded.
-    OptedOut,
-    /// A later step of the same invoice speaks for it.
-    LaterStep,
-    /// It counts from a step for which no reminder went out.
-    BaseNotSent,
-    /// Another invoice's step speaks for it in the same message.
-    OtherInvoice,
-    /// The customer got a reminder too recently.
-    MinGap,
-    /// An earlier reminder to the customer has not arrived yet.
-    InFlight,
-    /// The payer may not be written to now.
-    ContactHours,
-}
-
-impl Reason {
-    /// As stored and shown.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TooLate => "too_late",
-            Self::Segment => "segment",
-            Self::OptedOut => "opted_out",
-            Self::LaterStep => "later_step",
-            Self::BaseNotSent => "base_not_sent",
-            Self::OtherInvoice => "other_invoice",
-            Self::MinGap => "min_gap",
-            Self::InFlight => "in_flight",
-            Self::ContactHours => "contact_hours",
-        }
-    }
-
-    /// How a step ends for this reason, if it ends.
-    pub const fn outcome(self) -> Outcome {
-        match self {
-            Self::LaterStep | Self::OtherInvoice => Outcome::Merged,
-            _ => Outcome::Skipped,
-        }
-    }
-}
+use kernel::ContactHours;
+use kernel::contact::Weekdays;
+use std::borrow::Cow;
 
 /// Plans a case.
 ///
 /// Never early: a step's moment is the opening of the payer's first window from its date on, plus the customer's place in
-/// the spread. Never silent: a due step is sent, merged, skipped with a reason, or deferred with a reason and a moment.
-/// Of several due steps only the furthest is sent, so an outage never causes more than one reminder.
-pub fn plan(campaign: &Campaign, case: &Case<'_>, now: Timestamp) -> Plan {
-    if case.standing != Standing::Open {
+/// the spread. Never silent: a due step is sent, merged, skipped with a reason, or deferred with a reason and, unless a
+/// person or news must end it, a moment. Of several due steps only the furthest is sent, so an outage never causes more
+/// than one reminder. There is no lower bound on how late a step may be looked at.
+pub fn plan(terms: &Terms<'_>, case: &Case<'_>, now: Timestamp) -> Plan {
+    if !case.is_open {
         return Plan::default();
     }
-    let today = case.hours.date_at(now);
-    let mut plan = Plan::default();
-    let mut due: Vec<&Step> = Vec::new();
-    let mut wake: Option<Timestamp> = None;
-    for step in undecided(campaign, case) {
-        if has_lost_its_base(step, case, &plan.skip) {
-            plan.skip.push((step.key.clone(), Reason::BaseNotSent));
-            continue;
+    match &terms.hours {
+        Some(hours) => Planning::new(terms, case, hours, now).plan(),
+        None => Plan {
+            deferred: Some(Deferral {
+                steps: undecided(terms.campaign, case),
+                reason: Reason::NoContactHours,
+                rule: law_rule(terms, "contact").into(),
+                until: None,
+            }),
+            ..Plan::default()
+        },
+    }
+}
+
+/// The customer's moment in the first window after today.
+pub(crate) fn next_day(terms: &Terms<'_>, case: &Case<'_>, now: Timestamp) -> Timestamp {
+    terms.hours.as_ref().map_or_else(|| later(now), |hours| Planning::new(terms, case, hours, now).tomorrow())
+}
+
+fn undecided(campaign: &Campaign, case: &Case<'_>) -> Vec<String> {
+    let is_decided = |step: &&Step| !case.decided.iter().any(|d| d.step == step.key);
+    campaign.steps.iter().filter(is_decided).map(|s| s.key.clone()).collect()
+}
+
+fn law_rule(terms: &Terms<'_>, what: &str) -> String {
+    format!("{}.{what}", terms.law.map_or("law", |rules| &rules.id))
+}
+
+/// What is known of a step while planning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// A reminder went out for it.
+    Reminded(Date),
+    /// It was decided without one.
+    Silent(Date),
+}
+
+/// When a step is due.
+enum When {
+    On(Date),
+    /// Never: what it counts from did not happen.
+    Lost,
+    /// Nobody can say yet.
+    Unknown,
+    /// A calendar lacks a year.
+    NoCalendar,
+}
+
+struct Planning<'a> {
+    terms: &'a Terms<'a>,
+    case: &'a Case<'a>,
+    hours: &'a ContactHours,
+    now: Timestamp,
+    today: Date,
+    /// By the step's place.
+    states: Vec<State>,
+    /// Steps of dates up to this one are due: its window has opened, and no later one.
+    reached: Date,
+    /// How many days the steps after due are moved so that the first one falls on the day of entry.
+    catch_up: i64,
+    plan: Plan,
+}
+
+impl<'a> Planning<'a> {
+    fn new(terms: &'a Terms<'a>, case: &'a Case<'a>, hours: &'a ContactHours, now: Timestamp) -> Self {
+        let today = hours.date_at(now);
+        let mut states = vec![State::Open; terms.campaign.steps.len()];
+        for decided in case.decided {
+            let place = terms.campaign.steps.iter().position(|s| s.key == decided.step);
+            if let Some(state) = place.and_then(|n| states.get_mut(n)) {
+                *state = if decided.reminded { State::Reminded(decided.on) } else { State::Silent(decided.on) };
+            }
         }
-        let Some(moment) = trigger_date(step, case).and_then(|date| opening(campaign, case, date)) else { continue };
-        if moment > now {
-            wake = earliest(wake, Some(moment));
-        } else if let Some(reason) = obstacle(campaign, step, case, today) {
-            plan.skip.push((step.key.clone(), reason));
+        let plan = Plan::default();
+        let mut planning = Self { terms, case, hours, now, today, states, reached: today, catch_up: 0, plan };
+        planning.reached = planning.latest_opened();
+        planning.catch_up = planning.catch_up_days();
+        planning
+    }
+
+    fn plan(mut self) -> Plan {
+        let steps = &self.terms.campaign.steps;
+        let mut due: Vec<(usize, Date)> = Vec::new();
+        let mut unplannable: Vec<usize> = Vec::new();
+        let mut future: Option<Date> = None;
+        let is_over = self.is_over();
+        for (n, step) in steps.iter().enumerate() {
+            if self.state(n) != State::Open {
+                continue;
+            }
+            if let Some(rule) = &is_over {
+                self.skip(n, Reason::SequenceEnded, rule.clone());
+                continue;
+            }
+            match self.when(n, step) {
+                When::Lost => self.skip(n, Reason::BaseNotSent, format!("steps.{}.when", step.key)),
+                When::Unknown => {}
+                When::NoCalendar => unplannable.push(n),
+                When::On(date) if date > self.reached => future = Some(future.map_or(date, |f| f.min(date))),
+                When::On(date) => match self.obstacle(n, step, date) {
+                    Some((reason, rule)) => self.skip(n, reason, rule),
+                    None => due.push((n, date)),
+                },
+            }
+        }
+        if let Some(date) = future {
+            self.plan.next_step_at = self.opening(date);
+            self.plan.wake_at = self.plan.next_step_at;
+        }
+        if !unplannable.is_empty() {
+            let year = self.case.due_on.unwrap_or(self.today);
+            self.defer(&unplannable, Reason::CalendarMissing, self.missing_calendar(year), Some(self.tomorrow()));
+            if due.is_empty() {
+                return self.plan;
+            }
+        }
+        let Some((&(furthest, _), others)) = due.split_last() else {
+            self.end(future);
+            return self.plan;
+        };
+        if let Some((reason, rule, until)) = self.wait() {
+            let places: Vec<usize> = due.iter().map(|(n, _)| *n).collect();
+            self.defer(&places, reason, rule, until);
+            return self.plan;
+        }
+        self.send(furthest, others, due.iter().map(|(_, date)| *date).min().unwrap_or(self.today));
+        self.plan
+    }
+
+    fn state(&self, n: usize) -> State {
+        self.states.get(n).copied().unwrap_or(State::Open)
+    }
+
+    fn set(&mut self, n: usize, state: State) {
+        if let Some(place) = self.states.get_mut(n) {
+            *place = state;
+        }
+    }
+
+    fn key(&self, n: usize) -> String {
+        self.terms.campaign.steps.get(n).map(|s| s.key.clone()).unwrap_or_default()
+    }
+
+    fn skip(&mut self, n: usize, reason: Reason, rule: String) {
+        self.set(n, State::Silent(self.today));
+        self.plan.skip.push(Skip { step: self.key(n), reason, rule });
+    }
+
+    fn defer(&mut self, places: &[usize], reason: Reason, rule: Cow<'static, str>, until: Option<Timestamp>) {
+        let steps = places.iter().map(|n| self.key(*n)).collect();
+        self.plan.wake_at = earliest(self.plan.wake_at, until);
+        self.plan.deferred = Some(Deferral { steps, reason, rule, until });
+    }
+
+    /// Why no step will be sent any more, if so: the sequence ended, or the step that ends it went out.
+    fn is_over(&self) -> Option<String> {
+        if self.case.ended {
+            return Some("end".to_owned());
+        }
+        // While its reminder is on its way it may still come to nothing.
+        let last = |(n, s): (usize, &Step)| s.ends_with.is_some() && matches!(self.state(n), State::Reminded(_));
+        let n = self.terms.campaign.steps.iter().enumerate().position(last).filter(|_| !self.case.in_flight)?;
+        Some(format!("steps.{}.ends_with", self.key(n)))
+    }
+
+    /// The date of a step, as far as it is known.
+    fn when(&self, n: usize, step: &Step) -> When {
+        let case = self.case;
+        let on = |date: Option<Date>| date.map_or(When::Unknown, When::On);
+        let after = |state: State, days: u16| match state {
+            State::Reminded(on) => add_days(on, days.into()).map_or(When::Unknown, When::On),
+            State::Silent(_) => When::Lost,
+            State::Open => When::Unknown,
+        };
+        match &step.trigger {
+            Trigger::FromDue(offset) => self.from_due(step, *offset),
+            Trigger::AfterMonthEnd(days) => {
+                let end = self.anchor().map(Date::last_of_month);
+                on(end.and_then(|end| add_days(end, i64::from(*days) + self.catch_up)).map(|d| self.moved(step, d)))
+            }
+            Trigger::FailedAttempts { count, decline_codes } => {
+                let facts = &case.facts;
+                let fits = decline_codes.is_empty() || decline_codes.iter().any(|c| c == facts.decline_code);
+                on(case.last_failed_on.filter(|_| facts.failed_attempts >= *count && fits))
+            }
+            Trigger::AfterStep { base, days } => after(self.state(*base), *days),
+            Trigger::AfterPrevious(days) => after(self.previous(n), *days),
+            Trigger::AfterBrokenPromise(days) => {
+                on(self.promise_broken_on().and_then(|broken| add_days(broken, i64::from(*days))))
+            }
+        }
+    }
+
+    fn from_due(&self, step: &Step, offset: Offset) -> When {
+        if offset.is_by_due() && self.case.reopened_on.is_some() {
+            return When::Unknown;
+        }
+        let Some(date) = self.counted(offset) else {
+            return if self.case.due_on.is_none() { When::Unknown } else { When::NoCalendar };
+        };
+        let shift = if offset.is_by_due() { 0 } else { self.catch_up };
+        add_days(date, shift).map_or(When::Unknown, |date| When::On(self.moved(step, date)))
+    }
+
+    /// The date at an offset from the due date; the law may put it off.
+    fn counted(&self, offset: Offset) -> Option<Date> {
+        let (due_on, anchor) = (self.case.due_on?, self.anchor()?);
+        let date = match offset {
+            Offset::Days(n) => add_days(anchor, n.into())?,
+            Offset::BusinessDays(n) => {
+                calendar::add_business_days(anchor, n, Weekdays::BUSINESS, &self.terms.holidays)?
+            }
+        };
+        let lawful = self.terms.law.and_then(|rules| rules.earliest_days_after_due).filter(|_| !offset.is_by_due());
+        Some(date.max(add_days(due_on, lawful.unwrap_or(0).into()).filter(|_| lawful.is_some()).unwrap_or(date)))
+    }
+
+    /// What days after the due date count from.
+    fn anchor(&self) -> Option<Date> {
+        let due_on = self.case.due_on?;
+        Some(self.case.reopened_on.map_or(due_on, |reopened| due_on.max(reopened)))
+    }
+
+    /// Where the payer's habits move an adaptive step; inside its window, and not past the due date if it lies by it.
+    fn moved(&self, step: &Step, date: Date) -> Date {
+        let Some((_, shift)) = self.case.shifts.iter().find(|(key, _)| *key == step.key) else { return date };
+        let (earlier, later) = (-i32::from(step.window.earlier_days), i32::from(step.window.later_days));
+        let moved = add_days(date, (*shift).clamp(earlier, later).into()).unwrap_or(date);
+        match self.case.due_on {
+            Some(due_on) if step.is_by_due() => moved.min(due_on.max(date)),
+            Some(due_on) => moved.max(due_on.tomorrow().unwrap_or(due_on).min(date)),
+            None => moved,
+        }
+    }
+
+    /// The last reminder before a step. It is known once the step right before it is decided.
+    fn previous(&self, n: usize) -> State {
+        let mut earlier = self.states.get(..n).unwrap_or_default().iter().rev();
+        match earlier.clone().next() {
+            Some(State::Open) | None => State::Open,
+            Some(state) => *earlier.find(|s| matches!(s, State::Reminded(_))).unwrap_or(state),
+        }
+    }
+
+    /// The distance from the first step after due to the day of entry, if that has passed by then.
+    fn catch_up_days(&self) -> i64 {
+        if self.terms.campaign.entry.mode != EntryMode::CatchUp {
+            return 0;
+        }
+        let date = |step: &Step| match step.trigger {
+            Trigger::FromDue(offset) if !offset.is_by_due() => self.counted(offset),
+            Trigger::AfterMonthEnd(days) => add_days(self.anchor()?.last_of_month(), days.into()),
+            _ => None,
+        };
+        let first = self.terms.campaign.steps.iter().filter_map(date).min();
+        first.map_or(0, |first| (self.case.opened_on - first).get_days().max(0).into())
+    }
+
+    fn promise_broken_on(&self) -> Option<Date> {
+        let grace = i64::from(self.terms.campaign.holds.promise_grace_days);
+        add_days(self.case.promised_on?, grace + 1)
+    }
+
+    /// Why a step whose time has come will never be sent.
+    fn obstacle(&self, n: usize, step: &Step, date: Date) -> Option<(Reason, String)> {
+        let case = self.case;
+        if case.opted_out {
+            return Some((Reason::OptedOut, "customer.opted_out".to_owned()));
+        }
+        if step.is_by_due() && case.due_on.is_some_and(|due| self.today > due) {
+            return Some((Reason::TooLate, format!("steps.{}.when", step.key)));
+        }
+        let is_dated = matches!(step.trigger, Trigger::FromDue(_) | Trigger::AfterMonthEnd(_));
+        if self.terms.campaign.entry.mode == EntryMode::FromNow && is_dated && date < case.opened_on {
+            return Some((Reason::BeforeEntry, "entry.mode".to_owned()));
+        }
+        if let Some(key) = step.only_if.failing(&case.facts) {
+            return Some((Reason::Condition, format!("steps.{}.only_if.{key}", step.key)));
+        }
+        if let Some(further) = self.overtaken_by(n, step) {
+            return Some((Reason::LaterStep, format!("steps.{}", self.key(further))));
+        }
+        let maximum = self.terms.law.and_then(|rules| rules.max_reminders).filter(|_| !step.is_by_due());
+        maximum
+            .filter(|most| self.overdue_reminders().count() >= usize::from(*most))
+            .map(|_| (Reason::LawMaximum, law_rule(self.terms, "max_reminders")))
+    }
+
+    /// The dates of the invoice's reminders after due.
+    fn overdue_reminders(&self) -> impl Iterator<Item = Date> {
+        let states = self.states.iter().zip(&self.terms.campaign.steps);
+        states.filter_map(|(state, step)| match state {
+            State::Reminded(on) if !step.is_by_due() => Some(*on),
+            _ => None,
+        })
+    }
+
+    /// The further step that has spoken since the one that a follow-up counts from: after the last call nobody asks mildly.
+    fn overtaken_by(&self, n: usize, step: &Step) -> Option<usize> {
+        let Trigger::AfterStep { base, .. } = step.trigger else { return None };
+        let State::Reminded(base) = self.state(base) else { return None };
+        let further = self.states.iter().enumerate().skip(n + 1);
+        further.filter_map(|(m, s)| matches!(s, State::Reminded(on) if *on >= base).then_some(m)).next_back()
+    }
+
+    /// Why nothing may be sent now, what says so, and until when.
+    fn wait(&self) -> Option<(Reason, Cow<'static, str>, Option<Timestamp>)> {
+        let (campaign, today) = (self.terms.campaign, self.today);
+        let until = |reason, rule, date: Date| Some((reason, rule, Some(self.opening_or_later(date))));
+        if let Some(hold) = self.hold() {
+            return Some(hold);
+        }
+        let last = self.case.contacts.last();
+        let rested = last.and_then(|last| add_days(*last, campaign.min_gap_days.into()));
+        if let Some(rested) = rested.filter(|rested| today < *rested) {
+            return until(Reason::MinGap, "contact.min_gap_days".into(), rested);
+        }
+        let law = self.terms.law;
+        let own = campaign.cap.map(|cap| (cap, Cow::Borrowed("contact.cap")));
+        let lawful = law.and_then(|rules| rules.cap).map(|cap| (cap, Cow::Owned(law_rule(self.terms, "cap"))));
+        for (cap, rule) in own.into_iter().chain(lawful) {
+            let nth = usize::from(cap.reminders);
+            let oldest = self.case.contacts.len().checked_sub(nth).and_then(|n| self.case.contacts.get(n));
+            let free = oldest.and_then(|oldest| add_days(*oldest, cap.days.into()));
+            if let Some(free) = free.filter(|free| today < *free) {
+                return until(Reason::Cap, rule, free);
+            }
+        }
+        let between = law.and_then(|rules| rules.min_days_between);
+        let allowed = between.and_then(|days| add_days(self.overdue_reminders().max()?, days.into()));
+        if let Some(allowed) = allowed.filter(|allowed| today < *allowed) {
+            return until(Reason::LawGap, law_rule(self.terms, "min_days_between").into(), allowed);
+        }
+        if self.is_in_flight() {
+            return Some((Reason::InFlight, "customer.in_flight".into(), Some(self.tomorrow())));
+        }
+        if let Some(turn) = self.case.not_before.filter(|turn| today < *turn) {
+            return until(Reason::Ramp, "entry.at_most_per_day".into(), turn);
+        }
+        if self.terms.holidays.missing_year(today).is_some() {
+            return Some((Reason::CalendarMissing, self.missing_calendar(today), Some(self.tomorrow())));
+        }
+        if self.hours.is_open(self.now) {
+            return None;
+        }
+        // Closed: the next window, at the customer's place in it.
+        let next = self.hours.next_open(self.now).map(|open| self.hours.date_at(open));
+        Some((Reason::ContactHours, "contact".into(), next.map(|next| self.opening_or_later(next))))
+    }
+
+    /// The hold that lasts longest.
+    fn hold(&self) -> Option<(Reason, Cow<'static, str>, Option<Timestamp>)> {
+        let (case, holds) = (self.case, &self.terms.campaign.holds);
+        let open = |date: Date| self.opening_or_later(date);
+        let promise = self.promise_broken_on().filter(|broken| self.today < *broken);
+        let promise = promise.map(|broken| (Reason::Promise, "holds.promise_grace_days".into(), Some(open(broken))));
+        let pending = case.pending_since.and_then(|since| add_days(since, holds.pending_payment_days.into()));
+        let pending = pending.filter(|end| self.today < *end);
+        let pending = pending.map(|end| (Reason::PendingPayment, "holds.pending_payment_days".into(), Some(open(end))));
+        let others = case.holds.iter().filter(|hold| hold.until.is_none_or(|until| self.now < until));
+        let others = others.map(|hold| (hold.reason, hold.rule.clone().into(), hold.until));
+        let all = others.chain(promise).chain(pending);
+        // No end lasts longest.
+        all.max_by_key(|(.., until): &(Reason, Cow<'static, str>, Option<Timestamp>)| until.unwrap_or(Timestamp::MAX))
+    }
+
+    /// Whether to wait for an earlier reminder. One that nobody has told the end of for two weeks is for people to look
+    /// at; it does not hold up the others.
+    fn is_in_flight(&self) -> bool {
+        const PATIENCE_DAYS: i64 = 14;
+        let given_up = self.case.contacts.last().and_then(|on| add_days(*on, PATIENCE_DAYS));
+        self.case.in_flight && given_up.is_some_and(|given_up| self.today < given_up)
+    }
+
+    fn send(&mut self, furthest: usize, others: &[(usize, Date)], since: Date) {
+        let mut merged: Vec<usize> = others.iter().map(|(n, _)| *n).collect();
+        // The follow-ups of steps that do not speak themselves: spoken for as well, up to the one that speaks.
+        let campaign = self.terms.campaign;
+        for (n, step) in campaign.steps.iter().enumerate() {
+            if n == furthest || merged.contains(&n) || self.state(n) != State::Open {
+                continue;
+            }
+            let base = match step.trigger {
+                Trigger::AfterStep { base, .. } => base,
+                Trigger::AfterPrevious(_) if n < furthest => n - 1,
+                _ => continue,
+            };
+            let is_merged = merged.contains(&base);
+            if is_merged && n < furthest {
+                merged.push(n);
+            } else if is_merged {
+                self.skip(n, Reason::BaseNotSent, format!("steps.{}.when", step.key));
+            }
+        }
+        for n in &merged {
+            self.set(*n, State::Silent(self.today));
+        }
+        // The follow-up of the one that speaks gets its date by it.
+        self.set(furthest, State::Reminded(self.today));
+        let follow_ups = campaign.steps.iter().enumerate().filter_map(|(n, step)| match self.when(n, step) {
+            When::On(date) if self.state(n) == State::Open => Some(date),
+            _ => None,
+        });
+        let next = follow_ups.min().map(|date| self.opening_or_later(date.max(self.today.tomorrow().unwrap_or(date))));
+        self.plan.next_step_at = next;
+        self.plan.wake_at = next.or_else(|| Some(self.tomorrow()).filter(|_| !self.case.ended));
+        let step = self.key(furthest);
+        let mut merged: Vec<usize> = merged;
+        merged.sort_unstable();
+        self.plan.send = Some(Send { step, merged: merged.into_iter().map(|n| self.key(n)).collect(), since });
+    }
+
+    /// The end of the sequence, if there is nothing left to wait for.
+    fn end(&mut self, future: Option<Date>) {
+        let campaign = self.terms.campaign;
+        if self.case.ended || future.is_some() {
+            return;
+        }
+        let last = self.states.iter().filter_map(|state| match state {
+            State::Reminded(on) | State::Silent(on) => Some(*on),
+            State::Open => None,
+        });
+        let Some(last) = last.max() else { return };
+        let ends = campaign.steps.iter().enumerate();
+        let ends = ends.filter(|(n, _)| matches!(self.state(*n), State::Reminded(_))).find_map(|(_, s)| s.ends_with);
+        let Some(moment) = add_days(last, campaign.end.after_days.into()).and_then(|date| self.opening(date)) else {
+            return;
+        };
+        if self.is_in_flight() {
+            self.plan.wake_at = Some(self.tomorrow().max(moment));
+        } else if moment <= self.now {
+            self.plan.end = Some(ends.unwrap_or(campaign.end.outcome));
         } else {
-            due.push(step);
+            self.plan.wake_at = Some(moment);
         }
     }
-    let Some((furthest, others)) = due.split_last() else {
-        plan.wake_at = wake;
-        return plan;
-    };
-    if let Some((reason, until)) = wait(campaign, case, now, today) {
-        plan.deferred = Some(Deferral { steps: due.iter().map(|s| s.key.clone()).collect(), reason, until });
-        plan.wake_at = earliest(wake, Some(until));
-        return plan;
+
+    /// The last date whose window has opened, at the customer's place in the spread.
+    fn latest_opened(&self) -> Date {
+        let opened = |date: Date| self.moment_on(date).is_some_and(|moment| moment <= self.now);
+        if opened(self.today) {
+            return self.today;
+        }
+        // Days on which nothing opens belong to the window after them.
+        let mut date = self.today;
+        for _ in 0..LONGEST_CLOSURE_DAYS {
+            let Ok(before) = date.yesterday() else { break };
+            date = before;
+            if opened(date) {
+                return date;
+            }
+        }
+        date
     }
-    // The follow-ups of steps that do not speak themselves: spoken for as well, up to the one that speaks.
-    let mut merged: Vec<&Step> = others.to_vec();
-    let mut further = false;
-    for step in undecided(campaign, case) {
-        further |= step.key == furthest.key;
-        let settled = has(&merged, &step.key) || skips(&plan.skip, &step.key);
-        let Some((base, _)) = step.follows().filter(|_| !settled) else { continue };
-        if has(&merged, base) && !further {
-            merged.push(step);
-        } else if has(&merged, base) || skips(&plan.skip, base) {
-            plan.skip.push((step.key.clone(), Reason::BaseNotSent));
-        }
+
+    /// The customer's moment in the window of a date, if it has one.
+    fn moment_on(&self, date: Date) -> Option<Timestamp> {
+        let window = self.hours.window_on(date)?;
+        let spread = u64::from(self.terms.campaign.spread_minutes) * 60;
+        let offset = self.case.spread.checked_rem(spread).unwrap_or(0);
+        let moment = window.opens.checked_add(SignedDuration::from_secs(i64::try_from(offset).unwrap_or(0))).ok()?;
+        // A window that daylight saving has shortened may close before the spread ends.
+        Some(if moment < window.closes { moment } else { window.opens })
     }
-    // The follow-up of the one that does gets its date by it.
-    let follow_ups = undecided(campaign, case).filter_map(|step| match step.follows() {
-        Some((base, days)) if base == furthest.key => opening(campaign, case, add_days(today, days)?),
-        _ => None,
-    });
-    plan.wake_at = earliest(wake, follow_ups.min());
-    plan.send = Some(Send { step: furthest.key.clone(), merged: merged.iter().map(|s| s.key.clone()).collect() });
-    plan
-}
 
-fn undecided<'a>(campaign: &'a Campaign, case: &'a Case<'_>) -> impl Iterator<Item = &'a Step> {
-    campaign.steps.iter().filter(|s| !case.decided.iter().any(|d| d.step == s.key))
-}
-
-fn has(steps: &[&Step], key: &str) -> bool {
-    steps.iter().any(|s| s.key == key)
-}
-
-fn skips(skipped: &[(String, Reason)], key: &str) -> bool {
-    skipped.iter().any(|(step, _)| step == key)
-}
-
-/// Whether a step counts from one for which no reminder went out: its time will never come.
-fn has_lost_its_base(step: &Step, case: &Case<'_>, skipped: &[(String, Reason)]) -> bool {
-    step.follows()
-        .is_some_and(|(base, _)| skips(skipped, base) || case.decided.iter().any(|d| d.step == base && !d.reminded))
-}
-
-/// The date of a step, as far as it is known.
-fn trigger_date(step: &Step, case: &Case<'_>) -> Option<Date> {
-    match &step.trigger {
-        Trigger::DaysBeforeDue(_) if case.reopened_at.is_some() => None,
-        Trigger::DaysBeforeDue(days) => add_days(case.due_on?, -i64::from(*days)),
-        Trigger::DaysAfterDue(days) => {
-            let due_on = case.due_on?;
-            let anchor = case.reopened_at.map_or(due_on, |at| due_on.max(case.hours.date_at(at)));
-            add_days(anchor, i64::from(*days))
+    /// The customer's moment in the first window from a date on. Depends on customer and date only: all steps of a
+    /// customer that fall into the same window have the same moment, and so become one message.
+    fn opening(&self, date: Date) -> Option<Timestamp> {
+        let mut day = date;
+        for _ in 0..LONGEST_CLOSURE_DAYS {
+            if let Some(moment) = self.moment_on(day) {
+                return Some(moment);
+            }
+            day = day.tomorrow().ok()?;
         }
-        Trigger::AfterStep { step: base, days } => {
-            let base = case.decided.iter().find(|d| d.step == *base && d.reminded)?;
-            add_days(base.on, i64::from(*days))
-        }
-        Trigger::FailedAttempts(n) if case.failed_attempts >= u32::from(*n) => {
-            case.last_failed_at.map(|at| case.hours.date_at(at))
-        }
-        Trigger::FailedAttempts(_) => None,
-    }
-}
-
-/// Why a step whose time has come will never be sent.
-fn obstacle(campaign: &Campaign, step: &Step, case: &Case<'_>, today: Date) -> Option<Reason> {
-    let before_due = matches!(step.trigger, Trigger::DaysBeforeDue(_));
-    if case.opted_out {
-        Some(Reason::OptedOut)
-    } else if before_due && case.due_on.is_some_and(|due| today > due) {
-        Some(Reason::TooLate)
-    } else if !step.segments.is_empty() && !step.segments.contains(&case.segment) {
-        Some(Reason::Segment)
-    } else if is_overtaken(campaign, step, case) {
-        Some(Reason::LaterStep)
-    } else {
         None
     }
-}
 
-/// Whether a further step has spoken since the one that a follow-up counts from: after the last call nobody asks mildly.
-fn is_overtaken(campaign: &Campaign, step: &Step, case: &Case<'_>) -> bool {
-    let spoken = |key: &str| case.decided.iter().find(|d| d.step == key && d.reminded);
-    let Some(base) = step.follows().and_then(|(base, _)| spoken(base)) else { return false };
-    let further = campaign.steps.iter().skip_while(|s| s.key != step.key).skip(1);
-    further.filter_map(|s| spoken(&s.key)).any(|d| d.on >= base.on)
-}
-
-/// Why nothing may be sent now, and until when.
-fn wait(campaign: &Campaign, case: &Case<'_>, now: Timestamp, today: Date) -> Option<(Reason, Timestamp)> {
-    let rested = case.last_reminded_on.and_then(|last| add_days(last, i64::from(campaign.min_gap_days)));
-    if let Some(rested) = rested.filter(|rested| today < *rested) {
-        return opening(campaign, case, rested).map(|until| (Reason::MinGap, until));
+    /// A moment to look again in any case, even if nothing ever opens.
+    fn opening_or_later(&self, date: Date) -> Timestamp {
+        self.opening(date).unwrap_or_else(|| later(self.now))
     }
-    if is_in_flight(case, today) {
-        return opening(campaign, case, add_days(today, 1)?).map(|until| (Reason::InFlight, until));
+
+    fn tomorrow(&self) -> Timestamp {
+        self.today.tomorrow().map_or_else(|_| later(self.now), |date| self.opening_or_later(date))
     }
-    if case.hours.is_open(now) {
-        return None;
+
+    fn missing_calendar(&self, date: Date) -> Cow<'static, str> {
+        let name = self.terms.holidays.missing_year(date).unwrap_or("holidays");
+        format!("calendars.{name}.years.{}", date.year()).into()
     }
-    // Closed: the next window, at the customer's place in it.
-    let next = case.hours.next_open(now).map(|open| case.hours.date_at(open))?;
-    opening(campaign, case, next).map(|until| (Reason::ContactHours, until))
 }
 
-/// Whether to wait for an earlier reminder. One that nobody has told the end of for two weeks is for people to look at; it
-/// does not hold up the others.
-fn is_in_flight(case: &Case<'_>, today: Date) -> bool {
-    const PATIENCE_DAYS: i64 = 14;
-    let given_up = case.last_reminded_on.and_then(|on| add_days(on, PATIENCE_DAYS));
-    case.in_flight && given_up.is_some_and(|given_up| today < given_up)
-}
+/// No calendar is closed longer at a stretch; if one is, cases are looked at daily.
+const LONGEST_CLOSURE_DAYS: usize = 40;
 
-/// The customer's moment in the first window from a date on. Depends on customer and date only: all steps of a customer
-/// that fall into the same window have the same moment, and so become one message.
-fn opening(campaign: &Campaign, case: &Case<'_>, date: Date) -> Option<Timestamp> {
-    let window = case.hours.window_from(date)?;
-    let spread = u64::from(campaign.spread_minutes) * 60;
-    let offset = case.spread.checked_rem(spread).unwrap_or(0);
-    let moment = window.opens.checked_add(SignedDuration::from_secs(i64::try_from(offset).unwrap_or(0))).ok()?;
-    // A window that daylight saving has shortened may close before the spread ends.
-    Some(if moment < window.closes { moment } else { window.opens })
+fn later(now: Timestamp) -> Timestamp {
+    now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now)
 }
 
 fn add_days(date: Date, days: i64) -> Option<Date> {
@@ -316,287 +531,4 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::file::tests::sample;
-    use kernel::contact::zone;
-    use proptest::prelude::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn date(text: &str) -> Date {
-        text.parse().unwrap()
-    }
-
-    fn berlin() -> ContactHours {
-        sample().hours.in_zone(zone("Europe/Berlin").unwrap())
-    }
-
-    fn case<'a>(hours: &'a ContactHours, decided: &'a [Decided]) -> Case<'a> {
-        Case {
-            standing: Standing::Open,
-            due_on: Some(date("2026-06-01")), // a Monday
-            reopened_at: None,
-            failed_attempts: 0,
-            last_failed_at: None,
-            segment: Segment::Prompt,
-            opted_out: false,
-            decided,
-            last_reminded_on: None,
-            in_flight: false,
-            hours,
-            spread: 0,
-        }
-    }
-
-    fn reminded(step: &str, on: &str) -> Decided {
-        Decided { step: step.to_owned(), on: date(on), reminded: true }
-    }
-
-    fn send(step: &str, merged: &[&str]) -> Option<Send> {
-        Some(Send { step: step.to_owned(), merged: merged.iter().map(|s| s.to_string()).collect() })
-    }
-
-    #[test]
-    fn the_ladder_is_climbed_step_by_step() {
-        let hours = berlin();
-        // Three days before due: a Friday. Prompt payers are left alone.
-        let early = plan(&sample(), &case(&hours, &[]), at("2026-05-20T10:00:00Z"));
-        assert_eq!(early, Plan { wake_at: Some(at("2026-05-29T07:00:00Z")), ..Plan::default() });
-        let upcoming = plan(&sample(), &case(&hours, &[]), at("2026-05-29T07:00:00Z"));
-        assert_eq!(upcoming.skip, [("upcoming".to_owned(), Reason::Segment)]);
-        assert_eq!(upcoming.wake_at, Some(at("2026-06-04T07:00:00Z")));
-        let late = Case { segment: Segment::Late, ..case(&hours, &[]) };
-        assert_eq!(plan(&sample(), &late, at("2026-05-29T07:00:00Z")).send, send("upcoming", &[]));
-
-        // Three days after due: a Thursday. The follow-up gets its date by it: three days on is a Sunday, so Monday.
-        let skipped = [Decided { step: "upcoming".into(), on: date("2026-05-29"), reminded: false }];
-        let third = plan(&sample(), &case(&hours, &skipped), at("2026-06-04T07:00:00Z"));
-        assert_eq!(third.send, send("overdue-3", &[]));
-        assert_eq!(third.wake_at, Some(at("2026-06-08T07:00:00Z")));
-
-        // That Monday the seventh day is due as well: one message, the furthest speaks.
-        let mut decided = skipped.to_vec();
-        decided.push(reminded("overdue-3", "2026-06-04"));
-        let both = Case { last_reminded_on: Some(date("2026-06-04")), ..case(&hours, &decided) };
-        assert_eq!(plan(&sample(), &both, at("2026-06-08T07:00:00Z")).send, send("overdue-7", &["follow-up"]));
-    }
-
-    #[test]
-    fn the_gap_keeps_two_reminders_apart() {
-        let hours = berlin();
-        // Due on a Tuesday: day 3 is Friday 5, the follow-up Monday 8, day 7 the Tuesday after it.
-        let decided = [reminded("overdue-3", "2026-06-05"), reminded("follow-up", "2026-06-08")];
-        let case = Case {
-            due_on: Some(date("2026-06-02")),
-            last_reminded_on: Some(date("2026-06-08")),
-            segment: Segment::Late,
-            ..case(&hours, &decided)
-        };
-        let tuesday = plan(&sample(), &case, at("2026-06-09T07:00:00Z"));
-        let until = at("2026-06-10T07:00:00Z");
-        assert_eq!(tuesday.send, None);
-        assert_eq!(tuesday.deferred, Some(Deferral { steps: vec!["overdue-7".into()], reason: Reason::MinGap, until }));
-        assert_eq!(plan(&sample(), &case, until).send, send("overdue-7", &[]));
-    }
-
-    #[test]
-    fn nothing_follows_while_a_reminder_is_on_its_way() {
-        let hours = berlin();
-        let decided = [reminded("overdue-3", "2026-06-04")];
-        let waiting = Case { last_reminded_on: Some(date("2026-06-04")), in_flight: true, ..case(&hours, &decided) };
-        let monday = plan(&sample(), &waiting, at("2026-06-08T07:00:00Z"));
-        assert_eq!((monday.send, monday.deferred.map(|d| d.reason)), (None, Some(Reason::InFlight)));
-        assert_eq!(monday.wake_at, Some(at("2026-06-09T07:00:00Z")));
-        let arrived = Case { in_flight: false, ..waiting.clone() };
-        assert_eq!(plan(&sample(), &arrived, at("2026-06-09T07:00:00Z")).send, send("overdue-7", &["follow-up"]));
-        let lost = plan(&sample(), &waiting, at("2026-06-18T07:00:00Z"));
-        assert_eq!(lost.send, send("overdue-7", &["follow-up"]), "every hold ends by itself");
-    }
-
-    #[test]
-    fn nobody_asks_mildly_after_the_last_call() {
-        let hours = berlin();
-        // Due on a Wednesday: day 3 is a Saturday, so Monday 8; day 7 is Wednesday 10; the follow-up Thursday 11.
-        let decided = [reminded("overdue-3", "2026-06-08"), reminded("overdue-7", "2026-06-10")];
-        let case = Case {
-            due_on: Some(date("2026-06-03")),
-            last_reminded_on: Some(date("2026-06-10")),
-            segment: Segment::Late,
-            ..case(&hours, &decided)
-        };
-        let thursday = plan(&sample(), &case, at("2026-06-11T07:00:00Z"));
-        let overtaken = [("upcoming".to_owned(), Reason::TooLate), ("follow-up".to_owned(), Reason::LaterStep)];
-        assert_eq!((&thursday.skip[..], thursday.send), (&overtaken[..], None));
-        // One that spoke before the step it counts from does not overtake it; nor does one that did not go out.
-        for other in [reminded("overdue-7", "2026-06-05"), Decided { reminded: false, ..decided[1].clone() }] {
-            let decided = [decided[0].clone(), other];
-            let case = Case { decided: &decided, last_reminded_on: Some(date("2026-06-08")), ..case.clone() };
-            assert_eq!(plan(&sample(), &case, at("2026-06-11T07:00:00Z")).send, send("follow-up", &[]));
-        }
-    }
-
-    #[test]
-    fn a_follow_up_of_nothing_is_skipped() {
-        let hours = berlin();
-        let failed = [Decided { step: "overdue-3".into(), on: date("2026-06-04"), reminded: false }];
-        let next = plan(&sample(), &case(&hours, &failed), at("2026-06-05T07:00:00Z"));
-        assert!(next.skip.contains(&("follow-up".to_owned(), Reason::BaseNotSent)), "{next:?}");
-        let opted_out = Case { opted_out: true, ..case(&hours, &[]) };
-        let skip = plan(&sample(), &opted_out, at("2026-06-04T07:00:00Z")).skip;
-        assert!(skip.contains(&("follow-up".to_owned(), Reason::BaseNotSent)), "together with its base: {skip:?}");
-    }
-
-    #[test]
-    fn nights_and_weekends_defer() {
-        let hours = berlin();
-        let case = case(&hours, &[]);
-        for (now, until) in [
-            ("2026-06-04T18:00:00Z", "2026-06-05T07:00:00Z"), // Thursday evening
-            ("2026-06-06T10:00:00Z", "2026-06-08T07:00:00Z"), // Saturday
-        ] {
-            let plan = plan(&sample(), &case, at(now));
-            assert_eq!(plan.deferred.as_ref().map(|d| (d.reason, d.until)), Some((Reason::ContactHours, at(until))));
-            assert_eq!(plan.wake_at, Some(at(until)));
-        }
-    }
-
-    #[test]
-    fn an_outage_sends_one_reminder() {
-        let hours = berlin();
-        let after = plan(&sample(), &case(&hours, &[]), at("2026-07-15T10:00:00Z"));
-        assert_eq!(after.send, send("overdue-7", &["overdue-3", "follow-up"]));
-        assert_eq!(after.wake_at, None, "nothing is left to do");
-        assert_eq!(after.skip, [("upcoming".to_owned(), Reason::TooLate)]);
-    }
-
-    #[test]
-    fn three_failures_are_answered_at_once_in_hours() {
-        let hours = berlin();
-        let failed = Case {
-            due_on: None,
-            failed_attempts: 3,
-            last_failed_at: Some(at("2026-06-02T12:00:00Z")),
-            ..case(&hours, &[])
-        };
-        assert_eq!(plan(&sample(), &failed, at("2026-06-02T12:00:00Z")).send, send("failed", &[]));
-        let two = Case { failed_attempts: 2, ..failed };
-        assert_eq!(
-            plan(&sample(), &two, at("2026-06-02T12:00:00Z")),
-            Plan::default(),
-            "no due date, nothing to wait for"
-        );
-    }
-
-    #[test]
-    fn a_new_epoch_counts_from_its_beginning() {
-        let hours = berlin();
-        let reopened = Case { reopened_at: Some(at("2026-08-03T09:00:00Z")), ..case(&hours, &[]) };
-        let plan = plan(&sample(), &reopened, at("2026-08-03T10:00:00Z"));
-        assert_eq!((plan.send, plan.wake_at), (None, Some(at("2026-08-06T07:00:00Z"))));
-    }
-
-    #[test]
-    fn holds_ends_and_opt_outs_are_silent() {
-        let hours = berlin();
-        let now = at("2026-06-15T10:00:00Z");
-        for standing in [Standing::Held, Standing::Closed] {
-            assert_eq!(plan(&sample(), &Case { standing, ..case(&hours, &[]) }, now), Plan::default());
-        }
-        let opted_out = plan(&sample(), &Case { opted_out: true, ..case(&hours, &[]) }, now);
-        assert_eq!(opted_out.send, None);
-        let because = |(_, reason): &(String, Reason)| matches!(reason, Reason::OptedOut | Reason::BaseNotSent);
-        assert!(opted_out.skip.iter().all(because), "{opted_out:?}");
-    }
-
-    #[test]
-    fn the_spread_moves_a_customer_always_alike() {
-        let hours = berlin();
-        let spread = Case { spread: 12 * 60 + 5, ..case(&hours, &[]) };
-        let wake = plan(&sample(), &spread, at("2026-05-01T10:00:00Z")).wake_at;
-        assert_eq!(wake, Some(at("2026-05-29T07:12:05Z")));
-        let beyond = Case { spread: 15 * 60 + 3, ..spread };
-        assert_eq!(plan(&sample(), &beyond, at("2026-05-01T10:00:00Z")).wake_at, Some(at("2026-05-29T07:00:03Z")));
-    }
-
-    /// The sample with further follow-ups behind its last call: of a follow-up, and of a step that others overtake.
-    fn with_tail() -> Campaign {
-        let follow = |key: &str, step: &str, days| Step {
-            key: key.to_owned(),
-            trigger: Trigger::AfterStep { step: step.to_owned(), days },
-            segments: Vec::new(),
-            tone: crate::Tone::Final,
-        };
-        let mut campaign = sample();
-        campaign.steps.push(follow("nag", "follow-up", 2));
-        campaign.steps.push(follow("nag-again", "nag", 2));
-        campaign.steps.push(follow("last", "overdue-3", 10));
-        campaign
-    }
-
-    proptest! {
-        #[test]
-        fn any_case_comes_to_rest_within_its_rules(
-            zone_index in 0..5_usize,
-            due in 0..365_i64,
-            start_hours in -2_000..4_000_i64,
-            spread in any::<u64>(),
-            segment in 0..4_usize,
-            failed in 0..5_u32,
-            lost in any::<u8>(),
-            has_tail in any::<bool>(),
-        ) {
-            let name = ["Europe/London", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Kiritimati"][zone_index];
-            let campaign = if has_tail { with_tail() } else { sample() };
-            let hours = campaign.hours.in_zone(zone(name).unwrap());
-            let due_on = date("2026-01-01").checked_add(due.days()).unwrap();
-            let start = at("2026-01-01T00:00:00Z").checked_add(SignedDuration::from_hours(due * 24 + start_hours)).unwrap();
-            let segment = [Segment::New, Segment::Prompt, Segment::Mixed, Segment::Late][segment];
-            let mut moment = start;
-            let (mut decided, mut last): (Vec<Decided>, Option<Date>) = (Vec::new(), None);
-            let mut sent = 0;
-            // Lives through the case from wake to wake, as the scheduler does.
-            loop {
-                let case = Case {
-                    due_on: Some(due_on),
-                    failed_attempts: failed,
-                    last_failed_at: Some(start),
-                    segment,
-                    last_reminded_on: last,
-                    spread,
-                    ..case(&hours, &decided)
-                };
-                let plan = plan(&campaign, &case, moment);
-                prop_assert_eq!(&plan, &super::plan(&campaign, &case, moment), "planning twice gives the same");
-                let today = hours.date_at(moment);
-                decided.extend(plan.skip.into_iter().map(|(step, _)| Decided { step, on: today, reminded: false }));
-                if let Some(send) = plan.send {
-                    prop_assert!(hours.is_open(moment), "sent at {} in {}", moment, name);
-                    if let Some(last) = last {
-                        prop_assert!(today >= last.checked_add(2.days()).unwrap(), "gap");
-                    }
-                    for step in send.merged.iter().chain([&send.step]) {
-                        prop_assert!(!decided.iter().any(|d| d.step == *step), "{} twice", step);
-                        let arrived = (lost >> (sent % 8)) & 1 == 0;
-                        decided.push(Decided { step: step.clone(), on: today, reminded: arrived && *step == send.step });
-                    }
-                    sent += 1;
-                    for (step, days) in [("overdue-3", 3), ("overdue-7", 7)] {
-                        if send.step == step {
-                            prop_assert!(today >= due_on.checked_add(days.days()).unwrap(), "early");
-                        }
-                    }
-                    last = Some(today);
-                }
-                let Some(wake) = plan.wake_at else { break };
-                prop_assert!(wake > moment, "woken for nothing");
-                moment = wake;
-            }
-            for step in campaign.steps.iter().filter(|s| failed >= 3 || s.key != "failed") {
-                prop_assert!(decided.iter().any(|d| d.step == step.key), "{} is left undecided", step.key);
-            }
-        }
-    }
-}
+mod tests;

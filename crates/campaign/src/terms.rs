@@ -1,0 +1,100 @@
+//! A campaign as it applies to one payer: in the payer's zone, without the holidays there, tightened by the law there.
+
+use crate::calendar::{self, Calendar, Holidays};
+use crate::campaign::{Campaign, PAYERS_CALENDAR};
+use crate::law::{self, Rules};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use kernel::contact::Weekdays;
+use kernel::{ContactHours, PayerKind};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Where a payer is.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    /// The payer's zone.
+    pub zone: TimeZone,
+    /// ISO 3166-1 alpha-2; empty if not known.
+    pub country: &'a str,
+    /// What the law sees.
+    pub payer: PayerKind,
+}
+
+/// A campaign as it applies to one payer.
+#[derive(Debug, Clone)]
+pub struct Terms<'a> {
+    /// The campaign.
+    pub campaign: &'a Campaign,
+    /// When the payer may be written to; `None` if the law leaves nothing of the campaign's hours.
+    pub hours: Option<ContactHours>,
+    /// Holidays there.
+    pub holidays: Holidays,
+    /// The law there.
+    pub law: Option<&'static Rules>,
+}
+
+impl<'a> Terms<'a> {
+    /// The terms for a payer, by the law of a day.
+    pub fn new(campaign: &'a Campaign, place: &Place<'_>, calendars: &Calendars, on: Date) -> Self {
+        let law = law::rules(place.country, place.payer, on);
+        let (holidays, closed) = calendars.holidays(campaign, place.country);
+        let hours = tightened(campaign.hours.in_zone(place.zone.clone()), law).map(|hours| hours.with_closed(closed));
+        Self { campaign, hours, holidays, law }
+    }
+}
+
+/// What is left of contact hours inside those of the law.
+fn tightened(hours: ContactHours, law: Option<&Rules>) -> Option<ContactHours> {
+    let Some(lawful) = law.and_then(|rules| rules.contact.as_ref()) else { return Some(hours) };
+    let (opens, closes) = hours.span();
+    let weekdays = Weekdays::from_bits(hours.weekdays().bits() & lawful.weekdays.bits());
+    let (opens, closes) = (opens.max(lawful.opens), closes.min(lawful.closes));
+    ContactHours::try_new(hours.zone().clone(), weekdays, opens, closes).ok()
+}
+
+/// All calendars there are: those that are shipped, and the merchants' own files, which come first.
+#[derive(Debug, Default)]
+pub struct Calendars {
+    own: BTreeMap<String, Arc<Calendar>>,
+    /// By their names: a handful of combinations, asked for with every case.
+    combined: RwLock<HashMap<Vec<String>, Combined>>,
+}
+
+type Combined = (Holidays, Arc<[Date]>);
+
+impl Calendars {
+    /// With calendars of one's own, by name.
+    pub fn new(own: BTreeMap<String, Arc<Calendar>>) -> Self {
+        Self { own, combined: RwLock::default() }
+    }
+
+    /// Finds a calendar by its name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Calendar>> {
+        self.own.get(name).or_else(|| calendar::built_in(name))
+    }
+
+    /// The names of all, one's own first.
+    pub fn names(&self) -> Vec<&str> {
+        self.own.keys().map(String::as_str).chain(calendar::built_in_names().map(|name| -> &str { name })).collect()
+    }
+
+    /// The holidays that a campaign keeps for payers of a country, also as a list of dates. A calendar that does not exist
+    /// is not kept here: that is found when the campaign is checked.
+    pub fn holidays(&self, campaign: &Campaign, country: &str) -> Combined {
+        if campaign.holidays.is_empty() {
+            return Combined::default();
+        }
+        let name = |name: &String| if name == PAYERS_CALENDAR { country.to_owned() } else { name.clone() };
+        let names: Vec<String> = campaign.holidays.iter().map(name).collect();
+        let known = self.combined.read().unwrap_or_else(PoisonError::into_inner).get(&names).cloned();
+        known.unwrap_or_else(|| {
+            let holidays = names.iter().filter_map(|name| self.get(name).cloned()).collect::<Holidays>();
+            let closed: Arc<[Date]> = holidays.closed_between(Date::MIN, Date::MAX).into();
+            let combined = (holidays, closed);
+            let mut all = self.combined.write().unwrap_or_else(PoisonError::into_inner);
+            all.insert(names, combined.clone());
+            combined
+        })
+    }
+}
