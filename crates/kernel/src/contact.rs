@@ -1,8 +1,10 @@
-//! Contact hours: on which weekdays, and between which times of a payer's own day, dunlin may write.
+//! Contact hours: on which weekdays, and between which times of a payer's own day, dunlin may write, and on which dates it
+//! may not all the same.
 
 use jiff::civil::{Date, Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
+use std::sync::Arc;
 
 /// Why contact hours make no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,14 +101,20 @@ impl FromIterator<Weekday> for Weekdays {
     }
 }
 
-/// When a payer may be written to: weekdays and a span of the local day, in the payer's own zone.
+/// When a payer may be written to: weekdays and a span of the local day, in the payer's own zone, holidays left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContactHours {
     zone: TimeZone,
     weekdays: Weekdays,
     opens: Minute,
     closes: Minute,
+    /// Sorted.
+    closed: Arc<[Date]>,
 }
+
+/// How many days ahead an open one is looked for. Seven days hold one of each weekday; the rest is room for holidays and
+/// for days that a zone change swallowed.
+const LOOK_AHEAD_DAYS: i32 = 40;
 
 /// One open window: from `opens` up to, but not including, `closes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +134,18 @@ impl ContactHours {
         if opens >= closes {
             return Err(ContactError::Empty(opens, closes));
         }
-        Ok(Self { zone, weekdays, opens, closes })
+        Ok(Self { zone, weekdays, opens, closes, closed: Arc::default() })
+    }
+
+    /// The same hours, closed on these dates, in whatever order they come.
+    pub fn with_closed(self, dates: impl Into<Arc<[Date]>>) -> Self {
+        let mut closed = dates.into();
+        if !closed.is_sorted() {
+            let mut sorted = closed.to_vec();
+            sorted.sort_unstable();
+            closed = sorted.into();
+        }
+        Self { closed, ..self }
     }
 
     /// The same hours in another zone.
@@ -149,6 +168,11 @@ impl ContactHours {
         (self.opens, self.closes)
     }
 
+    /// The dates on which it is closed all the same, sorted.
+    pub fn closed(&self) -> &[Date] {
+        &self.closed
+    }
+
     /// The local date at a moment.
     pub fn date_at(&self, now: Timestamp) -> Date {
         self.zone.to_datetime(now).date()
@@ -157,17 +181,16 @@ impl ContactHours {
     /// The window of a local date, or `None` if that day is closed (or swallowed by a change of the zone, as
     /// Samoa's 30 December 2011 was).
     pub fn window_on(&self, date: Date) -> Option<Window> {
-        if !self.weekdays.contains(date.weekday()) {
+        if !self.weekdays.contains(date.weekday()) || self.closed.binary_search(&date).is_ok() {
             return None;
         }
         let window = Window { opens: self.opens.on(date, &self.zone)?, closes: self.closes.on(date, &self.zone)? };
         (window.opens < window.closes && self.date_at(window.opens) == date).then_some(window)
     }
 
-    /// The first window on or after a local date.
+    /// The first window on or after a local date; `None` if all of the next 40 days are closed.
     pub fn window_from(&self, date: Date) -> Option<Window> {
-        // Seven days hold one of each weekday; the rest is room for days that a zone change swallowed.
-        (0..14).find_map(|days| self.window_on(date.checked_add(days.days()).ok()?))
+        (0..LOOK_AHEAD_DAYS).find_map(|days| self.window_on(date.checked_add(days.days()).ok()?))
     }
 
     /// Whether the payer may be written to now.
@@ -233,6 +256,24 @@ mod tests {
     }
 
     #[test]
+    fn holidays_are_closed_however_many_in_a_row() {
+        let date = |text: &str| text.parse::<Date>().unwrap();
+        let berlin = hours("Europe/Berlin").with_closed([date("2026-12-26"), date("2026-12-25")]);
+        assert_eq!(berlin.closed(), [date("2026-12-25"), date("2026-12-26")]);
+        assert_eq!(berlin.window_on(date("2026-12-25")), None, "a Friday");
+        assert!(!berlin.is_open(at("2026-12-25T10:00:00Z")));
+        assert_eq!(berlin.next_open(at("2026-12-24T20:00:00Z")), Some(at("2026-12-28T08:00:00Z")));
+        assert_eq!(berlin.in_zone(zone("UTC").unwrap()).closed(), berlin.closed(), "in every zone");
+
+        let closed_for = |days: i32| {
+            let dates: Vec<Date> = (0..days).map(|n| date("2026-12-25").checked_add(n.days()).unwrap()).collect();
+            hours("Europe/Berlin").with_closed(dates).next_open(at("2026-12-24T20:00:00Z"))
+        };
+        assert_eq!(closed_for(31), Some(at("2027-01-25T08:00:00Z")), "a whole month");
+        assert_eq!(closed_for(400), None);
+    }
+
+    #[test]
     fn impossible_hours_are_refused() {
         let utc = || zone("UTC").unwrap();
         let m = |t: &str| t.parse::<Minute>().unwrap();
@@ -254,13 +295,19 @@ mod tests {
             bits in 1..128_u8,
             opens in 0..1440_u16,
             length in 60..600_u16,
+            closed in prop::collection::vec(-3..30_i32, 0..12),
         ) {
             let name = ["UTC", "Europe/London", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"][zone_index];
             let closes = Minute::try_new((opens + length).min(1440)).unwrap();
             prop_assume!(closes.get() - opens >= 60);
             let hours = ContactHours::try_new(zone(name).unwrap(), Weekdays::from_bits(bits), Minute::try_new(opens).unwrap(), closes).unwrap();
             let now = Timestamp::from_second(second).unwrap();
+            let today = hours.date_at(now);
+            let hours = hours.with_closed(closed.iter().map(|n| today.checked_add(n.days()).unwrap()).collect::<Vec<_>>());
+            prop_assert!(hours.closed().is_sorted());
+            prop_assert!(!hours.is_open(now) || !hours.closed().contains(&today));
             let open = hours.next_open(now).unwrap();
+            prop_assert!(!hours.closed().contains(&hours.date_at(open)), "{} is closed", hours.date_at(open));
             prop_assert!(open >= now);
             prop_assert!(hours.is_open(open));
             prop_assert_eq!(hours.is_open(now), open == now);
