@@ -600,3 +600,23 @@ async fn a_stored_request_that_cannot_be_read_ends_and_holds_nobody_up() {
     rig.wait_for("delivery WHERE state IN ('claimed', 'waiting', 'imminent')", 0).await;
     rig.end().await;
 }
+
+#[tokio::test]
+async fn holidays_are_waited_for_and_malformed_ones_refused() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let closed_on = |date: &str| {
+        let mut request = due(&["in_1"]);
+        request.contact_hours.as_mut().unwrap().closed_on = vec!["2026-06-11".into(), date.into()];
+        request
+    };
+    rig.emit(&SCHEDULER_TIMERS, [closed_on("10.6.2026")]).await;
+    rig.wait_for("dead_letter WHERE reason LIKE '%contact_hours%'", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [closed_on("2026-06-10")]).await;
+    rig.wait_for("delivery WHERE reason = 'contact_hours' AND next_attempt_at = '2026-06-12T07:00:00Z'", 1).await;
+    rig.clock.set(at("2026-06-11T10:00:00Z"));
+    rig.clock.set(at("2026-06-12T07:00:00Z"));
+    rig.mails(1).await;
+    rig.end().await;
+}
