@@ -126,6 +126,8 @@ fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
         id: reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?,
         merchant: reminder.merchant_id.clone(),
         customer: reminder.customer_id.clone(),
+        // One that is not known fails by name when its time comes.
+        channel: if v1::Channel::try_from(reminder.channel).is_ok() { "email" } else { "unknown" },
         request: request.encode_to_vec(),
         invoices: reminder.lines.iter().map(|l| l.invoice_id.clone()).collect(),
         due_at: time::from_wire(request.due_at).ok_or_else(|| Malformed::missing("due_at"))?,
@@ -383,6 +385,10 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     let customer = ticket.reminder.customer_id.clone();
     if let Some(reason) = known.suppressed.get(&(merchant.clone(), store::by_customer(&customer).into_inner())) {
         return Some(Verdict::Suppressed(reason.clone()));
+    }
+    // Read as a number: what is not known must not pass for what was there before there were others.
+    if v1::Channel::try_from(ticket.reminder.channel).is_err() {
+        return failed("channel");
     }
     let contact = known.contacts.get(&(merchant, customer));
     if contact.is_some_and(|c| c.deleted) {

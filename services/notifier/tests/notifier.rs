@@ -620,3 +620,21 @@ async fn holidays_are_waited_for_and_malformed_ones_refused() {
     rig.mails(1).await;
     rig.end().await;
 }
+
+#[tokio::test]
+async fn a_channel_from_the_future_fails_by_name() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let by = |channel: i32| {
+        let mut request = due(&["in_1"]);
+        request.reminder.as_mut().unwrap().channel = channel;
+        request
+    };
+    rig.emit(&SCHEDULER_TIMERS, [by(99)]).await;
+    rig.wait_for_told(&["failed channel"]).await;
+    rig.wait_for("delivery WHERE channel = 'unknown' AND state = 'failed'", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [by(v1::Channel::Email.into())]).await;
+    rig.wait_for_told(&["failed channel", "sent in_1"]).await;
+    rig.end().await;
+}
