@@ -273,6 +273,7 @@ fn stored<T>(column: &str, value: Option<T>) -> sqlx::Result<T> {
 pub struct Contact {
     pub name: Masked<String>,
     pub email: Masked<String>,
+    pub locale: String,
     pub deleted: bool,
 }
 
@@ -281,16 +282,16 @@ pub async fn load_contacts(
     tx: &mut PgConnection,
     keys: &[(String, String)],
 ) -> sqlx::Result<BTreeMap<(String, String), Contact>> {
-    let rows: Vec<(String, String, String, String, bool)> = sqlx::query_as(
-        "SELECT merchant, customer, name, email, deleted FROM notifier.customer
+    let rows: Vec<(String, String, String, String, String, bool)> = sqlx::query_as(
+        "SELECT merchant, customer, name, email, locale, deleted FROM notifier.customer
          WHERE (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
     )
     .bind(keys.iter().map(|k| &k.0).bind_iter())
     .bind(keys.iter().map(|k| &k.1).bind_iter())
     .fetch_all(tx)
     .await?;
-    let contact = |(merchant, customer, name, email, deleted)| {
-        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), deleted })
+    let contact = |(merchant, customer, name, email, locale, deleted)| {
+        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), locale, deleted })
     };
     Ok(rows.into_iter().map(contact).collect())
 }
