@@ -4,6 +4,7 @@
 //! moment, and says what to do now and when to look again. The scheduler calls it whenever something about a case changes
 //! and whenever its timer fires; both get the same answer for the same facts, so neither needs to know what happened.
 
+pub mod calendar;
 mod file;
 mod plan;
 
