@@ -6,6 +6,7 @@
 
 pub mod calendar;
 mod file;
+pub mod law;
 mod plan;
 
 pub use file::{Campaign, CampaignFile, Fault, Step, Tone};
