@@ -183,7 +183,7 @@ impl<'a> Planning<'a> {
         }
         // While its reminder is on its way it may still come to nothing.
         let last = |(n, s): (usize, &Step)| s.ends_with.is_some() && matches!(self.state(n), State::Reminded(_));
-        let n = self.terms.campaign.steps.iter().enumerate().position(last).filter(|_| !self.case.in_flight)?;
+        let n = self.terms.campaign.steps.iter().enumerate().position(last).filter(|_| !self.is_in_flight())?;
         Some(format!("steps.{}.ends_with", self.key(n)))
     }
 

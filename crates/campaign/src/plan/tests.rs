@@ -382,3 +382,12 @@ fn the_spread_moves_a_customer_always_alike() {
     let beyond = Case { spread: 15 * 60 + 3, ..spread };
     assert_eq!(run(&sample(), &beyond, "2026-05-01T10:00:00Z").wake_at, Some(at("2026-05-29T07:00:03Z")));
 }
+
+#[test]
+fn the_last_step_ends_the_sequence_even_if_nobody_tells_of_its_arrival() {
+    let campaign = parse(&SAMPLE.replace("key: overdue-3, ", "key: overdue-3, ends_with: stop, "));
+    let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
+    let lost = Case { contacts: &[date("2026-06-04")], in_flight: true, ..case(&decided) };
+    let given_up = run(&campaign, &lost, "2026-06-18T07:00:00Z");
+    assert_eq!((sends(&given_up), given_up.skip.len()), (None, 3), "{given_up:?}");
+}
