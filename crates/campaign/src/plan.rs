@@ -257,13 +257,28 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// The last reminder before a step. It is known once the step right before it is decided.
+    /// The last reminder of the steps before a step. It is known once the step right before it is decided; those that wait
+    /// for news, which may never come, are not waited for.
     fn previous(&self, n: usize) -> State {
-        let mut earlier = self.states.get(..n).unwrap_or_default().iter().rev();
-        match earlier.clone().next() {
+        let earlier = self.states.iter().zip(&self.terms.campaign.steps).enumerate().take(n);
+        let right_before =
+            earlier.rev().find(|(m, (state, step))| **state != State::Open || !self.waits_for_news(*m, step));
+        match right_before.map(|(_, (state, _))| *state) {
             Some(State::Open) | None => State::Open,
-            Some(state) => *earlier.find(|s| matches!(s, State::Reminded(_))).unwrap_or(state),
+            Some(silent) => {
+                let reminded = self.states.iter().take(n).filter_map(|state| match state {
+                    State::Reminded(on) => Some(*on),
+                    _ => None,
+                });
+                // By its date: steps are in the order of their weight, and those that news triggers come when they come.
+                reminded.max().map_or(silent, State::Reminded)
+            }
         }
+    }
+
+    fn waits_for_news(&self, n: usize, step: &Step) -> bool {
+        let by_news = matches!(step.trigger, Trigger::FailedAttempts { .. } | Trigger::AfterBrokenPromise(_));
+        by_news && !matches!(self.when(n, step), When::On(_))
     }
 
     /// The distance from the first step after due to the day of entry, if that has passed by then.

@@ -391,3 +391,19 @@ fn the_last_step_ends_the_sequence_even_if_nobody_tells_of_its_arrival() {
     let given_up = run(&campaign, &lost, "2026-06-18T07:00:00Z");
     assert_eq!((sends(&given_up), given_up.skip.len()), (None, 3), "{given_up:?}");
 }
+
+#[test]
+fn the_previous_reminder_is_the_latest_and_news_is_not_waited_for() {
+    let text = SAMPLE.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
+    // The failure came after the follow-up.
+    let decided =
+        [reminded("failed", "2026-06-10"), reminded("overdue-3", "2026-06-04"), silent("follow-up", "2026-06-04")];
+    let next = |campaign: &Campaign, decided: &[Decided]| {
+        run(campaign, &case(decided), "2026-06-11T07:00:00Z").next_step_at.map(|at| at.to_string())
+    };
+    assert_eq!(next(&parse(&text), &decided).as_deref(), Some("2026-06-22T07:00:00Z"), "the 20th is a Saturday");
+    // The step right before it waits for a failure that may never come.
+    let text = SAMPLE.replace("{ after_step: { step: overdue-3, days: 3 } }", "{ failed_attempts: 5 }");
+    let text = text.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
+    assert_eq!(next(&parse(&text), &decided[1..2]).as_deref(), Some("2026-06-15T07:00:00Z"), "the 14th is a Sunday");
+}
