@@ -379,9 +379,13 @@ impl<'a> Planning<'a> {
         if self.terms.holidays.missing_year(today).is_some() {
             return Some((Reason::CalendarMissing, self.missing_calendar(today), Some(self.tomorrow())));
         }
-        if self.hours.is_open(self.now) {
+        // The customer's place in the spread holds for what waited until today as well: whatever is looked at in between
+        // would go out by itself, and not together with what is due at that place.
+        let is_open = self.hours.is_open(self.now);
+        if is_open && self.reached == self.today {
             return None;
         }
+        let rule = if is_open { "contact.spread_minutes" } else { "contact" };
         // Closed: the next window, at the customer's place in it.
         let next = self.hours.next_open(self.now).map(|open| self.hours.date_at(open));
         Some((Reason::ContactHours, "contact".into(), next.map(|next| self.opening_or_later(next))))

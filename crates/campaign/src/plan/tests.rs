@@ -384,6 +384,16 @@ fn the_spread_moves_a_customer_always_alike() {
 }
 
 #[test]
+fn what_waited_goes_at_the_customers_place_in_the_spread_too() {
+    // Due on Thursday; the evening went by. On Friday its place is 09:12, and news comes at 09:05.
+    let case = Case { spread: 12 * 60, ..case(&[]) };
+    let news = run(&sample(), &case, "2026-06-05T07:05:00Z");
+    let place = Some(at("2026-06-05T07:12:00Z"));
+    assert_eq!((sends(&news), waits(&news)), (None, Some((Reason::ContactHours, "contact.spread_minutes", place))));
+    assert_eq!(sends(&run(&sample(), &case, "2026-06-05T07:12:00Z")), Some(("overdue-3", vec![])));
+}
+
+#[test]
 fn the_last_step_ends_the_sequence_even_if_nobody_tells_of_its_arrival() {
     let campaign = parse(&SAMPLE.replace("key: overdue-3, ", "key: overdue-3, ends_with: stop, "));
     let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
