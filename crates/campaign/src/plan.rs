@@ -128,7 +128,7 @@ impl<'a> Planning<'a> {
             }
         }
         if let Some(date) = future {
-            self.plan.next_step_at = self.opening(date);
+            self.plan.next_step_at = Some(self.opening_or_later(date));
             self.plan.wake_at = self.plan.next_step_at;
         }
         if !unplannable.is_empty() {
@@ -388,7 +388,8 @@ impl<'a> Planning<'a> {
         let rule = if is_open { "contact.spread_minutes" } else { "contact" };
         // Closed: the next window, at the customer's place in it.
         let next = self.hours.next_open(self.now).map(|open| self.hours.date_at(open));
-        Some((Reason::ContactHours, "contact".into(), next.map(|next| self.opening_or_later(next))))
+        let until = next.map_or_else(|| later(self.now), |next| self.opening_or_later(next));
+        Some((Reason::ContactHours, rule.into(), Some(until)))
     }
 
     /// The hold that lasts longest.
@@ -466,15 +467,13 @@ impl<'a> Planning<'a> {
         let Some(last) = last.max() else { return };
         let ends = campaign.steps.iter().enumerate();
         let ends = ends.filter(|(n, _)| matches!(self.state(*n), State::Reminded(_))).find_map(|(_, s)| s.ends_with);
-        let Some(moment) = add_days(last, campaign.end.after_days.into()).and_then(|date| self.opening(date)) else {
-            return;
-        };
+        let Some(date) = add_days(last, campaign.end.after_days.into()) else { return };
         if self.is_in_flight() {
-            self.plan.wake_at = Some(self.tomorrow().max(moment));
-        } else if moment <= self.now {
+            self.plan.wake_at = Some(self.tomorrow().max(self.opening_or_later(date)));
+        } else if date <= self.reached {
             self.plan.end = Some(ends.unwrap_or(campaign.end.outcome));
         } else {
-            self.plan.wake_at = Some(moment);
+            self.plan.wake_at = Some(self.opening_or_later(date));
         }
     }
 
@@ -519,9 +518,13 @@ impl<'a> Planning<'a> {
         None
     }
 
-    /// A moment to look again in any case, even if nothing ever opens.
+    /// A moment to look again in any case, even if nothing opens for longer than is looked ahead.
     fn opening_or_later(&self, date: Date) -> Timestamp {
-        self.opening(date).unwrap_or_else(|| later(self.now))
+        self.opening(date).unwrap_or_else(|| {
+            let closed_until = add_days(date, LONGEST_CLOSURE_DAYS as i64);
+            let closed_until = closed_until.and_then(|day| day.to_zoned(self.hours.zone().clone()).ok());
+            closed_until.map_or(self.now, |day| day.timestamp()).max(later(self.now))
+        })
     }
 
     fn tomorrow(&self) -> Timestamp {

@@ -394,6 +394,35 @@ fn what_waited_goes_at_the_customers_place_in_the_spread_too() {
 }
 
 #[test]
+fn nothing_is_forgotten_over_a_long_closure() {
+    // Closed from the third day after due for seven weeks.
+    let campaign = parse(&SAMPLE.replace("end: { after_days: 7", "end: { after_days: 0"));
+    let mut terms = terms(&campaign, "Europe/Berlin");
+    let closed: Vec<Date> = (0..49).map(|n| add_days(date("2026-06-04"), n).unwrap()).collect();
+    terms.hours = terms.hours.map(|hours| hours.with_closed(closed));
+    let open = [silent("upcoming", "2026-05-29")];
+    let all = [&open[..], &[reminded("overdue-3", "2026-06-03"), silent("follow-up", "2026-06-03")]].concat();
+    let all = [&all[..], &[silent("overdue-7", "2026-06-05"), silent("failed", "2026-06-05")]].concat();
+    for (case, now) in [
+        (case(&open), "2026-06-02T10:00:00Z"), // its date is to come
+        (case(&open), "2026-06-08T10:00:00Z"), // it has come
+        (case(&all), "2026-06-08T10:00:00Z"),  // only the end is to come
+    ] {
+        let mut now = at(now);
+        for _ in 0..60 {
+            let plan = plan(&terms, &case, now);
+            if plan.send.is_some() || plan.end.is_some() {
+                break;
+            }
+            now = plan.wake_at.expect("looks again");
+        }
+        // The end is no message: after forty days it does not wait any more.
+        assert!(now >= at("2026-07-14T22:00:00Z"), "{now}");
+        assert!(now <= at("2026-07-23T07:00:00Z"), "{now}");
+    }
+}
+
+#[test]
 fn the_last_step_ends_the_sequence_even_if_nobody_tells_of_its_arrival() {
     let campaign = parse(&SAMPLE.replace("key: overdue-3, ", "key: overdue-3, ends_with: stop, "));
     let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
