@@ -88,17 +88,20 @@ COMMENT ON COLUMN ingest.charge.charge   IS 'The processor''s id of the charge o
 COMMENT ON COLUMN ingest.charge.invoice  IS 'The invoice';
 
 CREATE TABLE ingest.parked (
-    merchant text NOT NULL,
-    charge   text NOT NULL,
-    inbound  uuid NOT NULL REFERENCES ingest.inbound,
-    facts    jsonb NOT NULL,
+    merchant  text        NOT NULL,
+    charge    text        NOT NULL,
+    inbound   uuid        NOT NULL REFERENCES ingest.inbound,
+    facts     jsonb       NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (merchant, charge, inbound)
 );
 
 COMMENT ON TABLE  ingest.parked IS 'Facts about a charge whose invoice is not known yet; applied when it becomes known';
-COMMENT ON COLUMN ingest.parked.merchant IS 'Whose';
-COMMENT ON COLUMN ingest.parked.charge   IS 'The charge or payment intent';
-COMMENT ON COLUMN ingest.parked.inbound  IS 'The message it came in';
-COMMENT ON COLUMN ingest.parked.facts    IS 'The facts (list of ingest::domain::Stamped)';
+COMMENT ON COLUMN ingest.parked.merchant  IS 'Whose';
+COMMENT ON COLUMN ingest.parked.charge    IS 'The charge or payment intent';
+COMMENT ON COLUMN ingest.parked.inbound   IS 'The message it came in';
+COMMENT ON COLUMN ingest.parked.facts     IS 'The facts (list of ingest::domain::Stamped)';
+COMMENT ON COLUMN ingest.parked.parked_at IS 'Machine time; most sweeps look at recent ones only';
 
 CREATE INDEX parked_inbound ON ingest.parked (inbound);
+CREATE INDEX parked_parked_at ON ingest.parked (parked_at);

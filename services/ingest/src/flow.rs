@@ -89,14 +89,15 @@ async fn set_apart(work: &mut Work, messages: &[Message], faults: &Faults) -> Re
     Ok(())
 }
 
-/// Applies parked facts whose invoice is known by now. Returns how many messages that were.
+/// Applies facts that were parked in the last `hours` and whose invoice is known by now. Returns how many messages that
+/// were.
 ///
 /// The same function as after the arrival of a charge, run now and then: a charge and a fact about it may have arrived in
 /// two transactions that did not see each other.
-pub async fn apply_parked(work: &mut Work) -> Result<usize, Failure> {
+pub async fn apply_parked(work: &mut Work, hours: i32) -> Result<usize, Failure> {
     /// More wait for the next time.
     const LIMIT: i64 = 500;
-    let charges = store::charges_to_unpark(work.tx(), LIMIT).await?;
+    let charges = store::charges_to_unpark(work.tx(), hours, LIMIT).await?;
     let charges: Vec<Key<&str>> =
         charges.iter().map(|(merchant, charge)| (merchant.clone(), charge.as_str())).collect();
     let mut batch = Batch::default();

@@ -139,13 +139,15 @@ pub struct Unparked {
     pub facts: Vec<Stamped>,
 }
 
-/// Up to `limit` charges whose invoice is known by now, and about which facts are parked all the same.
-pub async fn charges_to_unpark(tx: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Key<String>>> {
+/// Up to `limit` charges whose invoice is known by now, and about which facts were parked in the last `hours` all the same.
+pub async fn charges_to_unpark(tx: &mut PgConnection, hours: i32, limit: i64) -> sqlx::Result<Vec<Key<String>>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT p.merchant, p.charge
          FROM ingest.parked AS p JOIN ingest.charge AS c USING (merchant, charge)
-         LIMIT $1",
+         WHERE p.parked_at > now() - make_interval(hours => $1)
+         LIMIT $2",
     )
+    .bind(hours)
     .bind(limit)
     .fetch_all(tx)
     .await?;

@@ -720,7 +720,9 @@ async fn a_batch_leaves_what_waits_for_other_charges_alone() {
         sqlx::query_scalar("SELECT charge FROM ingest.parked").fetch_all(&host.pool).await.unwrap();
     assert_eq!(parked, ["ch_2"]);
     let mut work = host.bus.begin(&events::topology::INGEST_INTAKE).await.unwrap();
-    assert_eq!(ingest::flow::apply_parked(&mut work).await.unwrap(), 1, "the sweep finds it");
+    sqlx::query("UPDATE ingest.parked SET parked_at = now() - interval '2 hours'").execute(&host.pool).await.unwrap();
+    assert_eq!(ingest::flow::apply_parked(&mut work, 1).await.unwrap(), 0, "too long ago");
+    assert_eq!(ingest::flow::apply_parked(&mut work, 3).await.unwrap(), 1, "the sweep finds it");
 }
 
 #[tokio::test]
