@@ -269,6 +269,8 @@ impl News {
                     self.opted_out.insert(key);
                 }
             }
+            // How long a source has been silent decides nothing here yet.
+            AnyEvent::SourceHeard(_) => {}
             event => {
                 let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
                 if new.open_minor > 0 && rules.assign(&new.merchant).is_none() {

@@ -364,7 +364,7 @@ impl Ledger {
         }
         // What ingest would refuse a dry run finds as well.
         for fact in &facts {
-            ingest::facts::translate(fact)
+            ingest::facts::translate(fact, ingest::domain::Source::Grpc)
                 .map_err(|fault| RowFault { column: fault.field.to_owned(), reason: fault.problem })?;
         }
         Ok(facts)
