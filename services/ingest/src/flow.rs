@@ -59,7 +59,8 @@ pub async fn tell_heard(work: &mut Work, heard: &Heard) -> Result<(), Failure> {
         let id = kernel::id::derive("source", merchant.as_str(), &source, &heard_at.to_string());
         let wire_at = Some(time::to_wire(heard_at));
         let event = v1::SourceHeard { merchant_id: merchant.to_string(), source, heard_at: wire_at };
-        work.emit_as(id, heard_at, &event, bus::trace::current())?;
+        // In no trace: it is no part of what the message leads to.
+        work.emit_as(id, heard_at, &event, None)?;
     }
     Ok(())
 }
