@@ -80,12 +80,19 @@ pub struct RuleFiles {
     pub calendars: BTreeMap<String, Arc<Calendar>>,
     /// All that is wrong with any of them.
     pub faults: Faults,
+    /// How they looked just before they were read.
+    pub fingerprint: Fingerprint,
 }
+
+/// Names, sizes and times of files: when they change, the files are read again.
+pub type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
 impl RuleFiles {
     /// Reads them. What has a fault is left out; its faults are all there.
     pub fn read(config_dir: &Path) -> Self {
-        let mut files = Self { directory: config_dir.to_owned(), ..Self::default() };
+        // Taken first: what changes while they are read is read again.
+        let fingerprint = fingerprint(config_dir);
+        let mut files = Self { directory: config_dir.to_owned(), fingerprint, ..Self::default() };
         let calendars = config_dir.join("calendars");
         if calendars.is_dir() {
             for path in runtime::merchant::yaml_files(&calendars, &mut files.faults) {
@@ -147,8 +154,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned()
 }
 
-/// Names, sizes and times of the files that rules come from: when they change, the files are read again.
-pub fn fingerprint(config_dir: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+/// The fingerprint of the files that rules come from.
+pub fn fingerprint(config_dir: &Path) -> Fingerprint {
     let files = ["campaigns", "calendars"].into_iter().filter_map(|d| std::fs::read_dir(config_dir.join(d)).ok());
     let of = |entry: std::fs::DirEntry| {
         // A ConfigMap's files are links: the time is that of what they lead to.
