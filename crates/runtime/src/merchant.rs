@@ -2,7 +2,7 @@
 
 use crate::config::{At, Document, Fault, Faults, Validate};
 use jiff::tz::TimeZone;
-use kernel::{Masked, MerchantId, contact};
+use kernel::{Masked, MerchantId, PayerKind, contact};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -19,9 +19,18 @@ pub struct MerchantFile {
     /// BCP 47 language of messages where the payer's is not known.
     #[serde(default = "default_locale")]
     pub locale: String,
-    /// The campaign that new invoices follow: a file in `campaigns/`, without its ending.
-    #[serde(default = "default_campaign")]
-    pub campaign: String,
+    /// The campaigns that invoices may follow, in this order: files in `campaigns/`, without their ending. The first whose
+    /// audience fits is taken.
+    #[serde(default = "default_campaigns")]
+    pub campaigns: Vec<String>,
+    /// ISO 3166-1 alpha-2 of payers whose country is not known: its holidays and its law count for them.
+    #[serde(default)]
+    pub country: String,
+    /// What the law sees in payers of whom nobody has said it.
+    #[serde(default = "default_payers")]
+    pub payers: PayerKind,
+    /// If nothing was heard of an invoice's processor for so many hours, its reminders are held: it might have been paid.
+    pub stale_after_hours: Option<u32>,
     /// Who reminders come from.
     pub sender: Sender,
     /// Stripe's webhooks.
@@ -34,8 +43,11 @@ pub struct MerchantFile {
 fn default_locale() -> String {
     "en".to_owned()
 }
-fn default_campaign() -> String {
-    "default".to_owned()
+fn default_campaigns() -> Vec<String> {
+    vec!["default".to_owned()]
+}
+const fn default_payers() -> PayerKind {
+    PayerKind::Business
 }
 
 /// Who reminders come from.
@@ -70,6 +82,16 @@ impl Validate for MerchantFile {
         at.check("time_zone", contact::zone(&self.time_zone));
         if self.name.trim().is_empty() {
             at.fault("name", "is empty");
+        }
+        if self.campaigns.is_empty() {
+            at.fault("campaigns", "needs at least one campaign, such as default");
+        }
+        let is_code = self.country.len() == 2 && self.country.bytes().all(|b| b.is_ascii_uppercase());
+        if !self.country.is_empty() && !is_code {
+            at.fault("country", "is no country code of two capital letters such as DE");
+        }
+        if self.stale_after_hours == Some(0) {
+            at.fault("stale_after_hours", "must be above 0: every source would be stale");
         }
         let mut sender = at.below("sender");
         for (key, address) in [("email", Some(&self.sender.email)), ("reply_to", self.sender.reply_to.as_ref())] {

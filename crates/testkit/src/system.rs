@@ -5,7 +5,7 @@ use crate::servers::{Binaries, Nats, free_port};
 use anyhow::Context;
 use events::{AnyEvent, Kind, Service};
 use jiff::tz::TimeZone;
-use kernel::{Clock, Masked, MerchantId, SharedClock, SystemClock};
+use kernel::{Clock, Masked, MerchantId, SharedClock, SystemClock, PayerKind};
 use runtime::Host;
 use runtime::health::Health;
 use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};
@@ -104,7 +104,10 @@ pub fn merchant(id: &str, zone: &str) -> anyhow::Result<Merchant> {
         name: format!("{id} Ltd"),
         time_zone: zone.to_owned(),
         locale: "en".to_owned(),
-        campaign: "default".to_owned(),
+        campaigns: vec!["default".to_owned()],
+        country: String::new(),
+        payers: PayerKind::Business,
+        stale_after_hours: None,
         sender: Sender { name: format!("Anna from {id}"), email: format!("billing@{id}.example"), reply_to: None },
         stripe: Some(Stripe { signing_secrets: vec![Masked::new(STRIPE_SECRET.to_owned())], tolerance_seconds: 300 }),
         api_key_sha256: vec![API_KEY_SHA256.to_owned()],

@@ -119,10 +119,12 @@ impl Configuration {
 /// Names that must lead somewhere.
 fn check_references(config_dir: &Path, merchants: &Merchants, campaigns: &Campaigns, faults: &mut Faults) {
     for merchant in merchants.iter() {
-        let campaign = &merchant.file.campaign;
-        if !campaigns.contains_key(campaign) {
-            let file = config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
-            faults.0.push(fault(&file, "campaign", format!("there is no campaigns/{campaign}.yaml")));
+        let file = config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
+        for (n, campaign) in merchant.file.campaigns.iter().enumerate() {
+            if !campaigns.contains_key(campaign) {
+                let reason = format!("there is no campaigns/{campaign}.yaml");
+                faults.0.push(fault(&file, &format!("campaigns.{n}"), reason));
+            }
         }
     }
     if merchants.iter().next().is_none() && faults.0.is_empty() {

@@ -96,7 +96,7 @@ COMMENT ON TABLE  notifier.delivery IS 'Each reminder on its way. The primary ke
 COMMENT ON COLUMN notifier.delivery.id              IS 'The reminder';
 COMMENT ON COLUMN notifier.delivery.merchant        IS 'Whose';
 COMMENT ON COLUMN notifier.delivery.customer        IS 'To whom';
-COMMENT ON COLUMN notifier.delivery.channel         IS 'email';
+COMMENT ON COLUMN notifier.delivery.channel         IS 'email; unknown: one that this version cannot write to';
 COMMENT ON COLUMN notifier.delivery.request         IS 'dunlin.events.v1.ReminderDue';
 COMMENT ON COLUMN notifier.delivery.invoices        IS 'The invoices it is about';
 COMMENT ON COLUMN notifier.delivery.state           IS 'waiting; claimed: being prepared, nothing handed over; imminent: the final dot may have been written; then handed_off, suppressed, failed or unknown for good';

@@ -83,18 +83,15 @@ impl Said {
     }
 }
 
-/// The contact hours of a reminder.
+/// The contact hours of a reminder, with its holidays.
 pub fn contact_hours(request: &ReminderDue) -> Option<ContactHours> {
     let wire = request.contact_hours.as_ref()?;
     let minute = |m: u32| Minute::try_new(u16::try_from(m).ok()?).ok();
     let weekdays = Weekdays::from_bits(u8::try_from(wire.weekdays).ok()?);
-    ContactHours::try_new(
-        zone(&wire.time_zone).ok()?,
-        weekdays,
-        minute(wire.opens_minute)?,
-        minute(wire.closes_minute)?,
-    )
-    .ok()
+    let closed: Option<Vec<Date>> = wire.closed_on.iter().map(|date| date.parse().ok()).collect();
+    let (opens, closes) = (minute(wire.opens_minute)?, minute(wire.closes_minute)?);
+    let hours = ContactHours::try_new(zone(&wire.time_zone).ok()?, weekdays, opens, closes).ok()?;
+    Some(hours.with_closed(closed?))
 }
 
 /// How an attempt to hand over ended.

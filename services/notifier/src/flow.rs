@@ -24,6 +24,7 @@ use prost::Message;
 use runtime::Host;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// What is owed, and who must not be written to.
@@ -118,6 +119,7 @@ fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
     }
     for line in &reminder.lines {
         let _: InvoiceId = snapshot::id("reminder.lines.invoice_id", &line.invoice_id)?;
+        line.charges.iter().try_for_each(check_charge)?;
     }
     if contact_hours(request).is_none() {
         return Err(Malformed::new("contact_hours", "make no sense"));
@@ -126,11 +128,23 @@ fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
         id: reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))?,
         merchant: reminder.merchant_id.clone(),
         customer: reminder.customer_id.clone(),
+        // One that is not known fails by name when its time comes.
+        channel: if v1::Channel::try_from(reminder.channel).is_ok() { "email" } else { "unknown" },
         request: request.encode_to_vec(),
         invoices: reminder.lines.iter().map(|l| l.invoice_id.clone()).collect(),
         due_at: time::from_wire(request.due_at).ok_or_else(|| Malformed::missing("due_at"))?,
         traceparent: incoming.trace(),
     })
+}
+
+fn check_charge(charge: &v1::Charge) -> Result<(), Malformed> {
+    if charge.kind() == v1::ChargeKind::Unspecified {
+        return Err(Malformed::new("reminder.lines.charges.kind", format!("{} is not a known kind", charge.kind)));
+    }
+    if charge.amount_minor < 0 {
+        return Err(Malformed::new("reminder.lines.charges.amount_minor", "is negative"));
+    }
+    time::date_from_wire(&charge.as_of).map_err(|e| Malformed::new("reminder.lines.charges.as_of", e)).map(drop)
 }
 
 /// A delivery in work: what it is about and to whom it goes.
@@ -152,6 +166,8 @@ pub struct Ticket {
     pub owed: Vec<(ReminderLine, Balance)>,
     /// The name to greet.
     pub name: Masked<String>,
+    /// The payer's language; empty if it is not known.
+    pub locale: String,
     /// Where to.
     pub address: Masked<String>,
     /// The trace that asked for it.
@@ -210,6 +226,13 @@ impl Verdict {
     /// Not now, for a reason of our own that should pass.
     pub fn wait_for_us(host: &Host, attempts: i32, reason: &str) -> Self {
         Self::put_back(host.clock.after(catch_up(attempts)), reason)
+    }
+
+    /// The template is not there. It may come: until then the reminder waits. However fast the clock runs, whoever looks
+    /// after the directory needs a moment.
+    pub fn template_missing(host: &Host) -> Self {
+        let later = host.now().saturating_add(SignedDuration::from_mins(1)).unwrap_or(Timestamp::MAX);
+        Self::put_back(later.max(host.clock.after(Duration::from_secs(1))), "template_missing")
     }
 
     /// The merchant is not configured here. Another replica may know it, or we after the next start.
@@ -307,6 +330,7 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
         hours,
         owed: Vec::new(),
         name: Masked::default(),
+        locale: String::new(),
         address: Masked::default(),
         traceparent: delivery.traceparent.clone(),
     })
@@ -384,6 +408,10 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     if let Some(reason) = known.suppressed.get(&(merchant.clone(), store::by_customer(&customer).into_inner())) {
         return Some(Verdict::Suppressed(reason.clone()));
     }
+    // Read as a number: what is not known must not pass for what was there before there were others.
+    if v1::Channel::try_from(ticket.reminder.channel).is_err() {
+        return failed("channel");
+    }
     let contact = known.contacts.get(&(merchant, customer));
     if contact.is_some_and(|c| c.deleted) {
         return Some(Verdict::Suppressed("customer_deleted".to_owned()));
@@ -396,6 +424,7 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     let address = own(|c| &c.email).unwrap_or_else(|| billed(|b| &b.bill_to_email));
     let name = own(|c| &c.name).unwrap_or_else(|| billed(|b| &b.bill_to_name));
     (ticket.address, ticket.name) = (address, name);
+    ticket.locale = contact.map(|c| c.locale.clone()).unwrap_or_default();
     if ticket.address.reveal().is_empty() {
         return failed("no_address");
     }

@@ -1,21 +1,25 @@
 //! Notifier: sends reminders, at most once, and never after the payment.
 //!
 //! [`flow`] shows what happens to an event and to a delivery; [`domain`] holds the rules; [`sender`] is the machinery around
-//! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message.
+//! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message of [`templates`].
 
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod locale;
 pub mod render;
 pub mod retention;
 pub mod sender;
 pub mod smtp;
 pub mod store;
+pub mod templates;
 
 pub use config::Config;
 
 use render::Templates;
 use runtime::{Host, Service};
+use std::sync::Arc;
+use templates::Live;
 
 /// The notifier's schema.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -26,6 +30,8 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.handle(flow::BalanceFeed(host.clone()));
     service.handle(flow::Reminders(host.clone()));
     service.task("message retention", retention::run(host.pool.clone(), service.stop()));
+    let templates = Arc::new(Live::new(templates));
+    service.task("templates", templates.clone().follow(service.stop()));
     let desk = sender::Desk::new(host, templates, config.smtp);
     service.task("sender", desk.run(service.stop()));
     Ok(service)

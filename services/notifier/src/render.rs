@@ -1,24 +1,25 @@
 //! The message: subject, text and HTML from templates, put together by lettre.
 
+pub use crate::templates::Templates;
+
 use crate::domain::Balance;
-use events::v1::{Reminder, ReminderLine, Tone};
+use crate::locale;
+use crate::templates::BODY;
+use events::time;
+use events::v1::{Charge, ChargeKind, Reminder, ReminderLine, Tone, Wording};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::{CustomerId, InvoiceId, Masked, Money};
+use kernel::{Currency, CustomerId, InvoiceId, Masked, Money};
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use runtime::Merchant;
 use runtime::links::Link;
 use runtime::settings::LinkSettings;
 use serde::Serialize;
-use std::path::Path;
+use std::cmp::Reverse;
 use uuid::Uuid;
 
-/// Steps of a template; a runaway one is stopped.
-const FUEL: u64 = 50_000;
-
-/// Why a message could not be made. No other attempt would make it.
+/// Why a message could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
     /// The payer's address is none.
@@ -27,24 +28,9 @@ pub enum RenderError {
     /// The template or the message itself.
     #[error("{0}")]
     Template(String),
-}
-
-/// The built-in templates; files of the same names in `<config_dir>/templates` replace them.
-const BUILT_IN: [(&str, &str); 8] = [
-    ("friendly.subject", include_str!("../templates/friendly.subject")),
-    ("friendly.opening", include_str!("../templates/friendly.opening")),
-    ("firm.subject", include_str!("../templates/firm.subject")),
-    ("firm.opening", include_str!("../templates/firm.opening")),
-    ("final.subject", include_str!("../templates/final.subject")),
-    ("final.opening", include_str!("../templates/final.opening")),
-    ("body.txt", include_str!("../templates/body.txt")),
-    ("body.html", include_str!("../templates/body.html")),
-];
-
-/// Compiled templates.
-#[derive(Debug)]
-pub struct Templates {
-    environment: Environment<'static>,
+    /// There is no such template. It may come: only then will another attempt make the message.
+    #[error("there is no template {0:?}")]
+    NoTemplate(String),
 }
 
 /// What a reminder is rendered from.
@@ -54,6 +40,8 @@ pub struct Input<'a> {
     pub merchant: &'a Merchant,
     /// To whom: the name may be empty.
     pub name: &'a Masked<String>,
+    /// The payer's language, BCP 47; empty if it is not known.
+    pub locale: &'a str,
     /// Where to.
     pub address: &'a Masked<String>,
     /// About what.
@@ -73,52 +61,53 @@ struct Context<'a> {
     merchant: &'a str,
     sender: &'a str,
     customer: &'a str,
-    lines: Vec<Line>,
+    lines: Vec<Line<'a>>,
     total: String,
+    total_with_charges: Option<String>,
     many: bool,
     overdue: bool,
     payment_failed: bool,
     unsubscribe_url: String,
+    wording: Vec<Required<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     opening: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Line {
+struct Line<'a> {
     number: String,
     amount: String,
     due_on: Option<String>,
     pay_url: Option<String>,
+    charges: Vec<ShownCharge<'a>>,
+}
+
+#[derive(Serialize)]
+struct Required<'a> {
+    locale: &'a str,
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct ShownCharge<'a> {
+    what: &'static str,
+    amount: String,
+    rule: &'a str,
+    as_of: Option<String>,
 }
 
 impl Templates {
-    /// Compiles the built-in templates and those of a directory, if it is there.
-    pub fn load(directory: &Path) -> anyhow::Result<Self> {
-        let mut environment = Environment::empty();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
-        environment.add_filter("length", minijinja::filters::length);
-        // Only the HTML body is HTML; a subject or a text must show an ampersand as it is.
-        environment.set_auto_escape_callback(
-            |name| {
-                if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None }
-            },
-        );
-        for (name, built_in) in BUILT_IN {
-            let own = directory.join(name);
-            let source = if own.is_file() { std::fs::read_to_string(&own)? } else { built_in.to_owned() };
-            environment.add_template_owned(name, source)?;
-        }
-        Ok(Self { environment })
-    }
-
     /// The RFC 5322 message with its headers.
     pub fn render(&self, input: Input<'_>) -> Result<Vec<u8>, RenderError> {
-        let (tone, mut context) = (tone(&input), context(&input)?);
-        context.opening = Some(self.fill(&format!("{tone}.opening"), &context)?.trim().to_owned());
-        let subject = one_line(&self.fill(&format!("{tone}.subject"), &context)?);
-        let text = self.fill("body.txt", &context)?;
-        let html = self.fill("body.html", &context)?;
+        let name = template(&input);
+        let text = self.text(name, input.locale, &input.merchant.file.locale);
+        let text = text.ok_or_else(|| RenderError::NoTemplate(name.to_owned()))?;
+        let fill = |file: &str, context: &Context<'_>| self.fill(file, context).map_err(RenderError::Template);
+        let mut context = context(&input)?;
+        context.opening = Some(fill(&text.opening, &context)?.trim().to_owned());
+        let subject = one_line(&fill(&text.subject, &context)?);
+        let [text, html] = BODY;
+        let (text, html) = (fill(text, &context)?, fill(html, &context)?);
         let message = headers(&input, &subject, &context.unsubscribe_url)?
             .multipart(
                 MultiPart::alternative()
@@ -128,20 +117,27 @@ impl Templates {
             .map_err(|e| RenderError::Template(e.to_string()))?;
         Ok(message.formatted())
     }
+}
 
-    fn fill(&self, name: &str, context: &Context<'_>) -> Result<String, RenderError> {
-        let template = self.environment.get_template(name);
-        let values = minijinja::Value::from(minijinja::value::Serde(context));
-        template.and_then(|t| t.render(values)).map_err(|e| RenderError::Template(format!("{name}: {e}")))
+/// Which template speaks: that of the step that carries the message, or, if that was left out in the last moment, of the
+/// furthest of the others. One without a template of its own speaks as its tone does.
+fn template<'a>(input: &Input<'a>) -> &'a str {
+    let lines = || input.owed.iter().map(|(line, _)| *line);
+    let named = |template: &'a str, tone| if template.is_empty() { tone_name(tone) } else { template };
+    let reminder = || named(&input.reminder.template, input.reminder.tone());
+    if lines().any(|line| line.carries) {
+        return reminder();
+    }
+    match lines().min_by_key(|line| Reverse(line.tone())) {
+        Some(line) if !line.template.is_empty() || line.tone() != Tone::Unspecified => {
+            named(&line.template, line.tone())
+        }
+        _ => reminder(),
     }
 }
 
-/// How the message speaks: as the step that carries it does, or, if that was left out in the last moment, as the furthest
-/// of the others would.
-fn tone(input: &Input<'_>) -> &'static str {
-    let lines = || input.owed.iter().map(|(line, _)| line);
-    let furthest = if lines().any(|l| l.carries) { None } else { lines().map(|l| l.tone()).max() };
-    match furthest.filter(|tone| *tone != Tone::Unspecified).unwrap_or(input.reminder.tone()) {
+const fn tone_name(tone: Tone) -> &'static str {
+    match tone {
         Tone::Firm => "firm",
         Tone::Final => "final",
         Tone::Friendly | Tone::Unspecified => "friendly",
@@ -156,7 +152,7 @@ fn context<'a>(input: &Input<'a>) -> Result<Context<'a>, RenderError> {
     let merchant = input.merchant.id.clone();
     let unsubscribe =
         Link::Unsubscribe { merchant: merchant.clone(), customer: customer.clone(), reminder: reminder_id };
-    let line = |(line, balance): &(&ReminderLine, &Balance)| {
+    let line = |&(line, balance): &(&'a ReminderLine, &'a Balance)| {
         let invoice = InvoiceId::try_new(&line.invoice_id).ok();
         let link = |invoice| {
             let (merchant, customer) = (merchant.clone(), customer.clone());
@@ -167,22 +163,103 @@ fn context<'a>(input: &Input<'a>) -> Result<Context<'a>, RenderError> {
             amount: Money::new(balance.open_minor, balance.currency).to_string(),
             due_on: balance.due_on.map(long_date),
             pay_url: invoice.filter(|_| is_safe(balance.pay_url.reveal())).map(link),
+            charges: charges(line).map(|charge| shown_charge(charge, balance.currency)).collect(),
         }
     };
     let total: i64 = input.owed.iter().map(|(_, b)| b.open_minor).sum();
+    let charged = input.owed.iter().flat_map(|(line, _)| charges(line)).map(|charge| charge.amount_minor);
+    let with_charges = charged.reduce(i64::saturating_add).map(|charged| total.saturating_add(charged));
     let currency = input.owed.first().map(|(_, b)| b.currency);
+    let money = |minor| currency.map(|c| Money::new(minor, c).to_string());
     Ok(Context {
         merchant: &input.merchant.file.name,
         sender: &input.merchant.file.sender.name,
         customer: input.name.reveal(),
         lines: input.owed.iter().map(line).collect(),
-        total: currency.map(|c| Money::new(total, c).to_string()).unwrap_or_default(),
+        total: money(total).unwrap_or_default(),
+        total_with_charges: with_charges.and_then(money),
         many: input.owed.len() > 1,
         overdue: input.owed.iter().any(|(_, b)| b.due_on.is_some_and(|due| due < input.today)),
         payment_failed: input.owed.iter().any(|(_, b)| b.failed_attempts > 0),
         unsubscribe_url: unsubscribe.url(input.links),
+        wording: wording(&input.reminder.wording, input.locale, &input.merchant.file.locale),
         opening: None,
     })
+}
+
+/// The charges of a line that there is something to say about.
+fn charges(line: &ReminderLine) -> impl Iterator<Item = &Charge> {
+    line.charges.iter().filter(|charge| charge.amount_minor != 0)
+}
+
+fn shown_charge(charge: &Charge, currency: Currency) -> ShownCharge<'_> {
+    ShownCharge {
+        what: match charge.kind() {
+            ChargeKind::Interest => "Interest for late payment",
+            ChargeKind::FixedSum => "Fixed sum for the cost of recovery",
+            ChargeKind::ReminderFee => "Fee for this reminder",
+            ChargeKind::Unspecified => "Charge",
+        },
+        amount: Money::new(charge.amount_minor, currency).to_string(),
+        rule: &charge.rule,
+        as_of: time::date_from_wire(&charge.as_of).ok().flatten().map(long_date),
+    }
+}
+
+/// The texts that a rule requires, each once: those in the payer's language, or the merchant's, English, or whichever comes
+/// first. If another language has more of them, some are not translated: then all of that one's are printed too.
+fn wording<'a>(texts: &'a [Wording], payer: &str, merchant: &str) -> Vec<Required<'a>> {
+    let mut distinct: Vec<&Wording> = Vec::with_capacity(texts.len());
+    for text in texts {
+        if !text.text.trim().is_empty() && distinct.iter().all(|known| known.text != text.text) {
+            distinct.push(text);
+        }
+    }
+    let of = |locale: &str| distinct.iter().filter(|text| locale::same(&text.locale, locale)).count();
+    let chosen = locale::choose(&[payer, merchant, "en"], &distinct, |text| &text.locale).or(distinct.first());
+    let fullest = distinct.iter().min_by_key(|text| Reverse(of(&text.locale)));
+    let (Some(chosen), Some(fullest)) = (chosen, fullest) else { return Vec::new() };
+    let mut locales = vec![chosen.locale.as_str()];
+    if of(&fullest.locale) > of(&chosen.locale) {
+        locales.push(&fullest.locale);
+    }
+    let in_locale = |locale: &'a str| distinct.iter().filter(move |text| locale::same(&text.locale, locale));
+    let required = |text: &&'a Wording| Required { locale: &text.locale, text: &text.text };
+    locales.into_iter().flat_map(in_locale).map(required).collect()
+}
+
+/// Fills a file with what messages can be about, everything and next to nothing; says what goes wrong.
+pub fn try_out(templates: &Templates, file: &str) -> Result<(), String> {
+    const REQUIRED: &str = "required wording";
+    let charge = || ShownCharge { what: "Interest", amount: "€1.00".to_owned(), rule: "rule", as_of: None };
+    let line = |full: bool| Line {
+        number: "R-1".to_owned(),
+        amount: "€1.00".to_owned(),
+        due_on: full.then(|| "1 June 2026".to_owned()),
+        pay_url: full.then(|| "https://example.com/".to_owned()),
+        charges: if full { vec![charge()] } else { Vec::new() },
+    };
+    for full in [true, false] {
+        let context = Context {
+            merchant: "Acme",
+            sender: "Anna",
+            customer: if full { "Ada" } else { "" },
+            lines: if full { vec![line(true), line(false)] } else { vec![line(false)] },
+            total: "€2.00".to_owned(),
+            total_with_charges: full.then(|| "€3.00".to_owned()),
+            many: full,
+            overdue: full,
+            payment_failed: full,
+            unsubscribe_url: "https://example.com/".to_owned(),
+            wording: vec![Required { locale: "en", text: REQUIRED }],
+            opening: BODY.contains(&file).then(String::new),
+        };
+        let filled = templates.fill(file, &context)?;
+        if BODY.contains(&file) && !filled.contains(REQUIRED) {
+            return Err(format!("{file}: leaves out the wording that a rule requires"));
+        }
+    }
+    Ok(())
 }
 
 fn headers(input: &Input<'_>, subject: &str, unsubscribe_url: &str) -> Result<MessageBuilder, RenderError> {
@@ -231,4 +308,24 @@ fn one_line(text: &str) -> String {
 /// `1 June 2026`.
 fn long_date(date: Date) -> String {
     date.strftime("%-d %B %Y").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn required_wording_is_in_one_language_and_whole() {
+        let text = |text: &str| Wording { locale: text[..2].to_owned(), text: text.to_owned() };
+        let all = ["fr 1", "de 1", "en 1", "de 2", "fr 2", "de 1"].map(text);
+        let printed = |texts: &[Wording], payer: &str, merchant: &str| -> Vec<String> {
+            wording(texts, payer, merchant).into_iter().map(|w| w.text.to_owned()).collect()
+        };
+        assert_eq!(printed(&all, "de-AT", "fr"), ["de 1", "de 2"]);
+        assert_eq!(printed(&all, "it", "fr"), ["fr 1", "fr 2"]);
+        assert_eq!(printed(&all, "en", "de"), ["en 1", "fr 1", "fr 2"], "one of them is not translated");
+        assert_eq!(printed(&all[..2], "it", "es"), ["fr 1"], "whichever comes first");
+        assert_eq!(printed(&all[..3], "it", "es"), ["en 1"]);
+        assert_eq!(printed(&[], "en", "en"), [] as [String; 0]);
+    }
 }

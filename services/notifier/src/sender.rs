@@ -12,9 +12,10 @@
 use crate::config::SmtpSettings;
 use crate::domain::Attempt;
 use crate::flow::{self, Ticket, Verdict};
-use crate::render::{Input, RenderError, Templates};
+use crate::render::{Input, RenderError};
 use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply};
 use crate::store;
+use crate::templates::Live;
 use events::topology::NOTIFIER_SENDER;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -52,7 +53,7 @@ const TRUST: Duration = Duration::from_secs(3);
 pub struct Desk {
     host: Host,
     owner: Uuid,
-    templates: Arc<Templates>,
+    templates: Arc<Live>,
     smtp: SmtpSettings,
     relay: Arc<RelayState>,
     attempts: Counter<u64>,
@@ -106,11 +107,11 @@ enum Permit {
 
 impl Desk {
     /// A desk for a new owner.
-    pub fn new(host: Host, templates: Templates, smtp: SmtpSettings) -> Self {
+    pub fn new(host: Host, templates: Arc<Live>, smtp: SmtpSettings) -> Self {
         Self {
             owner: kernel::id::new(&*host.clock),
             host,
-            templates: Arc::new(templates),
+            templates,
             smtp,
             relay: Arc::default(),
             attempts: opentelemetry::global::meter("dunlin").u64_counter("dunlin.delivery.attempts").build(),
@@ -372,6 +373,7 @@ impl Desk {
         let input = Input {
             merchant,
             name: &ticket.name,
+            locale: &ticket.locale,
             address: &ticket.address,
             reminder: &ticket.reminder,
             owed: &owed,
@@ -379,11 +381,15 @@ impl Desk {
             now,
             links: &self.host.links,
         };
-        match self.templates.render(input) {
+        match self.templates.current().render(input) {
             Ok(data) => {
                 Ok(Mail { from: merchant.file.sender.email.clone(), to: ticket.address.reveal().clone(), data })
             }
             Err(RenderError::BadAddress) => Err(failed("bad_address")),
+            Err(RenderError::NoTemplate(name)) => {
+                self.templates.missing(&name);
+                Err(Verdict::template_missing(&self.host))
+            }
             Err(RenderError::Template(problem)) => {
                 tracing::error!(delivery = %ticket.id, problem, "message cannot be rendered");
                 Err(failed("render"))

@@ -130,6 +130,7 @@ pub struct NewDelivery {
     pub id: Uuid,
     pub merchant: String,
     pub customer: String,
+    pub channel: &'static str,
     pub request: Vec<u8>,
     pub invoices: Vec<String>,
     pub due_at: Timestamp,
@@ -141,14 +142,15 @@ pub async fn insert_deliveries(tx: &mut PgConnection, list: &[NewDelivery], now:
     sqlx::query(
         "INSERT INTO notifier.delivery
              (id, merchant, customer, channel, request, invoices, next_attempt_at, traceparent, created_at)
-         SELECT id, merchant, customer, 'email', request, string_to_array(invoices, E'\\n'), due_at, traceparent, $8
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[])
-              AS d (id, merchant, customer, request, invoices, due_at, traceparent)
+         SELECT id, merchant, customer, channel, request, string_to_array(invoices, E'\\n'), due_at, traceparent, $9
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::timestamptz[], $8::text[])
+              AS d (id, merchant, customer, channel, request, invoices, due_at, traceparent)
          ON CONFLICT DO NOTHING",
     )
     .bind(list.iter().map(|d| d.id).bind_iter())
     .bind(list.iter().map(|d| &d.merchant).bind_iter())
     .bind(list.iter().map(|d| &d.customer).bind_iter())
+    .bind(list.iter().map(|d| d.channel).bind_iter())
     .bind(list.iter().map(|d| &d.request[..]).bind_iter())
     // Ids contain no line breaks; arrays of arrays would have to be rectangular.
     .bind(list.iter().map(|d| d.invoices.join("\n")).bind_iter())
@@ -271,6 +273,7 @@ fn stored<T>(column: &str, value: Option<T>) -> sqlx::Result<T> {
 pub struct Contact {
     pub name: Masked<String>,
     pub email: Masked<String>,
+    pub locale: String,
     pub deleted: bool,
 }
 
@@ -279,16 +282,16 @@ pub async fn load_contacts(
     tx: &mut PgConnection,
     keys: &[(String, String)],
 ) -> sqlx::Result<BTreeMap<(String, String), Contact>> {
-    let rows: Vec<(String, String, String, String, bool)> = sqlx::query_as(
-        "SELECT merchant, customer, name, email, deleted FROM notifier.customer
+    let rows: Vec<(String, String, String, String, String, bool)> = sqlx::query_as(
+        "SELECT merchant, customer, name, email, locale, deleted FROM notifier.customer
          WHERE (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
     )
     .bind(keys.iter().map(|k| &k.0).bind_iter())
     .bind(keys.iter().map(|k| &k.1).bind_iter())
     .fetch_all(tx)
     .await?;
-    let contact = |(merchant, customer, name, email, deleted)| {
-        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), deleted })
+    let contact = |(merchant, customer, name, email, locale, deleted)| {
+        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), locale, deleted })
     };
     Ok(rows.into_iter().map(contact).collect())
 }

@@ -12,7 +12,7 @@ use runtime::{Host, Merchants};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -39,6 +39,10 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Self::start_with(Path::new("/nowhere")).await
+    }
+
+    async fn start_with(templates: &Path) -> Self {
         let others = [Service::Ingest, Service::Scheduler, Service::Tracker];
         let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
         services.push((Service::Notifier, &notifier::MIGRATIONS));
@@ -52,7 +56,7 @@ impl Rig {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
         }
         let pool = PgPool::connect(&system.database.admin_url).await.unwrap();
-        let (stop, running) = notifier(&system, &merchants, &clock, &smtp).await;
+        let (stop, running) = notifier_with(templates, &system, &merchants, &clock, &smtp).await;
         Self { system, clock, smtp, producers, pool, merchants, stop, running }
     }
 
@@ -111,12 +115,19 @@ impl Rig {
     }
 }
 
-async fn notifier(
+type Running = (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>);
+
+async fn notifier(system: &TestSystem, merchants: &Merchants, clock: &ManualClock, smtp: &SmtpServer) -> Running {
+    notifier_with(Path::new("/nowhere"), system, merchants, clock, smtp).await
+}
+
+async fn notifier_with(
+    templates: &Path,
     system: &TestSystem,
     merchants: &Merchants,
     clock: &ManualClock,
     smtp: &SmtpServer,
-) -> (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>) {
+) -> Running {
     let host = system.host(Service::Notifier, merchants, Arc::new(clock.clone())).await.unwrap();
     let settings = SmtpSettings {
         connections: 4,
@@ -126,7 +137,7 @@ async fn notifier(
         reply_seconds: 2,
         ..SmtpSettings::new("127.0.0.1", smtp.address.port())
     };
-    let templates = Templates::load(Path::new("/nowhere")).unwrap();
+    let templates = Templates::load(templates).unwrap();
     let service = notifier::build(notifier::Config { smtp: settings }, templates, host).await.unwrap();
     let stop = CancellationToken::new();
     (stop.clone(), tokio::spawn(service.run(stop)))
@@ -598,5 +609,247 @@ async fn a_stored_request_that_cannot_be_read_ends_and_holds_nobody_up() {
     let rig = Rig { stop, running, ..rig };
     rig.wait_for_told(&["failed unreadable", "unknown crashed", "unknown crashed"]).await;
     rig.wait_for("delivery WHERE state IN ('claimed', 'waiting', 'imminent')", 0).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn holidays_are_waited_for_and_malformed_ones_refused() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let closed_on = |date: &str| {
+        let mut request = due(&["in_1"]);
+        request.contact_hours.as_mut().unwrap().closed_on = vec!["2026-06-11".into(), date.into()];
+        request
+    };
+    rig.emit(&SCHEDULER_TIMERS, [closed_on("10.6.2026")]).await;
+    rig.wait_for("dead_letter WHERE reason LIKE '%contact_hours%'", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [closed_on("2026-06-10")]).await;
+    rig.wait_for("delivery WHERE reason = 'contact_hours' AND next_attempt_at = '2026-06-12T07:00:00Z'", 1).await;
+    rig.clock.set(at("2026-06-11T10:00:00Z"));
+    rig.clock.set(at("2026-06-12T07:00:00Z"));
+    rig.mails(1).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_channel_from_the_future_fails_by_name() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let by = |channel: i32| {
+        let mut request = due(&["in_1"]);
+        request.reminder.as_mut().unwrap().channel = channel;
+        request
+    };
+    rig.emit(&SCHEDULER_TIMERS, [by(99)]).await;
+    rig.wait_for_told(&["failed channel"]).await;
+    rig.wait_for("delivery WHERE channel = 'unknown' AND state = 'failed'", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [by(v1::Channel::Email.into())]).await;
+    rig.wait_for_told(&["failed channel", "sent in_1"]).await;
+    rig.end().await;
+}
+
+/// A directory of templates that goes with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("dunlin-templates-{}", kernel::id::new(&kernel::SystemClock)));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.0.join(file), text).unwrap();
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A reminder of invoices, each with its template; the first line carries.
+fn due_by(lines: &[(&str, &str)]) -> v1::ReminderDue {
+    let invoices: Vec<_> = lines.iter().map(|(invoice, _)| *invoice).collect();
+    let mut request = due(&invoices);
+    let reminder = request.reminder.as_mut().unwrap();
+    reminder.template = lines[0].1.into();
+    for (line, (_, template)) in reminder.lines.iter_mut().zip(lines) {
+        line.template = (*template).into();
+    }
+    request
+}
+
+fn speaks(locale: &str) -> v1::CustomerChanged {
+    v1::CustomerChanged {
+        customer: Some(v1::Customer {
+            merchant_id: "acme".into(),
+            customer_id: "cus_1".into(),
+            version: 1,
+            name: "Ada".into(),
+            email: "ada@example.com".into(),
+            locale: locale.into(),
+            ..Default::default()
+        }),
+    }
+}
+
+fn subject(mail: &Mail) -> String {
+    mail_parser::MessageParser::default().parse(&mail.data).unwrap().subject().unwrap().to_owned()
+}
+
+/// Text and HTML, whose slashes the template engine escapes.
+fn bodies(mail: &Mail) -> (String, String) {
+    let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
+    let html = parsed.body_html(0).unwrap().replace("&#x2f;", "/");
+    (parsed.body_text(0).unwrap().replace("\r\n", "\n"), html)
+}
+
+#[tokio::test]
+async fn templates_are_found_by_name_and_language() {
+    let directory = Directory::new();
+    for (file, text) in [
+        ("nudge.subject", "Nudge"),
+        ("nudge.opening", "we nudge."),
+        ("nudge.de.subject", "Anstups"),
+        ("nudge.de.opening", "wir stupsen an."),
+        ("shove.subject", "Shove"),
+        ("shove.opening", "we shove."),
+        ("half.subject", "Half"),
+    ] {
+        directory.write(file, text);
+    }
+    let rig = Rig::start_with(&directory.0).await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1"), issued("in_2")]).await;
+    rig.wait_for("balance", 2).await;
+    rig.emit(&SCHEDULER_TIMERS, [due_by(&[("in_1", "nudge")])]).await;
+    assert_eq!(subject(&rig.mails(1).await[0]), "Nudge");
+    rig.emit(&INGEST_INTAKE, [speaks("de_AT")]).await;
+    rig.wait_for("customer", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due_by(&[("in_1", "nudge")])]).await;
+    let mails = rig.mails(2).await;
+    assert_eq!(subject(&mails[1]), "Anstups");
+    assert!(bodies(&mails[1]).0.contains("wir stupsen an."));
+
+    // What carried is left out: the other speaks, with its own template.
+    rig.emit(&INGEST_INTAKE, [received("in_1", 2, 0)]).await;
+    rig.wait_for("balance WHERE version = 2", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due_by(&[("in_1", "nudge"), ("in_2", "shove")])]).await;
+    assert_eq!(subject(&rig.mails(3).await[2]), "Shove");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_reminder_is_held_until_its_template_is_there() {
+    let directory = Directory::new();
+    let rig = Rig::start_with(&directory.0).await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1"), issued("in_2")]).await;
+    rig.wait_for("balance", 2).await;
+    rig.emit(&SCHEDULER_TIMERS, [due_by(&[("in_1", "later")]), due_by(&[("in_2", "later")])]).await;
+    let held = "delivery WHERE state = 'waiting' AND reason = 'template_missing' AND tries = 0 AND next_attempt_at";
+    rig.wait_for(&format!("{held} = '2026-06-10T08:01:00Z'"), 2).await;
+    let deliveries = notifier::store::list_deliveries(&rig.pool, Some("waiting"), 9).await.unwrap();
+    assert_eq!(deliveries[0].reason, "template_missing");
+    let story = notifier::store::story(&rig.pool, "acme", "in_1").await.unwrap();
+    assert!(story.iter().any(|line| line.detail.contains("template_missing")), "{story:?}");
+
+    // Held, not forgotten: a payment cancels it.
+    rig.emit(&INGEST_INTAKE, [received("in_1", 2, 0)]).await;
+    rig.wait_for("balance WHERE version = 2", 1).await;
+    rig.clock.set(at("2026-06-10T08:01:00Z"));
+    rig.wait_for_told(&["suppressed paid"]).await;
+    rig.wait_for(&format!("{held} = '2026-06-10T08:02:00Z'"), 1).await;
+    directory.write("later.subject", "Later");
+    directory.write("later.opening", "better late than never.");
+    let mut minute = 2;
+    wait::until_true("the mail", SOON, || {
+        minute += 1;
+        rig.clock.set(at(NOW) + jiff::SignedDuration::from_mins(minute));
+        async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            rig.smtp.count() == 1
+        }
+    })
+    .await;
+    assert_eq!(subject(&rig.mails(1).await[0]), "Later");
+    rig.wait_for_told(&["suppressed paid", "sent in_2"]).await;
+    rig.end().await;
+}
+
+fn charged() -> v1::ReminderDue {
+    let charge = |kind: v1::ChargeKind, amount_minor, rule: &str| v1::Charge {
+        kind: kind.into(),
+        amount_minor,
+        rule: rule.into(),
+        as_of: "2026-06-09".into(),
+    };
+    let mut request = due(&["in_1", "in_2"]);
+    let reminder = request.reminder.as_mut().unwrap();
+    reminder.lines[0].charges = vec![
+        charge(v1::ChargeKind::Interest, 1_234, "§ 288 BGB <b>9</b> points & more"),
+        charge(v1::ChargeKind::FixedSum, 4_000, "Directive 2011/7/EU, article 6"),
+        charge(v1::ChargeKind::ReminderFee, 0, "nothing at all"),
+    ];
+    let wording = |locale: &str, text: &str| v1::Wording { locale: locale.into(), text: text.into() };
+    reminder.wording = vec![
+        wording("en", "You may object <within> a month."),
+        wording("de", "Sie können <binnen> eines Monats widersprechen."),
+        wording("de", "Zinsen laufen weiter."),
+        wording("de", "Zinsen laufen weiter."),
+        wording("en", "Interest goes on."),
+    ];
+    request
+}
+
+#[tokio::test]
+async fn charges_and_required_wording_are_printed() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1"), issued("in_2")]).await;
+    rig.emit(&INGEST_INTAKE, [speaks("de-CH")]).await;
+    rig.wait_for("balance", 2).await;
+    rig.wait_for("customer", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [charged()]).await;
+    let (text, html) = bodies(&rig.mails(1).await[0]);
+    let expected = "\
+Invoice R-in_1: €1,234.50, due on 1 June 2026
+  + Interest for late payment: €12.34, § 288 BGB <b>9</b> points & more, as of 9 June 2026
+  + Fixed sum for the cost of recovery: €40.00, Directive 2011/7/EU, article 6, as of 9 June 2026
+Pay here: ";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("\n\nTotal of the invoices: €2,469.00\nTotal with charges: €2,521.34\n\nYou have"), "{text}");
+    assert!(
+        text.contains("acme Ltd\n\nSie können <binnen> eines Monats widersprechen.\n\nZinsen laufen weiter.\n\n--\n"),
+        "{text}"
+    );
+    for expected in [
+        "€12.34",
+        "§ 288 BGB &lt;b&gt;9&lt;/b&gt; points &amp; more",
+        "as of 9 June 2026",
+        "€2,521.34",
+        "Sie können &lt;binnen&gt; eines Monats",
+    ] {
+        assert!(html.contains(expected), "{expected:?} is missing in\n{html}");
+    }
+    for body in [&text, &html] {
+        assert!(!body.contains("nothing at all") && !body.contains("Interest goes on"), "{body}");
+    }
+    if let Some(path) = std::env::var_os("KEEP_HTML") {
+        std::fs::write(path, &html).unwrap();
+    }
+
+    let mut strange = charged();
+    strange.reminder.as_mut().unwrap().lines[0].charges[0].kind = 99;
+    rig.emit(&SCHEDULER_TIMERS, [strange]).await;
+    rig.wait_for("dead_letter WHERE reason LIKE '%charges.kind%'", 1).await;
+
+    // Nothing is charged: nothing is said about it.
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    let (text, html) = bodies(&rig.mails(2).await[1]);
+    for body in [&text, &html] {
+        assert!(!body.to_lowercase().contains("total") && !body.contains("charges"), "{body}");
+    }
     rig.end().await;
 }

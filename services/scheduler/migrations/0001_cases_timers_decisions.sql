@@ -2,7 +2,8 @@ CREATE TABLE scheduler.campaign (
     name          text        NOT NULL,
     version       text        NOT NULL,
     text          text        NOT NULL,
-    first_used_at timestamptz NOT NULL DEFAULT now(),
+    steps         text[]      NOT NULL,
+    in_force_from timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, version)
 );
 
@@ -10,7 +11,8 @@ COMMENT ON TABLE  scheduler.campaign IS 'Every version of every campaign that wa
 COMMENT ON COLUMN scheduler.campaign.name          IS 'File name without its ending';
 COMMENT ON COLUMN scheduler.campaign.version       IS 'Hash of the text';
 COMMENT ON COLUMN scheduler.campaign.text          IS 'The file';
-COMMENT ON COLUMN scheduler.campaign.first_used_at IS 'Machine time';
+COMMENT ON COLUMN scheduler.campaign.steps         IS 'Keys of its steps, in their order: what is not decided when a case closes is cancelled';
+COMMENT ON COLUMN scheduler.campaign.in_force_from IS 'Machine time from which new cases began on it, the last time it came into force: of several versions the latest stays in force when a file has a fault';
 
 CREATE TABLE scheduler.customer (
     merchant        text    NOT NULL,
@@ -21,10 +23,10 @@ CREATE TABLE scheduler.customer (
     segment         text    NOT NULL DEFAULT 'new',
     segment_version bigint  NOT NULL DEFAULT 0,
     opted_out       boolean NOT NULL DEFAULT false,
-    reminded_on     date,
-    reminded_by     uuid,
-    reminded_before date,
-    in_flight       uuid[]  NOT NULL DEFAULT '{}',
+    country         text    NOT NULL DEFAULT '',
+    tags            text[]  NOT NULL DEFAULT '{}',
+    payer_kind      text    NOT NULL DEFAULT '',
+    campaign        text    NOT NULL DEFAULT '',
     PRIMARY KEY (merchant, customer)
 ) WITH (fillfactor = 80);
 
@@ -37,10 +39,27 @@ COMMENT ON COLUMN scheduler.customer.deleted         IS 'Nobody is left to write
 COMMENT ON COLUMN scheduler.customer.segment         IS 'new, prompt, mixed or late';
 COMMENT ON COLUMN scheduler.customer.segment_version IS 'Of the last customer-segmented';
 COMMENT ON COLUMN scheduler.customer.opted_out       IS 'Asked not to be reminded';
-COMMENT ON COLUMN scheduler.customer.reminded_on     IS 'Payer''s date of the last reminder, about whatever: the minimum gap counts from it. The day it was asked for, then the day it went out';
-COMMENT ON COLUMN scheduler.customer.reminded_by     IS 'That reminder, until it is known how it ended';
-COMMENT ON COLUMN scheduler.customer.reminded_before IS 'The date before it, to go back to if that reminder does not go out';
-COMMENT ON COLUMN scheduler.customer.in_flight       IS 'Reminders that the notifier has not told the end of yet: another one waits for them';
+COMMENT ON COLUMN scheduler.customer.country         IS 'ISO 3166-1 alpha-2; empty: the merchant''s';
+COMMENT ON COLUMN scheduler.customer.tags            IS 'The merchant''s labels';
+COMMENT ON COLUMN scheduler.customer.payer_kind      IS 'business or consumer; empty: the merchant''s usual kind';
+COMMENT ON COLUMN scheduler.customer.campaign        IS 'Chosen for this customer; empty: by audience';
+
+CREATE TABLE scheduler.reminder (
+    merchant    text    NOT NULL,
+    customer    text    NOT NULL,
+    reminder_id uuid    NOT NULL,
+    state       text    NOT NULL DEFAULT 'in_flight',
+    on_day      date    NOT NULL,
+    PRIMARY KEY (merchant, customer, reminder_id),
+    CHECK (state IN ('in_flight', 'sent', 'unknown', 'gone'))
+) WITH (fillfactor = 80);
+
+COMMENT ON TABLE  scheduler.reminder IS 'Every reminder that was asked for: gaps and caps of a customer are counted here, across invoices and campaigns';
+COMMENT ON COLUMN scheduler.reminder.merchant    IS 'Whose';
+COMMENT ON COLUMN scheduler.reminder.customer    IS 'To whom';
+COMMENT ON COLUMN scheduler.reminder.reminder_id IS 'The reminder';
+COMMENT ON COLUMN scheduler.reminder.state       IS 'in_flight until the notifier has told its end: another one waits for it; then sent, unknown (it may have arrived) or gone (it did not go out, and counts for nothing)';
+COMMENT ON COLUMN scheduler.reminder.on_day      IS 'The payer''s day on which it was asked for, then that on which it went out';
 
 CREATE TABLE scheduler.invoice (
     merchant        text        NOT NULL,
@@ -57,6 +76,12 @@ CREATE TABLE scheduler.invoice (
     overdue_hint    boolean     NOT NULL,
     failed_attempts integer     NOT NULL,
     last_failed_at  timestamptz,
+    source          text        NOT NULL,
+    tags            text[]      NOT NULL,
+    campaign        text        NOT NULL,
+    collects_itself boolean     NOT NULL,
+    pending_since   timestamptz,
+    decline_code    text        NOT NULL,
     PRIMARY KEY (merchant, invoice)
 ) WITH (fillfactor = 80);
 
@@ -75,6 +100,40 @@ COMMENT ON COLUMN scheduler.invoice.disputed        IS 'Holds the case';
 COMMENT ON COLUMN scheduler.invoice.overdue_hint    IS 'The processor calls it overdue';
 COMMENT ON COLUMN scheduler.invoice.failed_attempts IS 'In this epoch';
 COMMENT ON COLUMN scheduler.invoice.last_failed_at  IS 'Business time';
+COMMENT ON COLUMN scheduler.invoice.source          IS 'Who told of it: stripe, grpc, nats or file';
+COMMENT ON COLUMN scheduler.invoice.tags            IS 'The merchant''s labels';
+COMMENT ON COLUMN scheduler.invoice.campaign        IS 'Chosen for this invoice; empty: by customer and audience';
+COMMENT ON COLUMN scheduler.invoice.collects_itself IS 'The processor collects by itself: holds the case until that fails';
+COMMENT ON COLUMN scheduler.invoice.pending_since   IS 'Business time since when money is under way: holds the case';
+COMMENT ON COLUMN scheduler.invoice.decline_code    IS 'The processor''s reason of the last failure in this epoch';
+
+CREATE INDEX invoice_open_balance ON scheduler.invoice (merchant, customer) INCLUDE (currency, open_minor) WHERE status = 'open';
+
+CREATE TABLE scheduler.source (
+    merchant text        NOT NULL,
+    source   text        NOT NULL,
+    heard_at timestamptz NOT NULL,
+    PRIMARY KEY (merchant, source)
+);
+
+COMMENT ON TABLE  scheduler.source IS 'When each processor was heard of last: one that is silent for too long holds the cases that it could change';
+COMMENT ON COLUMN scheduler.source.merchant IS 'Whose';
+COMMENT ON COLUMN scheduler.source.source   IS 'stripe, grpc, nats or file';
+COMMENT ON COLUMN scheduler.source.heard_at IS 'Business time';
+
+CREATE TABLE scheduler.ramp (
+    merchant text    NOT NULL,
+    campaign text    NOT NULL,
+    day      date    NOT NULL,
+    taken    integer NOT NULL,
+    PRIMARY KEY (merchant, campaign, day)
+);
+
+COMMENT ON TABLE  scheduler.ramp IS 'How many late invoices begin on each day, where a campaign limits that';
+COMMENT ON COLUMN scheduler.ramp.merchant IS 'Whose';
+COMMENT ON COLUMN scheduler.ramp.campaign IS 'The campaign';
+COMMENT ON COLUMN scheduler.ramp.day      IS 'Payers'' date';
+COMMENT ON COLUMN scheduler.ramp.taken    IS 'Invoices';
 
 CREATE TABLE scheduler.dunning_case (
     id                  uuid        PRIMARY KEY,
@@ -85,8 +144,12 @@ CREATE TABLE scheduler.dunning_case (
     shard               smallint    NOT NULL,
     campaign            text        NOT NULL,
     campaign_version    text        NOT NULL,
+    chosen_by           text        NOT NULL DEFAULT '',
+    not_before          date,
     opened_at           timestamptz NOT NULL,
     opened_traceparent  text,
+    ended_at            timestamptz,
+    ended_as            text,
     closed_at           timestamptz,
     closed_reason       text,
     closed_traceparent  text,
@@ -105,10 +168,14 @@ COMMENT ON COLUMN scheduler.dunning_case.invoice             IS 'The processor''
 COMMENT ON COLUMN scheduler.dunning_case.epoch               IS 'Of the invoice';
 COMMENT ON COLUMN scheduler.dunning_case.customer            IS 'The processor''s id of the customer';
 COMMENT ON COLUMN scheduler.dunning_case.shard               IS 'Of the customer, 0 to 63';
-COMMENT ON COLUMN scheduler.dunning_case.campaign            IS 'Campaign it follows';
-COMMENT ON COLUMN scheduler.dunning_case.campaign_version    IS 'Version it began with and keeps';
+COMMENT ON COLUMN scheduler.dunning_case.campaign            IS 'Campaign it follows; empty while none fits. It may change until the first step is decided';
+COMMENT ON COLUMN scheduler.dunning_case.campaign_version    IS 'Version it began with and keeps, unless an operator migrates it';
+COMMENT ON COLUMN scheduler.dunning_case.chosen_by           IS 'What chose the campaign: invoice, customer, or campaigns.<place in the merchant''s order>; without a campaign why there is none';
+COMMENT ON COLUMN scheduler.dunning_case.not_before          IS 'Payer''s date before which a late invoice sends nothing: its turn in the ramp';
 COMMENT ON COLUMN scheduler.dunning_case.opened_at           IS 'Business time';
 COMMENT ON COLUMN scheduler.dunning_case.opened_traceparent  IS 'Trace of the event that opened it';
+COMMENT ON COLUMN scheduler.dunning_case.ended_at            IS 'Business time at which the sequence of reminders ended while money was still owed';
+COMMENT ON COLUMN scheduler.dunning_case.ended_as            IS 'hand_over (waits for a person until the invoice closes), webhook or stop';
 COMMENT ON COLUMN scheduler.dunning_case.closed_at           IS 'Business time at which the scheduler knew';
 COMMENT ON COLUMN scheduler.dunning_case.closed_reason       IS 'paid, void, written_off or next_epoch';
 COMMENT ON COLUMN scheduler.dunning_case.closed_traceparent  IS 'Trace of the event that closed it';
@@ -143,6 +210,9 @@ CREATE TABLE scheduler.decision (
     reminder_id uuid,
     speaks      boolean     NOT NULL,
     segment     text        NOT NULL,
+    rule        text        NOT NULL,
+    inputs      jsonb       NOT NULL,
+    campaign_version text   NOT NULL,
     decided_on  date        NOT NULL,
     decided_at  timestamptz NOT NULL,
     settled_at  timestamptz,
@@ -158,6 +228,9 @@ COMMENT ON COLUMN scheduler.decision.reason      IS 'Machine-readable';
 COMMENT ON COLUMN scheduler.decision.reminder_id IS 'The reminder that carries or merged it';
 COMMENT ON COLUMN scheduler.decision.speaks      IS 'The step that speaks for its own invoice: follow-ups count from it';
 COMMENT ON COLUMN scheduler.decision.segment     IS 'The customer''s, then';
+COMMENT ON COLUMN scheduler.decision.rule        IS 'What in the campaign, the law or the operation caused it, such as steps.upcoming.only_if.segment';
+COMMENT ON COLUMN scheduler.decision.inputs      IS 'What was known then, as far as it counts: due date, open amount, segment, days of earlier reminders, holds. No personal data';
+COMMENT ON COLUMN scheduler.decision.campaign_version IS 'Version of the campaign that was asked';
 COMMENT ON COLUMN scheduler.decision.decided_on  IS 'The payer''s date';
 COMMENT ON COLUMN scheduler.decision.decided_at  IS 'Business time';
 COMMENT ON COLUMN scheduler.decision.settled_at  IS 'Business time of the final outcome, where it came later';
@@ -165,16 +238,64 @@ COMMENT ON COLUMN scheduler.decision.traceparent IS 'Trace of the decision';
 
 CREATE TABLE scheduler.deferral (
     case_id     uuid        NOT NULL,
-    until       timestamptz NOT NULL,
+    until       timestamptz,
     reason      text        NOT NULL,
+    rule        text        NOT NULL,
     steps       text[]      NOT NULL,
     deferred_at timestamptz NOT NULL,
-    PRIMARY KEY (case_id, until, reason)
+    UNIQUE NULLS NOT DISTINCT (case_id, until, reason, steps)
 );
 
-COMMENT ON TABLE  scheduler.deferral IS 'Why steps that were due had to wait. Insert only';
+COMMENT ON TABLE  scheduler.deferral IS 'Why steps that were due had to wait; the same wait is kept once. Insert only';
 COMMENT ON COLUMN scheduler.deferral.case_id     IS 'The case';
-COMMENT ON COLUMN scheduler.deferral.until       IS 'Business time of the next look';
-COMMENT ON COLUMN scheduler.deferral.reason      IS 'min_gap, in_flight or contact_hours';
+COMMENT ON COLUMN scheduler.deferral.until       IS 'Business time of the next look; unset: until there is news, or a person ends it';
+COMMENT ON COLUMN scheduler.deferral.reason      IS 'Machine-readable, such as min_gap, dispute or contact_hours';
+COMMENT ON COLUMN scheduler.deferral.rule        IS 'What in the campaign, the law or the operation caused it';
 COMMENT ON COLUMN scheduler.deferral.steps       IS 'Keys of the steps that wait';
 COMMENT ON COLUMN scheduler.deferral.deferred_at IS 'Business time';
+
+CREATE TABLE scheduler.hold (
+    id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    merchant    text        NOT NULL,
+    customer    text        NOT NULL,
+    invoice     text,
+    kind        text        NOT NULL,
+    until       date,
+    reason      text        NOT NULL,
+    placed_by   text        NOT NULL,
+    placed_at   timestamptz NOT NULL,
+    released_by text,
+    released_at timestamptz,
+    CHECK (kind IN ('manual', 'promise')),
+    CHECK (kind <> 'promise' OR until IS NOT NULL)
+);
+
+COMMENT ON TABLE  scheduler.hold IS 'What people said that holds cases: an operator''s hold, or a promise to pay';
+COMMENT ON COLUMN scheduler.hold.id          IS 'What operators call it';
+COMMENT ON COLUMN scheduler.hold.merchant    IS 'Whose';
+COMMENT ON COLUMN scheduler.hold.customer    IS 'Whom it is about';
+COMMENT ON COLUMN scheduler.hold.invoice     IS 'Only this invoice; unset: all of the customer';
+COMMENT ON COLUMN scheduler.hold.kind        IS 'manual or promise';
+COMMENT ON COLUMN scheduler.hold.until       IS 'Payer''s date: the last one of a manual hold, the promised one of a promise; unset: until somebody releases it';
+COMMENT ON COLUMN scheduler.hold.reason      IS 'In the operator''s words';
+COMMENT ON COLUMN scheduler.hold.placed_by   IS 'Who';
+COMMENT ON COLUMN scheduler.hold.placed_at   IS 'Business time';
+COMMENT ON COLUMN scheduler.hold.released_by IS 'Who ended it, if somebody did';
+COMMENT ON COLUMN scheduler.hold.released_at IS 'Business time';
+
+CREATE INDEX hold_customer ON scheduler.hold (merchant, customer) WHERE released_at IS NULL;
+
+CREATE VIEW scheduler.step_decision AS
+SELECT c.merchant, c.customer, c.invoice, c.epoch, d.step, d.outcome, d.reason, d.rule, c.campaign, d.campaign_version,
+       d.inputs, coalesce(d.settled_at, d.decided_at) AS at
+FROM scheduler.decision AS d JOIN scheduler.dunning_case AS c ON c.id = d.case_id
+UNION ALL
+SELECT c.merchant, c.customer, c.invoice, c.epoch, step, 'cancelled', c.closed_reason, 'invoice.status', c.campaign,
+       c.campaign_version, '{}', c.closed_at
+FROM scheduler.dunning_case AS c
+JOIN scheduler.campaign AS k ON k.name = c.campaign AND k.version = c.campaign_version
+CROSS JOIN UNNEST(k.steps) AS step
+WHERE c.closed_at IS NOT NULL
+  AND NOT EXISTS (SELECT FROM scheduler.decision AS d WHERE d.case_id = c.id AND d.step = step);
+
+COMMENT ON VIEW scheduler.step_decision IS 'The decision log: one row for each decided step of each case. What a closed case had not decided is cancelled by its closing, so every step of a closed case has exactly one';

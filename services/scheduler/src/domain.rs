@@ -1,11 +1,15 @@
 //! What follows from what is known of a case. Pure.
 
-use campaign::{Campaign, Case, Decided, Plan, Standing};
+use campaign::{Campaign, Case, Decided, Facts, Hold, Place, Plan, Reason};
 use events::InvoiceStatus;
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use kernel::{ContactHours, CustomerId, InvoiceId, MerchantId, Segment};
+use jiff::{SignedDuration, Timestamp};
+use kernel::{Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment};
+use runtime::Merchant;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A case with what is known of its invoice and its customer.
@@ -20,6 +24,10 @@ pub struct CaseState {
     pub shard: i16,
     pub campaign: String,
     pub campaign_version: String,
+    pub chosen_by: String,
+    pub not_before: Option<Date>,
+    pub opened_at: Timestamp,
+    pub ended: Option<(Timestamp, String)>,
     pub overdue_told_at: Option<Timestamp>,
     pub armed_at: Option<Timestamp>,
     pub generation: i32,
@@ -28,19 +36,66 @@ pub struct CaseState {
     pub invoice_epoch: i32,
     pub epoch_began_at: Option<Timestamp>,
     pub status: InvoiceStatus,
-    pub currency: String,
+    pub currency: Currency,
     pub open_minor: i64,
     pub due_on: Option<Date>,
     pub disputed: bool,
     pub overdue_hint: bool,
     pub failed_attempts: i32,
     pub last_failed_at: Option<Timestamp>,
-    pub customer_zone: String,
-    pub segment: Segment,
-    pub silent: bool,
-    pub reminded_on: Option<Date>,
-    pub in_flight: bool,
+    pub tags: Vec<String>,
+    pub own_campaign: String,
+    pub collects_itself: bool,
+    pub pending_since: Option<Timestamp>,
+    pub decline_code: String,
+    pub source: String,
+    /// When the invoice's source was heard of last.
+    pub heard_at: Option<Timestamp>,
+    /// The customer, shared by all its cases.
+    pub payer: Arc<Payer>,
     pub decided: Vec<Decided>,
+}
+
+/// What is known of a customer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented on the tables' columns")]
+pub struct Payer {
+    pub time_zone: String,
+    pub segment: Option<Segment>,
+    /// Asked not to be reminded, or is gone.
+    pub silent: bool,
+    pub country: String,
+    pub tags: Vec<String>,
+    pub kind: Option<PayerKind>,
+    pub campaign: String,
+    /// Days of its reminders that went out or may have, earliest first.
+    pub contacts: Vec<Date>,
+    pub in_flight: bool,
+    /// What it owes in each currency. Only filled where a campaign asks for it.
+    pub balances: BTreeMap<Currency, i64>,
+    pub holds: Vec<PlacedHold>,
+}
+
+/// A hold or a promise that somebody placed, and nobody released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct PlacedHold {
+    pub id: i64,
+    pub invoice: Option<String>,
+    pub is_promise: bool,
+    pub until: Option<Date>,
+    pub reason: String,
+}
+
+/// What a case's planning needs besides the case: made once per look.
+#[derive(Debug, Clone)]
+pub struct Situation {
+    /// The payer's zone.
+    pub zone: TimeZone,
+    /// Holds, apart from promises and money under way.
+    pub holds: Vec<Hold>,
+    /// Until when the payer promised to pay.
+    pub promised_on: Option<Date>,
 }
 
 /// The id of a case.
@@ -48,7 +103,7 @@ pub fn case_id(merchant: &MerchantId, invoice: &InvoiceId, epoch: i32) -> Uuid {
     kernel::id::derive("case", merchant.as_str(), invoice.as_str(), &epoch.to_string())
 }
 
-/// The customer's own zone, if it is known, else the merchant's.
+/// The customer's own zone, if it is known and exists, else the merchant's.
 pub fn payer_zone(own: &str, merchant_zone: &TimeZone) -> TimeZone {
     let own = (!own.is_empty()).then(|| kernel::contact::zone(own).ok()).flatten();
     own.unwrap_or_else(|| merchant_zone.clone())
@@ -63,33 +118,112 @@ impl CaseState {
         (self.status != InvoiceStatus::Open).then(|| self.status.as_str())
     }
 
-    /// When the payer may be written to: the campaign's hours in the customer's zone, else in the merchant's.
-    pub fn hours(&self, campaign: &Campaign, merchant_zone: &TimeZone) -> ContactHours {
-        campaign.hours.in_zone(payer_zone(&self.customer_zone, merchant_zone))
+    /// Whether its campaign may still change: nothing was decided by it.
+    pub const fn is_unpinned(&self) -> bool {
+        self.decided.is_empty() && self.ended.is_none()
     }
 
-    /// The campaign's plan for the case.
-    pub fn plan(&self, campaign: &Campaign, hours: &ContactHours, now: Timestamp) -> Plan {
-        let standing = match (self.end(), self.disputed) {
-            (Some(_), _) => Standing::Closed,
-            (None, true) => Standing::Held,
-            (None, false) => Standing::Open,
-        };
-        let case = Case {
-            standing,
-            due_on: self.due_on,
-            reopened_at: self.epoch_began_at,
+    /// Where the payer is, and what holds the case.
+    pub fn situation(&self, merchant: &Merchant, now: Timestamp) -> Situation {
+        let zone = payer_zone(&self.payer.time_zone, &merchant.zone);
+        let mut holds = Vec::new();
+        let mut hold = |reason, until, rule: String| holds.push(Hold { reason, until, rule });
+        if self.disputed {
+            hold(Reason::Dispute, None, "invoice.disputed".to_owned());
+        }
+        if self.collects_itself && self.failed_attempts == 0 {
+            hold(Reason::AutoPay, None, "invoice.collects_itself".to_owned());
+        }
+        if !self.payer.time_zone.is_empty() && kernel::contact::zone(&self.payer.time_zone).is_err() {
+            hold(Reason::UnknownZone, None, "customer.time_zone".to_owned());
+        }
+        if self.is_stale(merchant, now) {
+            hold(Reason::StaleSource, None, format!("merchant.stale_after_hours.{}", self.source));
+        }
+        let mine = |h: &&PlacedHold| h.invoice.as_deref().is_none_or(|invoice| invoice == self.invoice.as_str());
+        let placed = || self.payer.holds.iter().filter(mine);
+        for placed in placed().filter(|h| !h.is_promise) {
+            let until = placed.until.and_then(|last| last.tomorrow().ok()?.to_zoned(zone.clone()).ok());
+            hold(Reason::ManualHold, until.map(|z| z.timestamp()), format!("hold {}", placed.id));
+        }
+        let promised_on = placed().filter(|h| h.is_promise).filter_map(|h| h.until).max();
+        Situation { zone, holds, promised_on }
+    }
+
+    /// Whether its processor is silent for longer than the merchant allows: it might have been paid.
+    fn is_stale(&self, merchant: &Merchant, now: Timestamp) -> bool {
+        let Some(hours) = merchant.file.stale_after_hours else { return false };
+        let Some(heard_at) = self.heard_at else { return false };
+        now.duration_since(heard_at) > SignedDuration::from_hours(hours.into())
+    }
+
+    /// Where the payer is, for the campaign's terms.
+    pub fn place<'a>(&'a self, situation: &Situation, merchant: &'a Merchant) -> Place<'a> {
+        Place {
+            zone: situation.zone.clone(),
+            country: self.country(merchant),
+            payer: self.payer.kind.unwrap_or(merchant.file.payers),
+        }
+    }
+
+    fn country<'a>(&'a self, merchant: &'a Merchant) -> &'a str {
+        if self.payer.country.is_empty() { &merchant.file.country } else { &self.payer.country }
+    }
+
+    /// What conditions ask about.
+    pub fn facts<'a>(&'a self, merchant: &'a Merchant) -> Facts<'a> {
+        Facts {
+            merchant: self.merchant.as_str(),
+            customer: self.customer.as_str(),
+            segment: self.segment(),
+            customer_tags: &self.payer.tags,
+            country: self.country(merchant),
+            payer: self.payer.kind.unwrap_or(merchant.file.payers),
+            currency: self.currency,
+            open_minor: self.open_minor,
+            balance_minor: self.payer.balances.get(&self.currency).copied().unwrap_or(self.open_minor),
+            invoice_tags: &self.tags,
             failed_attempts: u32::try_from(self.failed_attempts).unwrap_or(0),
-            last_failed_at: self.last_failed_at,
-            segment: self.segment,
-            opted_out: self.silent,
+            decline_code: &self.decline_code,
+        }
+    }
+
+    /// The customer's segment.
+    pub fn segment(&self) -> Segment {
+        self.payer.segment.unwrap_or(Segment::New)
+    }
+
+    /// What planning is asked with.
+    pub fn case<'a>(&'a self, situation: &'a Situation, merchant: &'a Merchant) -> Case<'a> {
+        let date = |at: Timestamp| situation.zone.to_datetime(at).date();
+        Case {
+            is_open: self.end().is_none(),
+            facts: self.facts(merchant),
+            due_on: self.due_on,
+            opened_on: date(self.opened_at),
+            not_before: self.not_before,
+            reopened_on: self.epoch_began_at.map(date),
+            last_failed_on: self.last_failed_at.map(date),
+            promised_on: situation.promised_on,
+            pending_since: self.pending_since.map(date),
+            holds: &situation.holds,
+            opted_out: self.payer.silent,
             decided: &self.decided,
-            last_reminded_on: self.reminded_on,
-            in_flight: self.in_flight,
-            hours,
+            contacts: &self.payer.contacts,
+            in_flight: self.payer.in_flight,
+            ended: self.ended.is_some(),
+            shifts: &[],
             spread: kernel::id::stable_hash(&["spread", self.merchant.as_str(), self.customer.as_str()]),
-        };
-        campaign::plan(campaign, &case, now)
+        }
+    }
+
+    /// Whether it needs a turn in its campaign's ramp: late already when we first heard of it.
+    pub fn needs_turn(&self, campaign: &Campaign, zone: &TimeZone) -> bool {
+        let opened_on = zone.to_datetime(self.opened_at).date();
+        campaign.entry.at_most_per_day.is_some()
+            && self.not_before.is_none()
+            && self.is_unpinned()
+            && self.due_on.is_some_and(|due| due < opened_on)
     }
 
     /// When `invoice-overdue` has to be told: with the end of the due date in the merchant's zone, once per case. An
@@ -106,10 +240,34 @@ impl CaseState {
 
     /// When to look at the case again, as far as anything can be known now.
     pub fn wake_at(&self, plan: &Plan, merchant_zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
-        let something_to_do = plan.send.is_some() || !plan.skip.is_empty();
-        let planned = if something_to_do { Some(now) } else { plan.wake_at };
+        let something_to_do = plan.send.is_some() || plan.end.is_some() || !plan.skip.is_empty();
+        let planned = if something_to_do { Some(now) } else { look_at(plan, now) };
         [planned, self.overdue_at(merchant_zone, now)].into_iter().flatten().min()
     }
+
+    /// What was known when something was decided, as far as it counts.
+    pub fn inputs(&self, merchant: &Merchant) -> serde_json::Value {
+        let facts = self.facts(merchant);
+        json!({
+            "due_on": self.due_on,
+            "open_minor": self.open_minor,
+            "currency": self.currency,
+            "invoice_version": self.invoice_version,
+            "segment": facts.segment,
+            "country": facts.country,
+            "payer": facts.payer,
+            "failed_attempts": self.failed_attempts,
+            "contacts": self.payer.contacts.iter().rev().take(5).collect::<Vec<_>>(),
+            "chosen_by": self.chosen_by,
+        })
+    }
+}
+
+/// When to look again at a plan. What only a person or the source itself can end is looked at now and then all the same.
+pub fn look_at(plan: &Plan, now: Timestamp) -> Option<Timestamp> {
+    let is_stale = plan.deferred.as_ref().is_some_and(|d| d.reason == Reason::StaleSource);
+    let soon = now.checked_add(SignedDuration::from_mins(15)).ok().filter(|_| is_stale);
+    [plan.wake_at, soon].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -126,6 +284,10 @@ pub(crate) mod tests {
             shard: 0,
             campaign: "default".to_owned(),
             campaign_version: "1".to_owned(),
+            chosen_by: "campaigns.0".to_owned(),
+            not_before: None,
+            opened_at: "2026-05-01T00:00:00Z".parse().unwrap(),
+            ended: None,
             overdue_told_at: None,
             armed_at: None,
             generation: 0,
@@ -134,18 +296,21 @@ pub(crate) mod tests {
             invoice_epoch: 1,
             epoch_began_at: None,
             status: InvoiceStatus::Open,
-            currency: "EUR".to_owned(),
+            currency: Currency::try_new("EUR").unwrap(),
             open_minor: 100,
             due_on: Some("2026-06-01".parse().unwrap()),
             disputed: false,
             overdue_hint: false,
             failed_attempts: 0,
             last_failed_at: None,
-            customer_zone: String::new(),
-            segment: Segment::New,
-            silent: false,
-            reminded_on: None,
-            in_flight: false,
+            tags: Vec::new(),
+            own_campaign: String::new(),
+            collects_itself: false,
+            pending_since: None,
+            decline_code: String::new(),
+            source: "stripe".to_owned(),
+            heard_at: None,
+            payer: Arc::default(),
             decided: Vec::new(),
         }
     }
@@ -189,5 +354,80 @@ pub(crate) mod tests {
         let id = |epoch| case_id(&state().merchant, &state().invoice, epoch);
         assert_ne!(id(1), id(2));
         assert_eq!(id(1), id(1));
+    }
+
+    fn merchant() -> Merchant {
+        let file = "name: Acme\ntime_zone: Europe/Berlin\nstale_after_hours: 24\nsender: { name: A, email: a@b.example }";
+        let file = serde_saphyr::from_str(file).unwrap();
+        Merchant { id: "acme".parse().unwrap(), zone: zone("Europe/Berlin"), file }
+    }
+
+    fn holds(state: &CaseState, now: &str) -> Vec<(Reason, String, Option<String>)> {
+        let holds = state.situation(&merchant(), now.parse().unwrap()).holds;
+        holds.into_iter().map(|h| (h.reason, h.rule, h.until.map(|u| u.to_string()))).collect()
+    }
+
+    #[test]
+    fn what_is_known_holds_a_case() {
+        let now = "2026-06-02T10:00:00Z";
+        assert_eq!(holds(&state(), now), []);
+        let disputed = CaseState { disputed: true, ..state() };
+        assert_eq!(holds(&disputed, now)[0].0, Reason::Dispute);
+        let auto = CaseState { collects_itself: true, ..state() };
+        assert_eq!(holds(&auto, now)[0].0, Reason::AutoPay);
+        assert_eq!(holds(&CaseState { failed_attempts: 1, ..auto }, now), [], "it has failed: the payer must act");
+        let lost = Payer { time_zone: "Mars/Base".to_owned(), ..Payer::default() };
+        assert_eq!(holds(&CaseState { payer: Arc::new(lost), ..state() }, now)[0].0, Reason::UnknownZone);
+    }
+
+    #[test]
+    fn a_silent_source_holds_only_what_it_could_change() {
+        let heard = |at: &str| CaseState { heard_at: Some(at.parse().unwrap()), ..state() };
+        let now = "2026-06-02T10:00:00Z";
+        assert_eq!(holds(&heard("2026-06-01T10:00:00Z"), now), [], "exactly a day");
+        let stale = holds(&heard("2026-06-01T09:59:59Z"), now);
+        assert_eq!(stale, [(Reason::StaleSource, "merchant.stale_after_hours.stripe".to_owned(), None)]);
+        assert_eq!(holds(&CaseState { heard_at: None, ..state() }, now), [], "a file never speaks again");
+    }
+
+    #[test]
+    fn placed_holds_end_with_their_last_day_in_the_payers_zone() {
+        let hold = |id, invoice: Option<&str>, until: Option<&str>| PlacedHold {
+            id,
+            invoice: invoice.map(str::to_owned),
+            is_promise: false,
+            until: until.map(|d| d.parse().unwrap()),
+            reason: "asked for a copy".to_owned(),
+        };
+        let all = vec![
+            hold(1, Some("in_1"), Some("2026-06-10")),
+            hold(2, Some("in_2"), None),
+            hold(3, None, None),
+            PlacedHold { is_promise: true, ..hold(4, Some("in_1"), Some("2026-06-20")) },
+        ];
+        let held = CaseState { payer: Arc::new(Payer { holds: all, ..Payer::default() }), ..state() };
+        let found = holds(&held, "2026-06-02T10:00:00Z");
+        let end = Some("2026-06-10T22:00:00Z".to_owned());
+        let manual = |rule: &str, until| (Reason::ManualHold, rule.to_owned(), until);
+        assert_eq!(found, [manual("hold 1", end), manual("hold 3", None)]);
+        let situation = held.situation(&merchant(), "2026-06-02T10:00:00Z".parse().unwrap());
+        assert_eq!(situation.promised_on, Some("2026-06-20".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_what_was_late_already_needs_a_turn() {
+        let text = "
+name: t
+entry: { at_most_per_day: 10 }
+contact: { weekdays: [mon], from: '09:00', to: '18:00', min_gap_days: 1, spread_minutes: 0 }
+steps: [{ key: a, when: { days_after_due: 3 }, tone: firm }]
+";
+        let campaign = Campaign::try_new(&serde_saphyr::from_str(text).unwrap(), text).unwrap();
+        let opened = |at: &str| CaseState { opened_at: at.parse().unwrap(), ..state() };
+        let berlin = zone("Europe/Berlin");
+        assert!(opened("2026-06-01T22:00:00Z").needs_turn(&campaign, &berlin), "2 June in Berlin");
+        assert!(!opened("2026-06-01T21:59:00Z").needs_turn(&campaign, &berlin));
+        let unlimited = Campaign { entry: Default::default(), ..campaign };
+        assert!(!opened("2026-08-01T00:00:00Z").needs_turn(&unlimited, &berlin));
     }
 }

@@ -2,113 +2,68 @@
 //!
 //! | in | state | out |
 //! |---|---|---|
-//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `invoice` slice by version; case opened, closed or planned anew; timer moved | – |
+//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `invoice` slice by version; case opened, given its campaign, closed or planned anew; timer moved | – |
 //! | `customer-changed` | `customer` slice by version; the customer's open cases planned anew | – |
-//! | `customer-segmented` | segment by version (looked at when a step is due) | – |
+//! | `customer-segmented` | segment by version; where a merchant has several campaigns, the customer's open cases planned anew | – |
 //! | `customer-responded` (unsubscribed) | opted out (looked at when a step is due) | – |
-//! | a timer is due | timer gone; case planned; decisions; next timer | `invoice-overdue`, `reminder-due`, `step-decided` |
+//! | `source-heard` | when the source spoke last (looked at when a step is due) | – |
+//! | a timer is due | timer gone; case planned; decisions; next timer | `invoice-overdue`, `reminder-due`, `step-decided`, `sequence-ended` |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | decisions settled; the customer's reminder in flight no more, its day noted | – |
 //!
 //! Events only ever move timers; every reminder comes from a timer that fired. So there is one place that sends, and it
 //! sees all cases of a customer at once.
 
-use crate::config;
-use crate::domain::{self, CaseState, case_id};
+use crate::domain::{self, CaseState, Situation, case_id};
+use crate::rules::{InForce, Rules};
 use crate::store::{self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Settled};
 use bus::{Failure, Handler, Incoming, Work, trace};
-use campaign::{Campaign, Outcome, Plan, Reason, Tone};
+use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use kernel::{ContactHours, MerchantId, Segment};
-use runtime::{Host, Merchant};
-use sqlx::{PgConnection, PgExecutor};
+use runtime::Merchant;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Campaigns by file name and version.
-type Versions = HashMap<(String, String), Arc<Campaign>>;
-
-/// What planning needs besides a case: merchants, and every campaign version that a case may be on.
-#[derive(Clone)]
-pub struct Rules {
-    host: Host,
-    /// The version in force, by file name.
-    current: Arc<BTreeMap<String, String>>,
-    /// All versions met so far.
-    campaigns: Arc<RwLock<Versions>>,
-}
-
-impl Rules {
-    /// Rules over campaigns in force.
-    pub fn new(host: Host, current: BTreeMap<String, String>) -> Self {
-        Self { host, current: Arc::new(current), campaigns: Arc::default() }
-    }
-
-    /// Reads the stored campaign versions that are not known yet.
-    pub async fn learn(&self, db: impl PgExecutor<'_>) -> sqlx::Result<()> {
-        let stored = store::campaigns(db).await?;
-        let mut known = self.campaigns.write().unwrap_or_else(PoisonError::into_inner);
-        for (name, version, text) in stored {
-            let key = (name, version);
-            if known.contains_key(&key) {
-                continue;
-            }
-            match config::parse_campaign(&text) {
-                Ok(campaign) => _ = known.insert(key, Arc::new(campaign)),
-                // Its cases wait; readiness of everything else does not depend on it.
-                Err(error) => {
-                    tracing::error!(campaign = ?key, %error, "a stored campaign version cannot be read any more")
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Cases that are locked. One may be on a version that came into force after we started: another replica opened it.
-    async fn load_cases(&self, tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<CaseState>> {
-        let cases = store::load_cases(tx, ids).await?;
-        if cases.iter().any(|case| self.campaign(case).is_none()) {
-            self.learn(tx).await?;
-        }
-        Ok(cases)
-    }
-
-    fn campaign(&self, case: &CaseState) -> Option<Arc<Campaign>> {
-        let known = self.campaigns.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(case.campaign.clone(), case.campaign_version.clone())).cloned()
-    }
-
-    /// Plans a case. `None` if its merchant or campaign is not configured here: another replica may know better.
-    fn plan(&self, case: &CaseState, now: Timestamp) -> Option<Planned<'_>> {
-        let merchant = self.host.merchants.get(&case.merchant)?;
-        let campaign = self.campaign(case)?;
-        let hours = case.hours(&campaign, &merchant.zone);
-        let plan = case.plan(&campaign, &hours, now);
-        Some(Planned { merchant, campaign, hours, plan })
-    }
-
-    /// The campaign and version that a new case of a merchant follows.
-    fn assign(&self, merchant: &MerchantId) -> Option<(&str, &str)> {
-        let campaign = self.host.merchants.get(merchant)?.file.campaign.as_str();
-        Some((campaign, self.current.get(campaign)?))
-    }
-}
-
-struct Planned<'a> {
+/// A case that can be planned here: its merchant and its campaign are known.
+struct Ready<'a> {
+    case: &'a CaseState,
     merchant: &'a Merchant,
     campaign: Arc<Campaign>,
-    hours: ContactHours,
-    plan: Plan,
+    situation: Situation,
 }
 
-/// When to look again at a case that cannot be planned here. It must stay armed: nobody else would wake it.
-fn look_again(now: Timestamp) -> Option<Timestamp> {
-    now.checked_add(SignedDuration::from_mins(1)).ok()
+impl<'a> Ready<'a> {
+    /// `None` if its merchant or campaign is not known here (another replica may know better), or if it has no campaign.
+    fn new(rules: &'a Rules, case: &'a CaseState, now: Timestamp) -> Option<Self> {
+        let merchant = rules.merchant(&case.merchant)?;
+        Some(Self { case, merchant, campaign: rules.campaign(case)?, situation: case.situation(merchant, now) })
+    }
+
+    fn plan(&self, in_force: &InForce, now: Timestamp) -> Planned<'_> {
+        let place = self.case.place(&self.situation, self.merchant);
+        let today = place.zone.to_datetime(now).date();
+        let terms = campaign::Terms::new(&self.campaign, &place, &in_force.calendars, today);
+        let case = self.case.case(&self.situation, self.merchant);
+        let plan = campaign::plan(&terms, &case, now);
+        Planned { invoice: self.case.invoice.as_str(), terms, case, plan }
+    }
+
+    fn today(&self, now: Timestamp) -> Date {
+        self.situation.zone.to_datetime(now).date()
+    }
+}
+
+/// When to look again at a case that cannot be planned here. It must stay armed: nobody else would wake it. One without a
+/// campaign is looked at daily: another campaign may come into force.
+fn look_again(case: &CaseState, now: Timestamp) -> Option<Timestamp> {
+    let pause = if case.campaign.is_empty() { SignedDuration::from_hours(24) } else { SignedDuration::from_mins(1) };
+    now.checked_add(pause).ok()
 }
 
 /// Cases follow their invoices and customers.
@@ -119,7 +74,7 @@ impl Handler for Cases {
     const LINGER: Duration = Duration::from_millis(20);
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
-        let now = self.0.host.now();
+        let now = self.0.now();
         let news = News::sort(&self.0, work, batch);
         // Customers before cases, as a firing timer does.
         store::lock_customers(work.tx(), &news.people()).await?;
@@ -133,91 +88,119 @@ impl Handler for Cases {
         if !news.opted_out.is_empty() {
             store::opt_out(work.tx(), &news.opted_out).await?;
         }
+        store::note_heard(work.tx(), &news.sources).await?;
+        let in_force = self.0.in_force();
         let mut changed = HashSet::new();
         if !news.invoices.is_empty() {
             // An older snapshot than the known one changes nothing from here on.
             changed = store::upsert_invoices(work.tx(), &news.invoices.values().collect::<Vec<_>>()).await?;
             let owing = news.invoices.values().filter(|i| i.open_minor > 0 && changed.contains(&key_of(i)));
-            self.open_cases(work, owing, &news.traces, now).await?;
+            open_cases(work, owing, &news.traces, now).await?;
         }
-        let ids = store::lock_cases(work.tx(), &changed, &news.customers).await?;
-        let cases = self.0.load_cases(work.tx(), &ids).await?;
+        let ids = store::lock_cases(work.tx(), &changed, &self.people_to_plan(&news, &in_force, &changed)).await?;
+        let cases = self.0.load_cases(work.tx(), &in_force, &ids, now).await?;
         let traces = &news.traces;
-        let change = |case: &CaseState| {
+        let change = |(before, case): &(CaseState, CaseState)| {
             let trace = traces.get(&(case.merchant.clone(), case.invoice.clone())).cloned();
-            self.replan(case, now, trace.flatten())
+            self.replan(&in_force, before, case, now, trace.flatten())
         };
         let changes: Vec<CaseChange> = cases.iter().filter_map(change).collect();
         Ok(store::save_cases(work.tx(), &changes).await?)
     }
 }
 
+/// Opens a case for each invoice that owes money and has none in its epoch.
+async fn open_cases<'a>(
+    work: &mut Work,
+    invoices: impl Iterator<Item = &'a Invoice>,
+    traces: &'a Traces,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let new = invoices.map(|i| NewCase {
+        id: case_id(&i.merchant, &i.invoice, i.epoch),
+        merchant: &i.merchant,
+        invoice: &i.invoice,
+        epoch: i.epoch,
+        customer: &i.customer,
+        opened_at: now,
+        opened_traceparent: traces.get(&key_of(i)).and_then(Option::as_deref),
+    });
+    let new: Vec<NewCase<'_>> = new.collect();
+    if new.is_empty() { Ok(()) } else { Ok(store::open_cases(work.tx(), &new).await?) }
+}
+
 impl Cases {
-    /// Opens a case for each invoice that owes money and has none in its epoch.
-    async fn open_cases<'a>(
-        &'a self,
-        work: &mut Work,
-        invoices: impl Iterator<Item = &'a Invoice>,
-        traces: &'a Traces,
-        now: Timestamp,
-    ) -> Result<(), Failure> {
-        let new: Vec<NewCase<'_>> = invoices
-            .filter_map(|i| {
-                let (campaign, campaign_version) = self.0.assign(&i.merchant)?;
-                Some(NewCase {
-                    id: case_id(&i.merchant, &i.invoice, i.epoch),
-                    merchant: &i.merchant,
-                    invoice: &i.invoice,
-                    epoch: i.epoch,
-                    customer: &i.customer,
-                    campaign,
-                    campaign_version,
-                    opened_at: now,
-                    opened_traceparent: traces.get(&key_of(i)).and_then(Option::as_deref),
-                })
-            })
-            .collect();
-        if new.is_empty() { Ok(()) } else { Ok(store::open_cases(work.tx(), &new).await?) }
+    /// Customers all of whose open cases have to be planned anew, apart from the invoices that changed: what is known of
+    /// them changed, or something that chooses between campaigns.
+    fn people_to_plan(&self, news: &News, in_force: &InForce, changed: &HashSet<InvoiceKey>) -> BTreeSet<CustomerKey> {
+        let mut people: BTreeSet<CustomerKey> = news.customers.keys().cloned().collect();
+        let has_choice = |key: &&CustomerKey| self.0.merchant(&key.0).is_some_and(|m| m.file.campaigns.len() > 1);
+        people.extend(news.segments.keys().filter(has_choice).cloned());
+        if in_force.asks_balance {
+            let of_changed = news.invoices.values().filter(|i| changed.contains(&key_of(i)));
+            people.extend(of_changed.map(|i| (i.merchant.clone(), i.customer.clone())));
+        }
+        people
     }
 
-    /// What news change about a case: whether it has ended, and when to look at it again.
-    fn replan(&self, case: &CaseState, now: Timestamp, traceparent: Option<String>) -> Option<CaseChange> {
+    /// What news change about a case: its campaign, whether it has ended, and when to look at it again.
+    fn replan(
+        &self,
+        in_force: &InForce,
+        before: &CaseState,
+        case: &CaseState,
+        now: Timestamp,
+        traceparent: Option<String>,
+    ) -> Option<CaseChange> {
         let closed = case.end();
-        let wake_at = match self.0.plan(case, now).filter(|_| closed.is_none()) {
-            Some(planned) => case.wake_at(&planned.plan, &planned.merchant.zone, now),
+        let wake_at = match Ready::new(&self.0, case, now).filter(|_| closed.is_none()) {
+            Some(ready) => case.wake_at(&ready.plan(in_force, now).plan, &ready.merchant.zone, now),
             None if closed.is_some() => None,
-            None => look_again(now),
+            None => self.0.wake_without_plan(case, now, look_again(case, now)),
         };
-        change(case, closed.map(|reason| (now, reason)), case.overdue_told_at, wake_at, traceparent)
+        let after = Change { closed: closed.map(|reason| (now, reason)), wake_at, traceparent };
+        change(before, case, after)
     }
 }
 
-/// The change of a case, if there is any. A moved timer gets the next generation.
-fn change(
-    case: &CaseState,
-    closed: Option<(Timestamp, &str)>,
-    overdue_told_at: Option<Timestamp>,
-    armed_at: Option<Timestamp>,
+/// What planning has changed about a case, apart from its campaign.
+struct Change<'a> {
+    closed: Option<(Timestamp, &'a str)>,
+    wake_at: Option<Timestamp>,
     traceparent: Option<String>,
-) -> Option<CaseChange> {
+}
+
+/// The change of a case from `before` to what it is now, if there is any. A moved timer gets the next generation.
+fn change(before: &CaseState, case: &CaseState, after: Change<'_>) -> Option<CaseChange> {
     // Closed again for the same reason is the same closing, whenever we notice.
-    let closed = match (&case.closed, closed) {
-        (Some(before), Some(now)) if before.1 == now.1 => Some(before.clone()),
+    let closed = match (&case.closed, after.closed) {
+        (Some(known), Some(now)) if known.1 == now.1 => Some(known.clone()),
         (_, now) => now.map(|(at, reason)| (at, reason.to_owned())),
     };
-    let moved = armed_at != case.armed_at;
-    if !moved && closed == case.closed && overdue_told_at == case.overdue_told_at {
+    let moved = after.wake_at != case.armed_at;
+    let same = closed == case.closed
+        && before.overdue_told_at == case.overdue_told_at
+        && before.ended == case.ended
+        && before.not_before == case.not_before
+        && (&before.campaign, &before.campaign_version, &before.chosen_by)
+            == (&case.campaign, &case.campaign_version, &case.chosen_by);
+    if !moved && same {
         return None;
     }
     Some(CaseChange {
         id: case.id,
         shard: case.shard,
+        campaign: case.campaign.clone(),
+        campaign_version: case.campaign_version.clone(),
+        chosen_by: case.chosen_by.clone(),
+        not_before: case.not_before,
+        ended: case.ended.clone(),
         closed,
-        overdue_told_at,
+        overdue_told_at: case.overdue_told_at,
         armed_before: case.armed_at,
-        armed_at,
+        armed_at: after.wake_at,
         generation: case.generation + i32::from(moved),
-        traceparent,
+        traceparent: after.traceparent,
     })
 }
 
@@ -232,6 +215,7 @@ struct News {
     customers: BTreeMap<CustomerKey, Customer>,
     segments: BTreeMap<CustomerKey, (i64, Segment)>,
     opted_out: BTreeSet<CustomerKey>,
+    sources: BTreeMap<(MerchantId, String), Timestamp>,
 }
 
 impl News {
@@ -269,11 +253,17 @@ impl News {
                     self.opted_out.insert(key);
                 }
             }
+            AnyEvent::SourceHeard(e) => {
+                let key = (snapshot::id("merchant_id", &e.merchant_id)?, e.source.clone());
+                let at = time::from_wire(e.heard_at).ok_or_else(|| Malformed::missing("heard_at"))?;
+                let latest = self.sources.entry(key).or_insert(at);
+                *latest = at.max(*latest);
+            }
             event => {
                 let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
-                if new.open_minor > 0 && rules.assign(&new.merchant).is_none() {
-                    // Without a case nobody would ever look at it again; a dead letter can be tried again.
-                    return Err(Malformed::new("merchant_id", "is no configured merchant with a campaign"));
+                if new.open_minor > 0 && rules.merchant(&new.merchant).is_none() {
+                    // Nobody would know when it is overdue, or where its payers are; a dead letter can be tried again.
+                    return Err(Malformed::new("merchant_id", "is no configured merchant"));
                 }
                 let key = key_of(&new);
                 if keep_latest(&mut self.invoices, key.clone(), new, |i| i.version) {
@@ -326,31 +316,25 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
     let customers = store::customers_of_cases(work.tx(), &due).await?;
     // Customers, cases, timers: the order in which event handlers lock them too.
     store::lock_customers(work.tx(), &customers).await?;
-    let ids = store::lock_due_cases(work.tx(), &customers, now).await?;
-    let cases = rules.load_cases(work.tx(), &ids).await?;
-    let live: HashSet<(Uuid, i32)> = cases.iter().map(|c| (c.id, c.generation)).collect();
+    let in_force = rules.in_force();
+    let ids = store::lock_due_cases(work.tx(), &customers, now, in_force.waits).await?;
+    let cases = rules.load_cases(work.tx(), &in_force, &ids, now).await?;
+    let live: HashSet<(Uuid, i32)> = cases.iter().map(|(_, c)| (c.id, c.generation)).collect();
     // A timer that its case has moved meanwhile is stale: it goes, and does nothing.
     let stale: Vec<DueTimer> = timers.iter().filter(|t| !live.contains(&(t.case_id, t.generation))).cloned().collect();
     store::delete_timers(work.tx(), &stale).await?;
 
     let traces: HashMap<Uuid, Option<String>> = timers.iter().map(|t| (t.case_id, t.traceparent.clone())).collect();
     let mut round = Round::new(now);
+    let mut people: BTreeMap<(&MerchantId, &kernel::CustomerId), Vec<(&CaseState, Ready<'_>)>> = BTreeMap::new();
     let mut waiting = 0;
-    let mut messages: BTreeMap<(CustomerKey, String), Vec<Line<'_>>> = BTreeMap::new();
-    for case in &cases {
-        let Some(planned) = rules.plan(case, now) else {
-            waiting += 1;
-            round.changes.extend(change(case, None, case.overdue_told_at, look_again(now), None));
-            continue;
-        };
-        let armed_by = traces.get(&case.id).cloned().flatten();
-        let (told, trace) = round.look(work, case, &planned, armed_by)?;
-        let after = CaseState { overdue_told_at: told, ..case.clone() };
-        let wake_at = [planned.plan.wake_at, after.overdue_at(&planned.merchant.zone, now)].into_iter().flatten().min();
-        round.changes.extend(change(case, None, told, wake_at, trace.clone()));
-        if planned.plan.send.is_some() {
-            let key = ((case.merchant.clone(), case.customer.clone()), case.currency.clone());
-            messages.entry(key).or_default().push(Line { case, planned, trace });
+    for (before, case) in &cases {
+        match Ready::new(rules, case, now) {
+            Some(ready) => people.entry((&case.merchant, &case.customer)).or_default().push((before, ready)),
+            None => {
+                waiting += usize::from(!case.campaign.is_empty());
+                round.look_without_plan(work, rules, before, case)?;
+            }
         }
     }
     if waiting > 0 {
@@ -359,8 +343,8 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
             "merchant or campaign is not configured here; they are looked at again in a minute"
         );
     }
-    for ((customer, currency), lines) in messages {
-        round.remind(work, customer, currency, lines)?;
+    for cases in people.values() {
+        round.look_at_customer(work, &in_force, cases, &traces)?;
     }
     store::save_cases(work.tx(), &round.changes).await?;
     store::insert_decisions(work.tx(), &round.decisions).await?;
@@ -373,25 +357,36 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
 }
 
 /// A case whose step goes into a message.
+#[derive(Clone, Copy)]
 struct Line<'a> {
-    case: &'a CaseState,
-    planned: Planned<'a>,
-    trace: Option<String>,
+    ready: &'a Ready<'a>,
+    planned: &'a Planned<'a>,
+    trace: Option<&'a str>,
 }
 
-impl Line<'_> {
-    /// Its furthest step, and how far that is.
-    fn step(&self) -> (&str, usize) {
-        let step = self.planned.plan.send.as_ref().map_or("", |s| s.step.as_str());
-        (step, self.planned.campaign.weight(step).unwrap_or(0))
+impl<'a> Line<'a> {
+    const fn case(self) -> &'a CaseState {
+        self.ready.case
     }
 
-    fn tone(&self) -> v1::Tone {
-        match self.planned.campaign.step(self.step().0).map(|s| s.tone) {
-            Some(Tone::Firm) => v1::Tone::Firm,
-            Some(Tone::Final) => v1::Tone::Final,
-            Some(Tone::Friendly) | None => v1::Tone::Friendly,
-        }
+    fn step(self) -> &'a str {
+        self.planned.plan.send.as_ref().map_or("", |s| s.step.as_str())
+    }
+
+    fn tone(self) -> Tone {
+        self.ready.campaign.step(self.step()).map_or(Tone::Friendly, |s| s.tone)
+    }
+
+    fn template(self) -> String {
+        self.ready.campaign.step(self.step()).map(|s| s.template.clone()).unwrap_or_default()
+    }
+}
+
+const fn wire_tone(tone: Tone) -> v1::Tone {
+    match tone {
+        Tone::Friendly => v1::Tone::Friendly,
+        Tone::Firm => v1::Tone::Firm,
+        Tone::Final => v1::Tone::Final,
     }
 }
 
@@ -401,38 +396,106 @@ struct Round {
     decisions: Vec<NewDecision>,
     deferrals: Vec<(Uuid, campaign::Deferral)>,
     changes: Vec<CaseChange>,
-    /// By customer: the payer's date, and a reminder in each currency.
-    reminded: BTreeMap<CustomerKey, (Date, Vec<Uuid>)>,
+    /// Customer, reminder and the payer's day.
+    reminded: Vec<(CustomerKey, Uuid, Date)>,
 }
 
 impl Round {
     fn new(now: Timestamp) -> Self {
         let (decisions, deferrals, changes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { now, decisions, deferrals, changes, reminded: BTreeMap::new() }
+        Self { now, decisions, deferrals, changes, reminded: Vec::new() }
     }
 
-    /// What firing a case's timer means apart from messages: `invoice-overdue` if it is time, skipped and deferred steps.
-    /// Returns when overdue was told, and the trace that led here.
+    /// A case that cannot be planned here: that the invoice is overdue is told all the same.
+    fn look_without_plan(
+        &mut self,
+        work: &mut Work,
+        rules: &Rules,
+        before: &CaseState,
+        case: &CaseState,
+    ) -> Result<(), Failure> {
+        let zone = rules.merchant(&case.merchant).map(|m| &m.zone);
+        let overdue = zone.and_then(|zone| case.overdue_at(zone, self.now)).is_some_and(|at| at <= self.now);
+        let told = if overdue { Some(self.tell_overdue(work, case)?) } else { case.overdue_told_at };
+        let after = CaseState { overdue_told_at: told, ..case.clone() };
+        let wake_at = rules.wake_without_plan(&after, self.now, look_again(case, self.now));
+        self.changes.extend(change(before, &after, Change { closed: None, wake_at, traceparent: trace::current() }));
+        Ok(())
+    }
+
+    /// Plans all cases of a customer that are due, together.
+    fn look_at_customer(
+        &mut self,
+        work: &mut Work,
+        in_force: &InForce,
+        cases: &[(&CaseState, Ready<'_>)],
+        traces: &HashMap<Uuid, Option<String>>,
+    ) -> Result<(), Failure> {
+        let mut planned: Vec<Planned<'_>> = cases.iter().map(|(_, ready)| ready.plan(in_force, self.now)).collect();
+        let now = self.now;
+        let is_due = |case: &CaseState| case.armed_at.is_some_and(|at| at <= now);
+        for ((_, ready), planned) in cases.iter().zip(&mut planned) {
+            if !is_due(ready.case) {
+                // Only here because others may wait for it.
+                planned.plan.send = None;
+            }
+        }
+        let messages = campaign::gather(&mut planned, self.now);
+        let mut led_here: Vec<Option<String>> = Vec::with_capacity(cases.len());
+        for ((before, ready), planned) in cases.iter().zip(&planned) {
+            let armed_by = traces.get(&ready.case.id).cloned().flatten();
+            let trace = if is_due(ready.case) { self.look(work, before, ready, planned, armed_by)? } else { armed_by };
+            led_here.push(trace);
+        }
+        for message in &messages {
+            let line = |n: &usize| {
+                let ((_, ready), planned) = (cases.get(*n)?, planned.get(*n)?);
+                Some(Line { ready, planned, trace: led_here.get(*n).and_then(Option::as_deref) })
+            };
+            let lines: Vec<Line<'_>> = message.lines.iter().filter_map(line).collect();
+            if let Some(speaker) = line(&message.speaker) {
+                self.remind(work, message, speaker, &lines)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What firing a case's timer means apart from messages: `invoice-overdue` if it is time, skipped and deferred steps,
+    /// the end of the sequence, the next timer. Returns the trace that led here.
     fn look(
         &mut self,
         work: &mut Work,
-        case: &CaseState,
+        before: &CaseState,
+        ready: &Ready<'_>,
         planned: &Planned<'_>,
         armed_by: Option<String>,
-    ) -> Result<(Option<Timestamp>, Option<String>), Failure> {
-        self.deferrals.extend(planned.plan.deferred.clone().map(|d| (case.id, d)));
-        let overdue = case.overdue_at(&planned.merchant.zone, self.now).is_some_and(|at| at <= self.now);
-        if !overdue && planned.plan.skip.is_empty() {
-            return Ok((case.overdue_told_at, armed_by));
+    ) -> Result<Option<String>, Failure> {
+        let (case, plan, zone) = (ready.case, &planned.plan, &ready.merchant.zone);
+        self.deferrals.extend(plan.deferred.clone().map(|d| (case.id, d)));
+        let overdue = case.overdue_at(zone, self.now).is_some_and(|at| at <= self.now);
+        let mut after = case.clone();
+        let mut led_here = armed_by.clone();
+        if overdue || plan.end.is_some() || !plan.skip.is_empty() {
+            let span = fire_span("fire timer", case, self.now);
+            trace::link(&span, armed_by.as_deref());
+            let _inside = span.enter();
+            for skip in &plan.skip {
+                self.decide(work, ready, &skip.step, Decision::aside(skip.reason, skip.rule.clone()))?;
+            }
+            if overdue {
+                after.overdue_told_at = Some(self.tell_overdue(work, case)?);
+            }
+            if let Some(ending) = plan.end {
+                after.ended = Some((self.now, ending.as_str().to_owned()));
+                self.tell_end(work, case, ending)?;
+            }
+            led_here = trace::current().or(armed_by);
         }
-        let span = fire_span("fire timer", case, self.now);
-        trace::link(&span, armed_by.as_deref());
-        let _inside = span.enter();
-        for (step, reason) in &planned.plan.skip {
-            self.decide(work, case, planned, step, Decision::aside(*reason))?;
-        }
-        let told = if overdue { Some(self.tell_overdue(work, case)?) } else { case.overdue_told_at };
-        Ok((told, trace::current().or(armed_by)))
+        // What the end leaves undecided is decided by it at once.
+        let next = if plan.end.is_some() { Some(self.now) } else { domain::look_at(plan, self.now) };
+        let wake_at = [next, after.overdue_at(zone, self.now)].into_iter().flatten().min();
+        self.changes.extend(change(before, &after, Change { closed: None, wake_at, traceparent: led_here.clone() }));
+        Ok(led_here)
     }
 
     fn tell_overdue(&self, work: &mut Work, case: &CaseState) -> Result<Timestamp, Failure> {
@@ -442,76 +505,85 @@ impl Round {
             customer_id: case.customer.to_string(),
             epoch: case.epoch,
             due_on: time::date_to_wire(case.due_on),
-            currency: case.currency.clone(),
+            currency: case.currency.to_string(),
             open_minor: case.open_minor,
         };
         work.emit(self.now, &event)?;
         Ok(self.now)
     }
 
-    /// One reminder for what is due of a customer in one currency. The furthest step speaks; of several equally far the
-    /// one whose invoice was due first.
+    fn tell_end(&self, work: &mut Work, case: &CaseState, ending: Ending) -> Result<(), Failure> {
+        let outcome = match ending {
+            Ending::HandOver => v1::SequenceOutcome::HandOver,
+            Ending::Webhook => v1::SequenceOutcome::Webhook,
+            Ending::Stop => v1::SequenceOutcome::Stop,
+        };
+        let event = v1::SequenceEnded {
+            merchant_id: case.merchant.to_string(),
+            customer_id: case.customer.to_string(),
+            invoice_id: case.invoice.to_string(),
+            epoch: case.epoch,
+            outcome: outcome.into(),
+            campaign: case.campaign.clone(),
+            campaign_version: case.campaign_version.clone(),
+            currency: case.currency.to_string(),
+            open_minor: case.open_minor,
+            ended_at: Some(time::to_wire(self.now)),
+        };
+        work.emit(self.now, &event)?;
+        Ok(())
+    }
+
+    /// One reminder for what is due of a customer in one currency.
     fn remind(
         &mut self,
         work: &mut Work,
-        customer: CustomerKey,
-        currency: String,
-        mut lines: Vec<Line<'_>>,
+        message: &Message,
+        speaker: Line<'_>,
+        lines: &[Line<'_>],
     ) -> Result<(), Failure> {
-        lines.sort_by_key(|l| (l.case.due_on, l.case.invoice.clone()));
-        let Some(speaker) = lines.iter().rev().max_by_key(|l| l.step().1) else { return Ok(()) };
-        let speaker_case = speaker.case.id;
-        let span = fire_span(&format!("fire reminder {}", speaker.step().0), speaker.case, self.now);
-        trace::link(&span, lines.iter().filter_map(|l| l.trace.as_deref()));
+        let Some(hours) = &speaker.planned.terms.hours else { return Ok(()) };
+        let case = speaker.case();
+        let span = fire_span(&format!("fire reminder {}", speaker.step()), case, self.now);
+        trace::link(&span, lines.iter().filter_map(|l| l.trace));
         let _inside = span.enter();
         let reminder_id = kernel::id::at(self.now);
-        let event = reminder_due(reminder_id, &customer, currency, speaker, &lines);
-        let due_at = lines.iter().filter_map(|l| l.case.armed_at).max().unwrap_or(self.now);
-        let hours = &speaker.planned.hours;
+        let today = hours.date_at(self.now);
+        let due_at = lines.iter().filter_map(|l| l.case().armed_at).max().unwrap_or(self.now);
         let event = v1::ReminderDue {
-            reminder: Some(event),
+            reminder: Some(reminder_due(reminder_id, message, speaker, lines)),
             due_at: Some(time::to_wire(due_at)),
-            contact_hours: Some(contact_hours(hours)),
+            contact_hours: Some(contact_hours(hours, today)),
         };
         work.emit_as(reminder_id, self.now, &event, trace::current())?;
-        let today = hours.date_at(self.now);
-        self.reminded.entry(customer).or_insert((today, Vec::new())).1.push(reminder_id);
-        for line in &lines {
+        self.reminded.push(((case.merchant.clone(), case.customer.clone()), reminder_id, today));
+        for line in lines {
             let Some(send) = &line.planned.plan.send else { continue };
-            let carries = line.case.id == speaker_case;
-            let own = if carries {
-                Decision { outcome: Outcome::Requested, reason: None, reminder: Some(reminder_id), speaks: true }
+            let own = if line.case().id == case.id {
+                let rule = format!("steps.{}", send.step);
+                Decision { outcome: Outcome::Requested, reason: None, rule, reminder: Some(reminder_id), speaks: true }
             } else {
-                Decision { reminder: Some(reminder_id), speaks: true, ..Decision::aside(Reason::OtherInvoice) }
+                let rule = format!("invoices.{}.steps.{}", case.invoice, speaker.step());
+                let aside = Decision::aside(Reason::OtherInvoice, rule);
+                Decision { reminder: Some(reminder_id), speaks: true, ..aside }
             };
-            self.decide(work, line.case, &line.planned, &send.step, own)?;
+            self.decide(work, line.ready, &send.step, own)?;
             for step in &send.merged {
-                let aside = Decision { reminder: Some(reminder_id), ..Decision::aside(Reason::LaterStep) };
-                self.decide(work, line.case, &line.planned, step, aside)?;
+                let aside = Decision::aside(Reason::LaterStep, format!("steps.{}", send.step));
+                self.decide(work, line.ready, step, Decision { reminder: Some(reminder_id), ..aside })?;
             }
         }
         Ok(())
     }
 
     /// Keeps a decision; one without a message of its own is told.
-    fn decide(
-        &mut self,
-        work: &mut Work,
-        case: &CaseState,
-        planned: &Planned<'_>,
-        step: &str,
-        decision: Decision,
-    ) -> Result<(), Failure> {
+    fn decide(&mut self, work: &mut Work, ready: &Ready<'_>, step: &str, decision: Decision) -> Result<(), Failure> {
+        let case = ready.case;
         let reason = decision.reason.map_or("", Reason::as_str);
-        let outcome = match decision.outcome {
-            Outcome::Requested => "requested",
-            Outcome::Merged => "merged",
-            Outcome::Skipped => "skipped",
-        };
-        let told = match decision.outcome {
-            Outcome::Requested => None,
-            Outcome::Merged => Some(v1::StepOutcome::Merged),
-            Outcome::Skipped => Some(v1::StepOutcome::Skipped),
+        let (outcome, told) = match decision.outcome {
+            Outcome::Requested => ("requested", None),
+            Outcome::Merged => ("merged", Some(v1::StepOutcome::Merged)),
+            Outcome::Skipped => ("skipped", Some(v1::StepOutcome::Skipped)),
         };
         if let Some(told) = told {
             let event = v1::StepDecided {
@@ -523,9 +595,9 @@ impl Round {
                 outcome: told.into(),
                 reason: reason.to_owned(),
                 campaign: case.campaign.clone(),
-                segment: snapshot::segment_to_wire(case.segment).into(),
+                segment: snapshot::segment_to_wire(case.segment()).into(),
                 decided_at: Some(time::to_wire(self.now)),
-                rule: String::new(),
+                rule: decision.rule.clone(),
                 campaign_version: case.campaign_version.clone(),
             };
             work.emit(self.now, &event)?;
@@ -537,8 +609,11 @@ impl Round {
             reason,
             reminder_id: decision.reminder,
             speaks: decision.speaks,
-            segment: case.segment,
-            decided_on: planned.hours.date_at(self.now),
+            segment: case.segment(),
+            rule: decision.rule,
+            inputs: case.inputs(ready.merchant),
+            campaign_version: case.campaign_version.clone(),
+            decided_on: ready.today(self.now),
             decided_at: self.now,
             traceparent: trace::current(),
         });
@@ -563,59 +638,61 @@ fn fire_span(name: &str, case: &CaseState, now: Timestamp) -> tracing::Span {
 struct Decision {
     outcome: Outcome,
     reason: Option<Reason>,
+    rule: String,
     reminder: Option<Uuid>,
     speaks: bool,
 }
 
 impl Decision {
     /// A decision without a message of its own.
-    const fn aside(reason: Reason) -> Self {
-        Self { outcome: reason.outcome(), reason: Some(reason), reminder: None, speaks: false }
+    const fn aside(reason: Reason, rule: String) -> Self {
+        Self { outcome: reason.outcome(), reason: Some(reason), rule, reminder: None, speaks: false }
     }
 }
 
-fn reminder_due(
-    reminder_id: Uuid,
-    (merchant, customer): &CustomerKey,
-    currency: String,
-    speaker: &Line<'_>,
-    lines: &[Line<'_>],
-) -> v1::Reminder {
+fn reminder_due(reminder_id: Uuid, message: &Message, speaker: Line<'_>, lines: &[Line<'_>]) -> v1::Reminder {
+    let case = speaker.case();
     let wire = |line: &Line<'_>| v1::ReminderLine {
-        invoice_id: line.case.invoice.to_string(),
-        epoch: line.case.epoch,
-        step: line.step().0.to_owned(),
-        invoice_version: line.case.invoice_version,
-        carries: line.case.id == speaker.case.id,
-        tone: line.tone().into(),
-        template: String::new(),
+        invoice_id: line.case().invoice.to_string(),
+        epoch: line.case().epoch,
+        step: line.step().to_owned(),
+        invoice_version: line.case().invoice_version,
+        carries: line.case().id == case.id,
+        tone: wire_tone(line.tone()).into(),
+        template: line.template(),
         charges: Vec::new(),
     };
     v1::Reminder {
-        merchant_id: merchant.to_string(),
+        merchant_id: case.merchant.to_string(),
         reminder_id: reminder_id.to_string(),
-        customer_id: customer.to_string(),
-        campaign: speaker.case.campaign.clone(),
-        campaign_version: speaker.case.campaign_version.clone(),
-        step: speaker.step().0.to_owned(),
-        tone: speaker.tone().into(),
-        currency,
+        customer_id: case.customer.to_string(),
+        campaign: case.campaign.clone(),
+        campaign_version: case.campaign_version.clone(),
+        step: speaker.step().to_owned(),
+        tone: wire_tone(speaker.tone()).into(),
+        currency: case.currency.to_string(),
         lines: lines.iter().map(wire).collect(),
-        segment: snapshot::segment_to_wire(speaker.case.segment).into(),
-        template: String::new(),
-        channel: v1::Channel::Email.into(),
+        segment: snapshot::segment_to_wire(case.segment()).into(),
+        template: speaker.template(),
+        channel: match message.channel {
+            campaign::Channel::Email => v1::Channel::Email.into(),
+        },
         wording: Vec::new(),
     }
 }
 
-fn contact_hours(hours: &ContactHours) -> v1::ContactHours {
+/// The contact hours with the closed days of the next weeks: a delivery is over long before.
+fn contact_hours(hours: &ContactHours, today: Date) -> v1::ContactHours {
+    const AHEAD_DAYS: i64 = 60;
     let (opens, closes) = hours.span();
+    let last = today.checked_add(AHEAD_DAYS.days()).unwrap_or(today);
+    let ahead = hours.closed().iter().filter(|day| (today..=last).contains(day));
     v1::ContactHours {
         time_zone: hours.zone().iana_name().unwrap_or("UTC").to_owned(),
         weekdays: hours.weekdays().bits().into(),
         opens_minute: opens.get().into(),
         closes_minute: closes.get().into(),
-        closed_on: Vec::new(),
+        closed_on: ahead.map(Date::to_string).collect(),
     }
 }
 
@@ -650,13 +727,17 @@ impl Outcomes {
     /// What the end of a reminder means for its customer. The minimum gap counts from the day on which it went out: that
     /// may be long after it was asked for.
     fn arrival(&self, end: &End, zones: &BTreeMap<CustomerKey, String>) -> Ended {
-        let merchant_zone = self.0.host.merchants.get(&end.customer.0).map_or(TimeZone::UTC, |m| m.zone.clone());
+        let merchant_zone = self.0.merchant(&end.customer.0).map_or(TimeZone::UTC, |m| m.zone.clone());
         let zone = domain::payer_zone(zones.get(&end.customer).map_or("", String::as_str), &merchant_zone);
         let went_out = matches!(end.outcome, "sent" | "unknown");
         Ended {
             customer: end.customer.clone(),
             reminder_id: end.reminder,
-            is_known: end.outcome != "unknown",
+            state: match end.outcome {
+                "sent" => "sent",
+                "unknown" => "unknown",
+                _ => "gone",
+            },
             sent_on: went_out.then(|| end.at.to_zoned(zone).date()),
         }
     }

@@ -6,38 +6,29 @@
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod rules;
 pub mod store;
 pub mod timers;
 
 pub use config::Config;
 
 use config::Campaigns;
-use flow::Rules;
+use campaign::Calendars;
+use rules::Rules;
 use runtime::{Host, Service};
-use std::collections::BTreeMap;
 
 /// The scheduler's schema.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// Builds the service. `campaigns` are those in force; their versions are kept for the cases that begin with them.
 pub async fn build(config: Config, campaigns: Campaigns, host: Host) -> anyhow::Result<Service> {
-    let load = || async { rules(&campaigns, &host).await.map_err(|error| format!("{error:#}")) };
+    let load = || async {
+        Rules::load(host.clone(), &campaigns, Calendars::default()).await.map_err(|error| format!("{error:#}"))
+    };
     let rules = runtime::host::wait_for("the campaigns", load).await;
     let mut service = Service::new(&host);
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
     service.task("timers", timers::run(config, rules, host, service.stop()));
     Ok(service)
-}
-
-/// Stores the versions in force and reads back all that a running case may be on.
-pub async fn rules(campaigns: &Campaigns, host: &Host) -> anyhow::Result<Rules> {
-    let mut current = BTreeMap::new();
-    for (name, (campaign, text)) in campaigns {
-        store::insert_campaign(&host.pool, name, &campaign.version, text).await?;
-        current.insert(name.clone(), campaign.version.clone());
-    }
-    let rules = Rules::new(host.clone(), current);
-    rules.learn(&host.pool).await?;
-    Ok(rules)
 }

@@ -1,16 +1,17 @@
 //! All SQL of the scheduler. Every function takes the transaction. Customers are locked before cases, each in key order.
 
-use crate::domain::CaseState;
+use crate::domain::{CaseState, Payer, PlacedHold};
 use campaign::Decided;
 use events::{Customer, Invoice, InvoiceStatus};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
-use kernel::{CustomerId, InvoiceId, MerchantId, Segment, Shard};
+use kernel::{Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment, Shard};
 use runtime::story::StoryLine;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A customer of a merchant.
@@ -18,15 +19,34 @@ pub type CustomerKey = (MerchantId, CustomerId);
 /// An invoice of a merchant.
 pub type InvoiceKey = (MerchantId, InvoiceId);
 
-/// Keeps a campaign version. One that is there stays as it is.
-pub async fn insert_campaign(db: impl PgExecutor<'_>, name: &str, version: &str, text: &str) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO scheduler.campaign (name, version, text) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
-        .bind(name)
-        .bind(version)
-        .bind(text)
-        .execute(db)
+/// Keeps a campaign version, and notes that new cases begin on it from now on. One that is there stays as it is.
+pub async fn put_in_force(
+    db: impl PgExecutor<'_>,
+    name: &str,
+    version: &str,
+    text: &str,
+    steps: &[String],
+) -> sqlx::Result<()> {
+    // Every replica says so when it starts: only a change of version moves the date.
+    sqlx::query(
+        "INSERT INTO scheduler.campaign AS c (name, version, text, steps) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (name, version) DO UPDATE SET in_force_from = now()
+         WHERE EXISTS (SELECT FROM scheduler.campaign AS o WHERE o.name = c.name AND o.in_force_from > c.in_force_from)",
+    )
+    .bind(name)
+    .bind(version)
+    .bind(text)
+    .bind(steps)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// The versions that were in force last: name, text.
+pub async fn campaigns_in_force(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String)>> {
+    sqlx::query_as("SELECT DISTINCT ON (name) name, text FROM scheduler.campaign ORDER BY name, in_force_from DESC")
+        .fetch_all(db)
         .await
-        .map(drop)
 }
 
 /// All campaign versions: name, version, text.
@@ -79,10 +99,16 @@ fn customer_key(merchant: String, customer: String) -> sqlx::Result<CustomerKey>
 /// Writes customer snapshots that are newer than what is known.
 pub async fn upsert_customers(tx: &mut PgConnection, customers: &[Customer]) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO scheduler.customer AS c (merchant, customer, version, time_zone, deleted)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::bool[])
+        "INSERT INTO scheduler.customer AS c
+             (merchant, customer, version, time_zone, deleted, country, tags, payer_kind, campaign)
+         SELECT merchant, customer, version, time_zone, deleted, country, string_to_array(tags, ','), payer_kind, campaign
+         FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::bool[], $6::text[], $7::text[], $8::text[],
+                     $9::text[])
+              AS n (merchant, customer, version, time_zone, deleted, country, tags, payer_kind, campaign)
          ON CONFLICT (merchant, customer) DO UPDATE
-         SET version = EXCLUDED.version, time_zone = EXCLUDED.time_zone, deleted = EXCLUDED.deleted
+         SET version = EXCLUDED.version, time_zone = EXCLUDED.time_zone, deleted = EXCLUDED.deleted,
+             country = EXCLUDED.country, tags = EXCLUDED.tags, payer_kind = EXCLUDED.payer_kind,
+             campaign = EXCLUDED.campaign
          WHERE c.version < EXCLUDED.version",
     )
     .bind(customers.iter().map(|c| c.merchant.as_str()).bind_iter())
@@ -90,6 +116,10 @@ pub async fn upsert_customers(tx: &mut PgConnection, customers: &[Customer]) -> 
     .bind(customers.iter().map(|c| c.version).bind_iter())
     .bind(customers.iter().map(|c| &c.time_zone).bind_iter())
     .bind(customers.iter().map(|c| c.deleted).bind_iter())
+    .bind(customers.iter().map(|c| &c.country).bind_iter())
+    .bind(customers.iter().map(|c| c.tags.join(",")).bind_iter())
+    .bind(customers.iter().map(|c| c.payer_kind.map_or("", PayerKind::as_str)).bind_iter())
+    .bind(customers.iter().map(|c| &c.campaign).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -127,21 +157,51 @@ pub async fn opt_out(tx: &mut PgConnection, customers: &BTreeSet<CustomerKey>) -
     .map(drop)
 }
 
+/// Notes when sources were heard of.
+pub async fn note_heard(
+    tx: &mut PgConnection,
+    sources: &BTreeMap<(MerchantId, String), Timestamp>,
+) -> sqlx::Result<()> {
+    if sources.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO scheduler.source AS s (merchant, source, heard_at)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::timestamptz[])
+         ON CONFLICT (merchant, source) DO UPDATE SET heard_at = greatest(s.heard_at, EXCLUDED.heard_at)",
+    )
+    .bind(sources.keys().map(|k| k.0.as_str()).bind_iter())
+    .bind(sources.keys().map(|k| &k.1).bind_iter())
+    .bind(sources.values().map(|at| at.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
 /// Writes invoice snapshots that are newer than what is known; returns which were.
 pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[&Invoice]) -> sqlx::Result<HashSet<InvoiceKey>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "INSERT INTO scheduler.invoice AS i
              (merchant, invoice, customer, version, epoch, epoch_began_at, status, currency, open_minor, due_on,
-              disputed, overdue_hint, failed_attempts, last_failed_at)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::timestamptz[],
+              disputed, overdue_hint, failed_attempts, last_failed_at, source, tags, campaign, collects_itself,
+              pending_since, decline_code)
+         SELECT merchant, invoice, customer, version, epoch, epoch_began_at, status, currency, open_minor, due_on,
+                disputed, overdue_hint, failed_attempts, last_failed_at, source, string_to_array(tags, ','), campaign,
+                collects_itself, pending_since, decline_code
+         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::timestamptz[],
               $7::text[], $8::text[], $9::int8[], $10::date[], $11::bool[], $12::bool[], $13::int4[],
-              $14::timestamptz[])
+              $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::bool[], $19::timestamptz[], $20::text[])
+              AS n (merchant, invoice, customer, version, epoch, epoch_began_at, status, currency, open_minor, due_on,
+                    disputed, overdue_hint, failed_attempts, last_failed_at, source, tags, campaign, collects_itself,
+                    pending_since, decline_code)
          ON CONFLICT (merchant, invoice) DO UPDATE
          SET customer = EXCLUDED.customer, version = EXCLUDED.version, epoch = EXCLUDED.epoch,
              epoch_began_at = EXCLUDED.epoch_began_at, status = EXCLUDED.status, currency = EXCLUDED.currency,
              open_minor = EXCLUDED.open_minor, due_on = EXCLUDED.due_on, disputed = EXCLUDED.disputed,
              overdue_hint = EXCLUDED.overdue_hint, failed_attempts = EXCLUDED.failed_attempts,
-             last_failed_at = EXCLUDED.last_failed_at
+             last_failed_at = EXCLUDED.last_failed_at, source = EXCLUDED.source, tags = EXCLUDED.tags,
+             campaign = EXCLUDED.campaign, collects_itself = EXCLUDED.collects_itself,
+             pending_since = EXCLUDED.pending_since, decline_code = EXCLUDED.decline_code
          WHERE i.version < EXCLUDED.version
          RETURNING merchant, invoice",
     )
@@ -159,6 +219,12 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[&Invoice]) -> sq
     .bind(invoices.iter().map(|i| i.overdue_hint).bind_iter())
     .bind(invoices.iter().map(|i| i.failed_attempts).bind_iter())
     .bind(invoices.iter().map(|i| i.last_failed_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices.iter().map(|i| &i.source).bind_iter())
+    .bind(invoices.iter().map(|i| i.tags.join(",")).bind_iter())
+    .bind(invoices.iter().map(|i| &i.campaign).bind_iter())
+    .bind(invoices.iter().map(|i| i.collects_itself).bind_iter())
+    .bind(invoices.iter().map(|i| i.pending_since.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices.iter().map(|i| &i.decline_code).bind_iter())
     .fetch_all(tx)
     .await?;
     let key = |(m, i): (String, String)| {
@@ -176,19 +242,19 @@ pub struct NewCase<'a> {
     pub invoice: &'a InvoiceId,
     pub epoch: i32,
     pub customer: &'a CustomerId,
-    pub campaign: &'a str,
-    pub campaign_version: &'a str,
     pub opened_at: Timestamp,
     pub opened_traceparent: Option<&'a str>,
 }
 
-/// Opens cases that are not there yet.
+/// Opens cases that are not there yet. Their campaign is chosen once all is read that it depends on.
 pub async fn open_cases(tx: &mut PgConnection, cases: &[NewCase<'_>]) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO scheduler.dunning_case
              (id, merchant, invoice, epoch, customer, shard, campaign, campaign_version, opened_at, opened_traceparent)
-         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::text[], $6::int2[], $7::text[],
-                              $8::text[], $9::timestamptz[], $10::text[])
+         SELECT id, merchant, invoice, epoch, customer, shard, '', '', opened_at, traceparent
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::text[], $6::int2[], $7::timestamptz[],
+                     $8::text[])
+              AS n (id, merchant, invoice, epoch, customer, shard, opened_at, traceparent)
          ON CONFLICT DO NOTHING",
     )
     .bind(cases.iter().map(|c| c.id).bind_iter())
@@ -197,8 +263,6 @@ pub async fn open_cases(tx: &mut PgConnection, cases: &[NewCase<'_>]) -> sqlx::R
     .bind(cases.iter().map(|c| c.epoch).bind_iter())
     .bind(cases.iter().map(|c| c.customer.as_str()).bind_iter())
     .bind(cases.iter().map(|c| Shard::of(c.merchant, c.customer).number()).bind_iter())
-    .bind(cases.iter().map(|c| c.campaign).bind_iter())
-    .bind(cases.iter().map(|c| c.campaign_version).bind_iter())
     .bind(cases.iter().map(|c| c.opened_at.to_sqlx()).bind_iter())
     .bind(cases.iter().map(|c| c.opened_traceparent).bind_iter())
     .execute(tx)
@@ -216,6 +280,11 @@ struct CaseRow {
     shard: i16,
     campaign: String,
     campaign_version: String,
+    chosen_by: String,
+    not_before: Option<jiff_sqlx::Date>,
+    opened_at: jiff_sqlx::Timestamp,
+    ended_at: Option<jiff_sqlx::Timestamp>,
+    ended_as: Option<String>,
     overdue_told_at: Option<jiff_sqlx::Timestamp>,
     armed_at: Option<jiff_sqlx::Timestamp>,
     generation: i32,
@@ -232,11 +301,13 @@ struct CaseRow {
     overdue_hint: bool,
     failed_attempts: i32,
     last_failed_at: Option<jiff_sqlx::Timestamp>,
-    customer_zone: String,
-    segment: String,
-    silent: bool,
-    reminded_on: Option<jiff_sqlx::Date>,
-    in_flight: bool,
+    tags: Vec<String>,
+    own_campaign: String,
+    collects_itself: bool,
+    pending_since: Option<jiff_sqlx::Timestamp>,
+    decline_code: String,
+    source: String,
+    heard_at: Option<jiff_sqlx::Timestamp>,
 }
 
 /// Locks the cases of invoices, and the open cases of customers. What is known of them is read after that, by
@@ -244,7 +315,7 @@ struct CaseRow {
 pub async fn lock_cases(
     tx: &mut PgConnection,
     invoices: &HashSet<InvoiceKey>,
-    customers: &BTreeMap<CustomerKey, Customer>,
+    customers: &BTreeSet<CustomerKey>,
 ) -> sqlx::Result<Vec<Uuid>> {
     if invoices.is_empty() && customers.is_empty() {
         return Ok(Vec::new());
@@ -264,58 +335,74 @@ pub async fn lock_cases(
     )
     .bind(invoices.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(invoices.iter().map(|k| k.1.as_str()).bind_iter())
-    .bind(customers.keys().map(|k| k.0.as_str()).bind_iter())
-    .bind(customers.keys().map(|k| k.1.as_str()).bind_iter())
+    .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())
     .fetch_all(tx)
     .await
 }
 
-/// Locks the cases of customers that are due.
+/// Locks the cases of customers that are due; with `all`, also those that are not: they may make others wait for them.
 pub async fn lock_due_cases(
     tx: &mut PgConnection,
     customers: &BTreeSet<CustomerKey>,
     now: Timestamp,
+    all: bool,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar(
         "SELECT c.id FROM scheduler.dunning_case AS c
          JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
               ON wanted.merchant = c.merchant AND wanted.customer = c.customer
-         WHERE c.closed_at IS NULL AND c.armed_at <= $3
+         WHERE c.closed_at IS NULL AND (c.armed_at <= $3 OR $4 AND c.armed_at IS NOT NULL)
          ORDER BY c.id FOR UPDATE OF c",
     )
     .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())
     .bind(now.to_sqlx())
+    .bind(all)
     .fetch_all(tx)
     .await
 }
 
 /// What is known of cases that are locked and have not ended for good: the open ones, and those of the current epoch.
-pub async fn load_cases(tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<CaseState>> {
+/// `with_balances`: a campaign asks what customers owe altogether.
+pub async fn load_cases(
+    tx: &mut PgConnection,
+    ids: &[Uuid],
+    now: Timestamp,
+    with_balances: bool,
+) -> sqlx::Result<Vec<CaseState>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let rows: Vec<CaseRow> = sqlx::query_as(
-        "SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version,
-                c.overdue_told_at, c.armed_at, c.generation, c.closed_at, c.closed_reason,
-                i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at, i.status, i.currency,
-                i.open_minor, i.due_on, i.disputed, i.overdue_hint, i.failed_attempts, i.last_failed_at,
-                coalesce(u.time_zone, '') AS customer_zone, coalesce(u.segment, 'new') AS segment,
-                coalesce(u.deleted OR u.opted_out, false) AS silent, u.reminded_on,
-                coalesce(u.in_flight <> '{}', false) AS in_flight
+        "SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version, c.chosen_by,
+                c.not_before, c.opened_at, c.ended_at, c.ended_as, c.overdue_told_at, c.armed_at, c.generation,
+                c.closed_at, c.closed_reason, i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at,
+                i.status, i.currency, i.open_minor, i.due_on, i.disputed, i.overdue_hint, i.failed_attempts,
+                i.last_failed_at, i.tags, i.campaign AS own_campaign, i.collects_itself, i.pending_since,
+                i.decline_code, i.source, s.heard_at
          FROM scheduler.dunning_case AS c
          JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
-         LEFT JOIN scheduler.customer AS u ON u.merchant = c.merchant AND u.customer = c.customer
+         LEFT JOIN scheduler.source AS s ON s.merchant = i.merchant AND s.source = i.source
          WHERE c.id = ANY($1) AND (c.closed_at IS NULL OR c.epoch = i.epoch)
          ORDER BY c.id",
     )
     .bind(ids)
     .fetch_all(&mut *tx)
     .await?;
-    with_decisions(tx, rows).await
+    let mut decided = load_decided(tx, &rows).await?;
+    let people: BTreeSet<(&str, &str)> = rows.iter().map(|r| (r.merchant.as_str(), r.customer.as_str())).collect();
+    let payers = load_payers(tx, &people, now, with_balances).await?;
+    let unknown = Arc::<Payer>::default();
+    let state = |row: CaseRow| {
+        let decided = decided.remove(&row.id).unwrap_or_default();
+        let payer = payers.get(&(row.merchant.clone(), row.customer.clone())).unwrap_or(&unknown).clone();
+        row.into_state(decided, payer)
+    };
+    rows.into_iter().map(state).collect()
 }
 
-async fn with_decisions(tx: &mut PgConnection, rows: Vec<CaseRow>) -> sqlx::Result<Vec<CaseState>> {
+async fn load_decided(tx: &mut PgConnection, rows: &[CaseRow]) -> sqlx::Result<HashMap<Uuid, Vec<Decided>>> {
     let ids: Vec<Uuid> = rows.iter().map(|r| r.id).collect();
     let decisions: Vec<(Uuid, String, jiff_sqlx::Date, bool)> = sqlx::query_as(
         // A reminder that did not go out is none that a follow-up could count from.
@@ -329,16 +416,131 @@ async fn with_decisions(tx: &mut PgConnection, rows: Vec<CaseRow>) -> sqlx::Resu
     for (case, step, on, reminded) in decisions {
         by_case.entry(case).or_default().push(Decided { step, on: on.to_jiff(), reminded });
     }
-    rows.into_iter()
-        .map(|row| {
-            let decided = by_case.remove(&row.id).unwrap_or_default();
-            row.into_state(decided)
-        })
-        .collect()
+    Ok(by_case)
+}
+
+#[derive(FromRow)]
+struct PayerRow {
+    merchant: String,
+    customer: String,
+    time_zone: String,
+    segment: String,
+    silent: bool,
+    country: String,
+    tags: Vec<String>,
+    payer_kind: String,
+    campaign: String,
+    contacts: Vec<jiff_sqlx::Date>,
+    in_flight: bool,
+    has_holds: bool,
+}
+
+/// Customers by merchant and id.
+type Payers = HashMap<(String, String), Arc<Payer>>;
+
+/// What is known of customers: each once, however many cases it has.
+async fn load_payers(
+    tx: &mut PgConnection,
+    people: &BTreeSet<(&str, &str)>,
+    now: Timestamp,
+    with_balances: bool,
+) -> sqlx::Result<Payers> {
+    let rows: Vec<PayerRow> = sqlx::query_as(
+        "SELECT u.merchant, u.customer, u.time_zone, u.segment, u.deleted OR u.opted_out AS silent, u.country, u.tags,
+                u.payer_kind, u.campaign, r.contacts, r.in_flight,
+                EXISTS (SELECT FROM scheduler.hold AS h WHERE h.merchant = u.merchant AND h.customer = u.customer
+                        AND h.released_at IS NULL) AS has_holds
+         FROM scheduler.customer AS u
+         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
+              ON wanted.merchant = u.merchant AND wanted.customer = u.customer
+         CROSS JOIN LATERAL (
+             SELECT coalesce(array_agg(on_day ORDER BY on_day), '{}') AS contacts,
+                    coalesce(bool_or(state = 'in_flight'), false) AS in_flight
+             FROM scheduler.reminder AS r
+             WHERE r.merchant = u.merchant AND r.customer = u.customer AND r.state <> 'gone'
+               AND r.on_day > ($3::timestamptz - $4 * interval '1 day')::date
+         ) AS r",
+    )
+    .bind(people.iter().map(|p| p.0).bind_iter())
+    .bind(people.iter().map(|p| p.1).bind_iter())
+    .bind(now.to_sqlx())
+    .bind(i32::from(campaign::MAX_CAP_DAYS) + 1)
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut holds = if rows.iter().any(|r| r.has_holds) { load_holds(tx, people).await? } else { HashMap::new() };
+    let mut balances = if with_balances { load_balances(tx, people).await? } else { HashMap::new() };
+    let payer = |row: PayerRow| {
+        let key = (row.merchant, row.customer);
+        let kind = (!row.payer_kind.is_empty()).then(|| {
+            stored("customer.payer_kind", &row.payer_kind, PayerKind::parse(&row.payer_kind))
+        });
+        let payer = Payer {
+            time_zone: row.time_zone,
+            segment: Some(stored("customer.segment", &row.segment, Segment::parse(&row.segment))?),
+            silent: row.silent,
+            country: row.country,
+            tags: row.tags,
+            kind: kind.transpose()?,
+            campaign: row.campaign,
+            contacts: row.contacts.into_iter().map(|d| d.to_jiff()).collect(),
+            in_flight: row.in_flight,
+            balances: balances.remove(&key).unwrap_or_default(),
+            holds: holds.remove(&key).unwrap_or_default(),
+        };
+        Ok((key, Arc::new(payer)))
+    };
+    rows.into_iter().map(payer).collect()
+}
+
+async fn load_holds(
+    tx: &mut PgConnection,
+    people: &BTreeSet<(&str, &str)>,
+) -> sqlx::Result<HashMap<(String, String), Vec<PlacedHold>>> {
+    type Row = (String, String, i64, Option<String>, String, Option<jiff_sqlx::Date>, String);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT merchant, customer, id, invoice, kind, until, reason FROM scheduler.hold
+         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer) USING (merchant, customer)
+         WHERE released_at IS NULL ORDER BY id",
+    )
+    .bind(people.iter().map(|p| p.0).bind_iter())
+    .bind(people.iter().map(|p| p.1).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    let mut holds: HashMap<_, Vec<PlacedHold>> = HashMap::new();
+    for (merchant, customer, id, invoice, kind, until, reason) in rows {
+        let hold =
+            PlacedHold { id, invoice, is_promise: kind == "promise", until: until.map(|d| d.to_jiff()), reason };
+        holds.entry((merchant, customer)).or_default().push(hold);
+    }
+    Ok(holds)
+}
+
+/// What customers owe in their open invoices, by currency.
+async fn load_balances(
+    tx: &mut PgConnection,
+    people: &BTreeSet<(&str, &str)>,
+) -> sqlx::Result<HashMap<(String, String), BTreeMap<Currency, i64>>> {
+    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "SELECT i.merchant, i.customer, i.currency, sum(i.open_minor)::int8
+         FROM scheduler.invoice AS i
+         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
+              ON wanted.merchant = i.merchant AND wanted.customer = i.customer
+         WHERE i.status = 'open' GROUP BY 1, 2, 3",
+    )
+    .bind(people.iter().map(|p| p.0).bind_iter())
+    .bind(people.iter().map(|p| p.1).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    let mut balances: HashMap<_, BTreeMap<Currency, i64>> = HashMap::new();
+    for (merchant, customer, currency, open) in rows {
+        let currency = stored("invoice.currency", &currency, currency.parse().ok())?;
+        balances.entry((merchant, customer)).or_default().insert(currency, open);
+    }
+    Ok(balances)
 }
 
 impl CaseRow {
-    fn into_state(self, decided: Vec<Decided>) -> sqlx::Result<CaseState> {
+    fn into_state(self, decided: Vec<Decided>, payer: Arc<Payer>) -> sqlx::Result<CaseState> {
         Ok(CaseState {
             id: self.id,
             merchant: stored("dunning_case.merchant", &self.merchant, self.merchant.parse().ok())?,
@@ -348,6 +550,10 @@ impl CaseRow {
             shard: self.shard,
             campaign: self.campaign,
             campaign_version: self.campaign_version,
+            chosen_by: self.chosen_by,
+            not_before: self.not_before.map(|d| d.to_jiff()),
+            opened_at: self.opened_at.to_jiff(),
+            ended: self.ended_at.map(|t| (t.to_jiff(), self.ended_as.unwrap_or_default())),
             overdue_told_at: self.overdue_told_at.map(|t| t.to_jiff()),
             armed_at: self.armed_at.map(|t| t.to_jiff()),
             generation: self.generation,
@@ -356,18 +562,21 @@ impl CaseRow {
             invoice_epoch: self.invoice_epoch,
             epoch_began_at: self.epoch_began_at.map(|t| t.to_jiff()),
             status: stored("invoice.status", &self.status, InvoiceStatus::parse(&self.status))?,
-            currency: self.currency,
+            currency: stored("invoice.currency", &self.currency, self.currency.parse().ok())?,
             open_minor: self.open_minor,
             due_on: self.due_on.map(|d| d.to_jiff()),
             disputed: self.disputed,
             overdue_hint: self.overdue_hint,
             failed_attempts: self.failed_attempts,
             last_failed_at: self.last_failed_at.map(|t| t.to_jiff()),
-            customer_zone: self.customer_zone,
-            segment: stored("customer.segment", &self.segment, Segment::parse(&self.segment))?,
-            silent: self.silent,
-            reminded_on: self.reminded_on.map(|d| d.to_jiff()),
-            in_flight: self.in_flight,
+            tags: self.tags,
+            own_campaign: self.own_campaign,
+            collects_itself: self.collects_itself,
+            pending_since: self.pending_since.map(|t| t.to_jiff()),
+            decline_code: self.decline_code,
+            source: self.source,
+            heard_at: self.heard_at.map(|t| t.to_jiff()),
+            payer,
             decided,
         })
     }
@@ -383,6 +592,11 @@ fn stored<T>(column: &str, text: &str, value: Option<T>) -> sqlx::Result<T> {
 pub struct CaseChange {
     pub id: Uuid,
     pub shard: i16,
+    pub campaign: String,
+    pub campaign_version: String,
+    pub chosen_by: String,
+    pub not_before: Option<Date>,
+    pub ended: Option<(Timestamp, String)>,
     pub closed: Option<(Timestamp, String)>,
     pub overdue_told_at: Option<Timestamp>,
     pub armed_before: Option<Timestamp>,
@@ -409,10 +623,13 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
                                        THEN n.traceparent ELSE c.closed_traceparent END,
              overdue_traceparent = CASE WHEN c.overdue_told_at IS DISTINCT FROM n.overdue_told_at
                                         THEN n.traceparent ELSE c.overdue_traceparent END,
-             armed_at = n.armed_at, generation = n.generation
+             armed_at = n.armed_at, generation = n.generation, campaign = n.campaign,
+             campaign_version = n.campaign_version, chosen_by = n.chosen_by, not_before = n.not_before,
+             ended_at = n.ended_at, ended_as = n.ended_as
          FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int4[],
-                     $7::text[])
-              AS n (id, closed_at, closed_reason, overdue_told_at, armed_at, generation, traceparent)
+                     $7::text[], $8::text[], $9::text[], $10::text[], $11::date[], $12::timestamptz[], $13::text[])
+              AS n (id, closed_at, closed_reason, overdue_told_at, armed_at, generation, traceparent, campaign,
+                    campaign_version, chosen_by, not_before, ended_at, ended_as)
          WHERE c.id = n.id",
     )
     .bind(changes.iter().map(|c| c.id).bind_iter())
@@ -422,6 +639,12 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
     .bind(changes.iter().map(|c| c.armed_at.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(changes.iter().map(|c| c.generation).bind_iter())
     .bind(changes.iter().map(|c| c.traceparent.as_ref()).bind_iter())
+    .bind(changes.iter().map(|c| &c.campaign).bind_iter())
+    .bind(changes.iter().map(|c| &c.campaign_version).bind_iter())
+    .bind(changes.iter().map(|c| &c.chosen_by).bind_iter())
+    .bind(changes.iter().map(|c| c.not_before.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(changes.iter().map(|c| c.ended.as_ref().map(|(at, _)| at.to_sqlx())).bind_iter())
+    .bind(changes.iter().map(|c| c.ended.as_ref().map(|(_, how)| how)).bind_iter())
     .execute(&mut *tx)
     .await?;
 
@@ -547,6 +770,9 @@ pub struct NewDecision {
     pub reminder_id: Option<Uuid>,
     pub speaks: bool,
     pub segment: Segment,
+    pub rule: String,
+    pub inputs: serde_json::Value,
+    pub campaign_version: String,
     pub decided_on: Date,
     pub decided_at: Timestamp,
     pub traceparent: Option<String>,
@@ -559,9 +785,10 @@ pub async fn insert_decisions(tx: &mut PgConnection, decisions: &[NewDecision]) 
     }
     sqlx::query(
         "INSERT INTO scheduler.decision
-             (case_id, step, outcome, reason, reminder_id, speaks, segment, decided_on, decided_at, traceparent)
+             (case_id, step, outcome, reason, reminder_id, speaks, segment, decided_on, decided_at, traceparent, rule,
+              inputs, campaign_version)
          SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::bool[], $7::text[],
-                              $8::date[], $9::timestamptz[], $10::text[])",
+                              $8::date[], $9::timestamptz[], $10::text[], $11::text[], $12::jsonb[], $13::text[])",
     )
     .bind(decisions.iter().map(|d| d.case_id).bind_iter())
     .bind(decisions.iter().map(|d| &d.step).bind_iter())
@@ -573,6 +800,9 @@ pub async fn insert_decisions(tx: &mut PgConnection, decisions: &[NewDecision]) 
     .bind(decisions.iter().map(|d| d.decided_on.to_sqlx()).bind_iter())
     .bind(decisions.iter().map(|d| d.decided_at.to_sqlx()).bind_iter())
     .bind(decisions.iter().map(|d| d.traceparent.as_ref()).bind_iter())
+    .bind(decisions.iter().map(|d| &d.rule).bind_iter())
+    .bind(decisions.iter().map(|d| &d.inputs).bind_iter())
+    .bind(decisions.iter().map(|d| &d.campaign_version).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -586,43 +816,36 @@ pub async fn insert_deferrals(
 ) -> sqlx::Result<()> {
     // Arrays of arrays must be rectangular in Postgres: the steps travel as one text each.
     sqlx::query(
-        "INSERT INTO scheduler.deferral (case_id, until, reason, steps, deferred_at)
-         SELECT case_id, until, reason, string_to_array(steps, ','), $5
-         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[]) AS d (case_id, until, reason, steps)
+        "INSERT INTO scheduler.deferral (case_id, until, reason, steps, deferred_at, rule)
+         SELECT case_id, until, reason, string_to_array(steps, ','), $5, rule
+         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $6::text[])
+              AS d (case_id, until, reason, steps, rule)
          ON CONFLICT DO NOTHING",
     )
     .bind(deferrals.iter().map(|(id, _)| *id).bind_iter())
-    .bind(deferrals.iter().map(|(_, d)| d.until.to_sqlx()).bind_iter())
+    .bind(deferrals.iter().map(|(_, d)| d.until.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(deferrals.iter().map(|(_, d)| d.reason.as_str()).bind_iter())
     .bind(deferrals.iter().map(|(_, d)| d.steps.join(",")).bind_iter())
     .bind(now.to_sqlx())
+    .bind(deferrals.iter().map(|(_, d)| d.rule.as_ref()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Notes that reminders to customers are on their way: per customer one date, and a reminder in each currency.
-pub async fn note_reminded(
-    tx: &mut PgConnection,
-    reminded: &BTreeMap<CustomerKey, (Date, Vec<Uuid>)>,
-) -> sqlx::Result<()> {
+/// Notes that reminders to customers are on their way: customer, reminder, the payer's day.
+pub async fn note_reminded(tx: &mut PgConnection, reminded: &[(CustomerKey, Uuid, Date)]) -> sqlx::Result<()> {
     if reminded.is_empty() {
         return Ok(());
     }
-    let each = || reminded.iter().flat_map(|(key, (on, ids))| ids.iter().map(move |id| (key, *on, *id)));
     sqlx::query(
-        "UPDATE scheduler.customer AS c
-         SET reminded_before = c.reminded_on, reminded_on = n.day, reminded_by = n.reminders[1],
-             in_flight = c.in_flight || n.reminders
-         FROM (SELECT merchant, customer, day, array_agg(reminder_id) AS reminders
-               FROM UNNEST($1::text[], $2::text[], $3::date[], $4::uuid[]) AS r (merchant, customer, day, reminder_id)
-               GROUP BY merchant, customer, day) AS n
-         WHERE c.merchant = n.merchant AND c.customer = n.customer",
+        "INSERT INTO scheduler.reminder (merchant, customer, reminder_id, on_day)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::uuid[], $4::date[])",
     )
-    .bind(each().map(|(k, ..)| k.0.as_str()).bind_iter())
-    .bind(each().map(|(k, ..)| k.1.as_str()).bind_iter())
-    .bind(each().map(|(_, on, _)| on.to_sqlx()).bind_iter())
-    .bind(each().map(|(.., id)| id).bind_iter())
+    .bind(reminded.iter().map(|(k, ..)| k.0.as_str()).bind_iter())
+    .bind(reminded.iter().map(|(k, ..)| k.1.as_str()).bind_iter())
+    .bind(reminded.iter().map(|(_, id, _)| *id).bind_iter())
+    .bind(reminded.iter().map(|(.., on)| on.to_sqlx()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -630,46 +853,76 @@ pub async fn note_reminded(
 
 /// The end of a reminder, as far as it concerns its customer.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
 pub struct Ended {
-    /// Whom it was for.
     pub customer: CustomerKey,
-    /// The reminder.
     pub reminder_id: Uuid,
-    /// False: it may have arrived or not, and somebody may still find out.
-    pub is_known: bool,
-    /// The payer's date on which it went out, if it did or may have.
+    pub state: &'static str,
+    /// The payer's day on which it went out, if it did or may have.
     pub sent_on: Option<Date>,
 }
 
-/// Notes that reminders are on their way no more. If the last one of a customer did not go out, the gap counts from the
-/// one before.
+/// Notes that reminders are on their way no more. What is known is not changed by older news.
 pub async fn note_ended(tx: &mut PgConnection, ended: &[Ended]) -> sqlx::Result<()> {
     if ended.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "UPDATE scheduler.customer AS c
-         SET in_flight = ARRAY(SELECT unnest(c.in_flight) EXCEPT SELECT unnest(n.reminders)),
-             (reminded_on, reminded_by) = (
-                 SELECT CASE WHEN last.id IS NULL THEN c.reminded_on
-                             WHEN last.day IS NULL THEN c.reminded_before
-                             ELSE greatest(c.reminded_on, last.day) END,
-                        -- What is known is not changed by older news.
-                        CASE WHEN last.is_known THEN NULL ELSE c.reminded_by END
-                 FROM (SELECT) AS one
-                 LEFT JOIN UNNEST(n.reminders, n.days, n.are_known) AS last (id, day, is_known) ON last.id = c.reminded_by)
-         FROM (SELECT merchant, customer, array_agg(reminder_id) AS reminders, array_agg(day) AS days,
-                      array_agg(is_known) AS are_known
-               FROM UNNEST($1::text[], $2::text[], $3::uuid[], $4::date[], $5::bool[])
-                    AS e (merchant, customer, reminder_id, day, is_known)
-               GROUP BY merchant, customer) AS n
-         WHERE c.merchant = n.merchant AND c.customer = n.customer",
+        "UPDATE scheduler.reminder AS r
+         SET state = n.state, on_day = coalesce(n.sent_on, r.on_day)
+         FROM UNNEST($1::text[], $2::text[], $3::uuid[], $4::text[], $5::date[])
+              AS n (merchant, customer, reminder_id, state, sent_on)
+         WHERE r.merchant = n.merchant AND r.customer = n.customer AND r.reminder_id = n.reminder_id
+           AND r.state IN ('in_flight', 'unknown')",
     )
     .bind(ended.iter().map(|e| e.customer.0.as_str()).bind_iter())
     .bind(ended.iter().map(|e| e.customer.1.as_str()).bind_iter())
     .bind(ended.iter().map(|e| e.reminder_id).bind_iter())
+    .bind(ended.iter().map(|e| e.state).bind_iter())
     .bind(ended.iter().map(|e| e.sent_on.map(ToSqlx::to_sqlx)).bind_iter())
-    .bind(ended.iter().map(|e| e.is_known).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// How many late invoices begin on each day from `from` on, in a merchant's campaign; other transactions wait meanwhile.
+pub async fn lock_ramp(
+    tx: &mut PgConnection,
+    merchant: &MerchantId,
+    campaign: &str,
+    from: Date,
+) -> sqlx::Result<BTreeMap<Date, i32>> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('scheduler.ramp'), hashtext($1 || '/' || $2))")
+        .bind(merchant.as_str())
+        .bind(campaign)
+        .execute(&mut *tx)
+        .await?;
+    let rows: Vec<(jiff_sqlx::Date, i32)> =
+        sqlx::query_as("SELECT day, taken FROM scheduler.ramp WHERE merchant = $1 AND campaign = $2 AND day >= $3")
+            .bind(merchant.as_str())
+            .bind(campaign)
+            .bind(from.to_sqlx())
+            .fetch_all(tx)
+            .await?;
+    Ok(rows.into_iter().map(|(day, taken)| (day.to_jiff(), taken)).collect())
+}
+
+/// Keeps how many late invoices begin on each day.
+pub async fn save_ramp(
+    tx: &mut PgConnection,
+    merchant: &MerchantId,
+    campaign: &str,
+    days: &BTreeMap<Date, i32>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.ramp (merchant, campaign, day, taken)
+         SELECT $1, $2, day, taken FROM UNNEST($3::date[], $4::int4[]) AS d (day, taken)
+         ON CONFLICT (merchant, campaign, day) DO UPDATE SET taken = EXCLUDED.taken",
+    )
+    .bind(merchant.as_str())
+    .bind(campaign)
+    .bind(days.keys().map(|d| d.to_sqlx()).bind_iter())
+    .bind(days.values().copied().bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -726,7 +979,10 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
     type Row = (jiff_sqlx::Timestamp, String, String, Option<Uuid>, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
         "WITH mine AS (SELECT * FROM scheduler.dunning_case WHERE merchant = $1 AND invoice = $2)
-         SELECT opened_at, 'opened case of epoch ' || epoch, 'campaign ' || campaign || '@' || campaign_version,
+         SELECT opened_at, 'opened case of epoch ' || epoch,
+                CASE WHEN campaign = '' THEN 'no campaign: ' || chosen_by
+                     ELSE 'campaign ' || campaign || '@' || campaign_version || ', chosen by ' || chosen_by END
+                || coalesce(', begins on ' || not_before, ''),
                 id, opened_traceparent FROM mine
          UNION ALL
          SELECT overdue_told_at, 'told that the invoice is overdue', '', id, overdue_traceparent
@@ -734,7 +990,8 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          UNION ALL
          SELECT d.decided_at,
                 'decided step ' || d.step || ': ' || CASE WHEN d.settled_at IS NULL THEN d.outcome ELSE 'requested' END,
-                concat_ws(', ', CASE WHEN d.settled_at IS NULL THEN nullif(d.reason, '') END, 'segment ' || d.segment),
+                concat_ws(', ', CASE WHEN d.settled_at IS NULL THEN nullif(d.reason, '') END, nullif(d.rule, ''),
+                          'segment ' || d.segment),
                 d.reminder_id, d.traceparent
          FROM scheduler.decision AS d JOIN mine ON mine.id = d.case_id
          UNION ALL
@@ -742,11 +999,33 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          FROM scheduler.decision AS d JOIN mine ON mine.id = d.case_id WHERE d.settled_at IS NOT NULL
          UNION ALL
          SELECT f.deferred_at, 'deferred ' || array_to_string(f.steps, ', '),
-                f.reason || ' until ' || to_char(f.until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC'), f.case_id, NULL
+                f.reason || ' (' || f.rule || ') '
+                || coalesce('until ' || to_char(f.until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC'),
+                            'until there is news, or a person ends it'),
+                f.case_id, NULL
          FROM scheduler.deferral AS f JOIN mine ON mine.id = f.case_id
          UNION ALL
-         SELECT closed_at, 'closed case of epoch ' || epoch, closed_reason || ': cancels every step not decided', id,
+         SELECT h.placed_at, CASE h.kind WHEN 'promise' THEN 'promise to pay' ELSE 'hold' END || ' ' || h.id
+                             || coalesce(' until ' || h.until, ''), h.reason || ', by ' || h.placed_by, NULL, NULL
+         FROM scheduler.hold AS h
+         WHERE EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer
+                       AND (h.invoice IS NULL OR h.invoice = mine.invoice))
+         UNION ALL
+         SELECT h.released_at, 'released hold ' || h.id, 'by ' || h.released_by, NULL, NULL
+         FROM scheduler.hold AS h
+         WHERE h.released_at IS NOT NULL
+           AND EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer
+                       AND (h.invoice IS NULL OR h.invoice = mine.invoice))
+         UNION ALL
+         SELECT ended_at, 'sequence of epoch ' || epoch || ' ended', ended_as, id, NULL FROM mine
+         WHERE ended_at IS NOT NULL
+         UNION ALL
+         SELECT closed_at, 'closed case of epoch ' || epoch, closed_reason, id,
                 closed_traceparent FROM mine WHERE closed_at IS NOT NULL
+         UNION ALL
+         SELECT s.at, 'decided step ' || s.step || ': ' || s.outcome, s.reason || ', ' || s.rule, NULL, NULL
+         FROM scheduler.step_decision AS s
+         WHERE s.merchant = $1 AND s.invoice = $2 AND s.outcome = 'cancelled' AND s.rule = 'invoice.status'
          UNION ALL
          SELECT armed_at, 'will look at the case again', '', id, NULL FROM mine WHERE armed_at IS NOT NULL
          ORDER BY 1",

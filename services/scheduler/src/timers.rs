@@ -1,7 +1,8 @@
 //! The loop that fires timers.
 
 use crate::config::Config;
-use crate::flow::{self, Rules};
+use crate::flow;
+use crate::rules::Rules;
 use crate::store;
 use bus::Failure;
 use events::topology::SCHEDULER_TIMERS;

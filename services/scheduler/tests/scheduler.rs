@@ -92,7 +92,7 @@ impl Rig {
         let sent = v1::ReminderSent { reminder: due.reminder.clone(), invoice_ids, ..Default::default() };
         self.emit(&NOTIFIER_SENDER, [sent]).await;
         let id = &due.reminder.as_ref().unwrap().reminder_id;
-        self.wait_for(&format!("customer WHERE '{id}' = ANY(in_flight)"), 0).await;
+        self.wait_for(&format!("reminder WHERE reminder_id = '{id}' AND state = 'in_flight'"), 0).await;
     }
 
     async fn reminders(&self) -> Vec<v1::ReminderDue> {
@@ -164,7 +164,7 @@ async fn the_default_ladder_is_climbed_and_ends_with_the_payment() {
     rig.emit(&INGEST_INTAKE, [issued(in_1.clone())]).await;
     rig.wait_for("timer", 1).await;
     rig.advance_to("2026-05-29T16:00:00Z").await;
-    assert_eq!(rig.decisions().await, ["in_1/1 upcoming skipped segment"]);
+    assert_eq!(rig.decisions().await, ["in_1/1 upcoming skipped condition"]);
     rig.advance_to("2026-06-02T05:00:00Z").await;
     let overdue: Vec<_> = rig.system.emitted(Service::Scheduler).await.unwrap();
     assert!(matches!(
@@ -180,7 +180,7 @@ async fn the_default_ladder_is_climbed_and_ends_with_the_payment() {
     assert_eq!(
         rig.decisions().await,
         [
-            "in_1/1 upcoming skipped segment",
+            "in_1/1 upcoming skipped condition",
             "in_1/1 overdue-3 sent",
             "in_1/1 follow-up merged later_step",
             "in_1/1 overdue-7 requested",
@@ -384,7 +384,7 @@ async fn a_case_on_a_version_that_is_not_known_here_waits_for_it() {
     rig.wait_for("timer", 1).await;
     // Another replica brings it.
     let copy =
-        "INSERT INTO scheduler.campaign (name, version, text) SELECT name, 'newer', text FROM scheduler.campaign";
+        "INSERT INTO scheduler.campaign (name, version, text, steps) SELECT name, 'newer', text, steps FROM scheduler.campaign";
     sqlx::query(copy).execute(&rig.pool).await.unwrap();
     rig.advance_to("2026-06-04T10:02:00Z").await;
     assert_eq!(rig.reminders().await.len(), 1);

@@ -107,6 +107,7 @@ CREATE TABLE tracker.step (
     step       text        NOT NULL,
     outcome    text        NOT NULL,
     reason     text        NOT NULL,
+    rule       text        NOT NULL,
     decided_at timestamptz NOT NULL,
     PRIMARY KEY (merchant, invoice, epoch, step)
 );
@@ -118,7 +119,33 @@ COMMENT ON COLUMN tracker.step.epoch      IS 'Of the invoice';
 COMMENT ON COLUMN tracker.step.step       IS 'Key in the campaign';
 COMMENT ON COLUMN tracker.step.outcome    IS 'merged or skipped';
 COMMENT ON COLUMN tracker.step.reason     IS 'Machine-readable';
+COMMENT ON COLUMN tracker.step.rule       IS 'What in the campaign, the law or the operation caused it, such as contact.min_gap_days; empty if nothing more is known';
 COMMENT ON COLUMN tracker.step.decided_at IS 'Business time';
+
+CREATE TABLE tracker.sequence (
+    merchant    text        NOT NULL,
+    invoice     text        NOT NULL,
+    epoch       integer     NOT NULL,
+    outcome     text        NOT NULL,
+    campaign    text        NOT NULL,
+    ended_at    timestamptz NOT NULL,
+    event       uuid        NOT NULL,
+    traceparent text,
+    PRIMARY KEY (merchant, invoice, epoch)
+);
+
+COMMENT ON TABLE  tracker.sequence IS 'Sequences of reminders that ended while money was still owed';
+COMMENT ON COLUMN tracker.sequence.merchant    IS 'Whose';
+COMMENT ON COLUMN tracker.sequence.invoice     IS 'The processor''s id';
+COMMENT ON COLUMN tracker.sequence.epoch       IS 'Of the invoice';
+COMMENT ON COLUMN tracker.sequence.outcome     IS 'Who goes on. hand_over: a person, who is waited for while the invoice stays open in this epoch; webhook: the merchant''s own system; stop: nobody';
+COMMENT ON COLUMN tracker.sequence.campaign    IS 'Campaign';
+COMMENT ON COLUMN tracker.sequence.ended_at    IS 'Business time';
+COMMENT ON COLUMN tracker.sequence.event       IS 'The event that told it';
+COMMENT ON COLUMN tracker.sequence.traceparent IS 'Trace of the decision';
+
+CREATE INDEX sequence_hand_over ON tracker.sequence (merchant) WHERE outcome = 'hand_over';
+CREATE INDEX sequence_ended_at ON tracker.sequence (ended_at);
 
 CREATE TABLE tracker.response (
     id           uuid        PRIMARY KEY,

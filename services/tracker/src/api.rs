@@ -1,6 +1,6 @@
 //! The edges: pages for payers, figures for the merchant's people.
 
-use crate::domain::{Group, Outcomes, Share, Stats, Week};
+use crate::domain::{Group, Outcomes, Share, Stats, StepReason, Week};
 use crate::flow;
 use crate::page::{Note, Pages};
 use crate::store::{self, Query, Response as PayerResponse};
@@ -33,7 +33,7 @@ pub struct Edge {
 #[openapi(
     info(title = "dunlin tracker", description = "What reminders did. All figures name the moment they are of."),
     paths(stats),
-    components(schemas(Stats, Group, Outcomes, Share, Week))
+    components(schemas(Stats, Group, Outcomes, Share, StepReason, Week))
 )]
 struct Documentation;
 

@@ -89,6 +89,10 @@ pub struct Stats {
     pub suppressed_because_paid: i64,
     /// Customers who asked for no more reminders in the period.
     pub unsubscribed: i64,
+    /// Invoices, as of now, whose reminders have ended while they are still open, so that a person has to take over.
+    pub waiting_for_a_person: i64,
+    /// Why steps of the period led to no message of their own, most often first.
+    pub step_reasons: Vec<StepReason>,
     /// Figures per merchant.
     pub by_merchant: Vec<Group>,
     /// Figures per campaign step.
@@ -115,6 +119,19 @@ impl Stats {
         let sum = |part: fn(&Share) -> i64| self.by_merchant.iter().map(|g| part(&g.paid_within_7_days)).sum();
         Share::new(sum(|s| s.count), sum(|s| s.of))
     }
+}
+
+/// Why steps led to no message of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StepReason {
+    /// `merged` or `skipped`.
+    pub outcome: String,
+    /// Machine-readable.
+    pub reason: String,
+    /// What in the campaign, the law or the operation caused it; empty if nothing more is known.
+    pub rule: String,
+    /// How many steps.
+    pub count: i64,
 }
 
 /// Invoices that fell due in a week.

@@ -6,10 +6,11 @@
 //! | `customer-segmented` | `customer` by version | – |
 //! | `invoice-overdue` | `overdue` | – |
 //! | `step-decided` | `step` | – |
+//! | `sequence-ended` | `sequence` | – |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | `reminder`, `reminder_line` | – |
 //! | a pay link is followed, or one-click unsubscribe: [`respond`] | `response` | `customer-responded` |
 
-use crate::store::{self, InvoiceKey, Overdue, ReminderRow, Response, StepRow};
+use crate::store::{self, InvoiceKey, Overdue, ReminderRow, Response, SequenceRow, StepRow};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use events::topology::TRACKER_RECORDS;
 use events::{AnyEvent, Flow, Invoice, Malformed, snapshot, time, v1};
@@ -46,6 +47,9 @@ impl Handler for Records {
         if !news.steps.is_empty() {
             store::insert_steps(tx, &news.steps).await?;
         }
+        if !news.sequences.is_empty() {
+            store::insert_sequences(tx, &news.sequences).await?;
+        }
         if !news.reminders.is_empty() {
             store::upsert_reminders(tx, &news.reminders.into_values().collect::<Vec<_>>()).await?;
         }
@@ -60,6 +64,7 @@ struct News {
     segments: BTreeMap<(MerchantId, CustomerId), (i64, Segment)>,
     overdue: Vec<Overdue>,
     steps: Vec<StepRow>,
+    sequences: Vec<SequenceRow>,
     reminders: BTreeMap<Uuid, ReminderRow>,
 }
 
@@ -78,6 +83,7 @@ impl News {
                 self.overdue.push((e.merchant_id.clone(), e.invoice_id.clone(), e.epoch, at));
             }
             AnyEvent::StepDecided(e) => self.steps.push(step(e)?),
+            AnyEvent::SequenceEnded(e) => self.sequences.push(sequence(e, incoming)?),
             AnyEvent::ReminderSent(e) => self.reminder(&e.reminder, "sent", "", at, &e.invoice_ids)?,
             AnyEvent::ReminderSuppressed(e) => self.reminder(&e.reminder, "suppressed", &e.reason, at, &[])?,
             AnyEvent::ReminderFailed(e) => self.reminder(&e.reminder, "failed", &e.reason, at, &[])?,
@@ -136,7 +142,26 @@ fn step(event: &v1::StepDecided) -> Result<StepRow, Malformed> {
             v1::StepOutcome::Unspecified => return Err(Malformed::new("outcome", "is not a known outcome")),
         },
         reason: event.reason.clone(),
+        rule: event.rule.clone(),
         decided_at: time::from_wire(event.decided_at).ok_or_else(|| Malformed::missing("decided_at"))?,
+    })
+}
+
+fn sequence(event: &v1::SequenceEnded, incoming: &Incoming) -> Result<SequenceRow, Malformed> {
+    Ok(SequenceRow {
+        merchant: event.merchant_id.clone(),
+        invoice: event.invoice_id.clone(),
+        epoch: event.epoch,
+        outcome: match event.outcome() {
+            v1::SequenceOutcome::HandOver => "hand_over",
+            v1::SequenceOutcome::Webhook => "webhook",
+            v1::SequenceOutcome::Stop => "stop",
+            v1::SequenceOutcome::Unspecified => return Err(Malformed::new("outcome", "is not a known outcome")),
+        },
+        campaign: event.campaign.clone(),
+        ended_at: time::from_wire(event.ended_at).ok_or_else(|| Malformed::missing("ended_at"))?,
+        event: incoming.envelope.id,
+        traceparent: incoming.trace(),
     })
 }
 

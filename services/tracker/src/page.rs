@@ -1,6 +1,6 @@
 //! Server-rendered pages: figures for the merchant's people, short notes for payers. No script, no cookie.
 
-use crate::domain::{Group, Outcomes, Share, Stats};
+use crate::domain::{Group, Outcomes, Share, Stats, StepReason};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, value::Serde};
@@ -22,7 +22,7 @@ pub struct Note {
 }
 
 #[derive(Serialize)]
-struct Dashboard {
+struct Dashboard<'a> {
     from: String,
     to: String,
     as_of: String,
@@ -33,6 +33,8 @@ struct Dashboard {
     merged: i64,
     paid_just_before: i64,
     unsubscribed: i64,
+    waiting_for_a_person: i64,
+    step_reasons: &'a [StepReason],
     finding: String,
     chart: Chart,
     bars: Vec<Bar>,
@@ -152,6 +154,8 @@ impl Pages {
             merged: stats.merged_steps,
             paid_just_before: stats.suppressed_because_paid,
             unsubscribed: stats.unsubscribed,
+            waiting_for_a_person: stats.waiting_for_a_person,
+            step_reasons: &stats.step_reasons,
             finding: finding(stats),
             bars: bars(stats, &chart),
             chart,

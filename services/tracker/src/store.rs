@@ -1,6 +1,6 @@
 //! All SQL of the tracker. Every function takes the transaction.
 
-use crate::domain::{Group, Outcomes, Share, Stats, Week};
+use crate::domain::{Group, Outcomes, Share, Stats, StepReason, Week};
 use events::Invoice;
 use events::v1::ResponseKind;
 use jiff::civil::Date;
@@ -95,14 +95,16 @@ pub struct StepRow {
     pub step: String,
     pub outcome: &'static str,
     pub reason: String,
+    pub rule: String,
     pub decided_at: Timestamp,
 }
 
 /// Notes steps.
 pub async fn insert_steps(tx: &mut PgConnection, list: &[StepRow]) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO tracker.step
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+        "INSERT INTO tracker.step (merchant, invoice, epoch, step, outcome, reason, rule, decided_at)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[],
+                              $8::timestamptz[])
          ON CONFLICT DO NOTHING",
     )
     .bind(list.iter().map(|s| &s.merchant).bind_iter())
@@ -111,7 +113,43 @@ pub async fn insert_steps(tx: &mut PgConnection, list: &[StepRow]) -> sqlx::Resu
     .bind(list.iter().map(|s| &s.step).bind_iter())
     .bind(list.iter().map(|s| s.outcome).bind_iter())
     .bind(list.iter().map(|s| &s.reason).bind_iter())
+    .bind(list.iter().map(|s| &s.rule).bind_iter())
     .bind(list.iter().map(|s| s.decided_at.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// A sequence of reminders that ended while money was still owed.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct SequenceRow {
+    pub merchant: String,
+    pub invoice: String,
+    pub epoch: i32,
+    pub outcome: &'static str,
+    pub campaign: String,
+    pub ended_at: Timestamp,
+    pub event: Uuid,
+    pub traceparent: Option<String>,
+}
+
+/// Notes sequences that ended.
+pub async fn insert_sequences(tx: &mut PgConnection, list: &[SequenceRow]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.sequence (merchant, invoice, epoch, outcome, campaign, ended_at, event, traceparent)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::timestamptz[], $7::uuid[],
+                              $8::text[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(list.iter().map(|s| &s.merchant).bind_iter())
+    .bind(list.iter().map(|s| &s.invoice).bind_iter())
+    .bind(list.iter().map(|s| s.epoch).bind_iter())
+    .bind(list.iter().map(|s| s.outcome).bind_iter())
+    .bind(list.iter().map(|s| &s.campaign).bind_iter())
+    .bind(list.iter().map(|s| s.ended_at.to_sqlx()).bind_iter())
+    .bind(list.iter().map(|s| s.event).bind_iter())
+    .bind(list.iter().map(|s| s.traceparent.as_ref()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -277,6 +315,8 @@ pub async fn stats(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Stats> 
         skipped_steps: counts.3,
         suppressed_because_paid: counts.4,
         unsubscribed: counts.5,
+        waiting_for_a_person: counts.6,
+        step_reasons: step_reasons(&mut *tx, query).await?,
         by_merchant: groups(&mut *tx, query, "r.merchant", "r.merchant").await?,
         by_step: groups(&mut *tx, query, "r.step", "l.step").await?,
         by_segment: groups(&mut *tx, query, "r.segment", "r.segment").await?,
@@ -311,8 +351,9 @@ async fn weeks(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<Week>> 
     Ok(rows.into_iter().map(week).collect())
 }
 
-/// Invoices in all; overdue, merged, skipped, suppressed because paid and unsubscribed in the period.
-async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64, i64, i64, i64, i64)> {
+/// Invoices in all; overdue, merged, skipped, suppressed because paid and unsubscribed in the period; waiting for a person
+/// now.
+async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64, i64, i64, i64, i64, i64)> {
     let (begin, end) = period(query);
     sqlx::query_as(
         "SELECT (SELECT count(*) FROM tracker.invoice WHERE merchant = ANY($1)),
@@ -325,13 +366,32 @@ async fn counts(tx: &mut PgConnection, query: &Query) -> sqlx::Result<(i64, i64,
                  WHERE merchant = ANY($1) AND outcome = 'suppressed' AND reason = 'paid'
                    AND settled_at >= $2 AND settled_at < $3),
                 (SELECT count(*) FROM tracker.response
-                 WHERE merchant = ANY($1) AND kind = 'unsubscribed' AND responded_at >= $2 AND responded_at < $3)",
+                 WHERE merchant = ANY($1) AND kind = 'unsubscribed' AND responded_at >= $2 AND responded_at < $3),
+                (SELECT count(*) FROM tracker.sequence AS s JOIN tracker.invoice AS i USING (merchant, invoice, epoch)
+                 WHERE s.merchant = ANY($1) AND s.outcome = 'hand_over' AND i.status = 'open')",
     )
     .bind(query.names().bind_iter())
     .bind(begin.to_sqlx())
     .bind(end.to_sqlx())
     .fetch_one(tx)
     .await
+}
+
+/// Why steps led to no message of their own, most often first.
+async fn step_reasons(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<StepReason>> {
+    let (begin, end) = period(query);
+    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "SELECT outcome, reason, rule, count(*) FROM tracker.step
+         WHERE merchant = ANY($1) AND decided_at >= $2 AND decided_at < $3
+         GROUP BY outcome, reason, rule ORDER BY count(*) DESC, outcome, reason, rule",
+    )
+    .bind(query.names().bind_iter())
+    .bind(begin.to_sqlx())
+    .bind(end.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    let reason = |(outcome, reason, rule, count)| StepReason { outcome, reason, rule, count };
+    Ok(rows.into_iter().map(reason).collect())
 }
 
 /// Figures by an attribute of reminders; of several invoices in one message each counts for its own step.
@@ -404,6 +464,9 @@ pub async fn latest(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<(Ti
          UNION ALL
          (SELECT responded_at, replace(kind, '_', ' '), merchant, customer
           FROM tracker.response ORDER BY responded_at DESC LIMIT $1)
+         UNION ALL
+         (SELECT ended_at, 'sequence ended: ' || replace(outcome, '_', ' '), merchant, invoice
+          FROM tracker.sequence ORDER BY ended_at DESC LIMIT $1)
          ORDER BY 1 DESC LIMIT $1",
     )
     .bind(limit)
@@ -412,23 +475,27 @@ pub async fn latest(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<(Ti
     Ok(rows.into_iter().map(|(at, what, merchant, about)| (at.to_jiff(), what, merchant, about)).collect())
 }
 
-/// What the tracker knows of an invoice: what its payer did.
+/// What the tracker knows of an invoice: what its payer did, and who goes on after the last reminder.
 pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
-    type Row = (jiff_sqlx::Timestamp, String, Uuid, Option<String>);
+    type Row = (jiff_sqlx::Timestamp, String, String, Uuid, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT responded_at, replace(kind, '_', ' '), reminder, traceparent
-         FROM tracker.response WHERE merchant = $1 AND invoice = $2 ORDER BY responded_at",
+        "SELECT responded_at, 'payer ' || replace(kind, '_', ' '), '', reminder, traceparent
+         FROM tracker.response WHERE merchant = $1 AND invoice = $2
+         UNION ALL
+         SELECT ended_at, 'sequence of epoch ' || epoch || ' ended: ' || outcome, 'campaign ' || campaign, event, traceparent
+         FROM tracker.sequence WHERE merchant = $1 AND invoice = $2
+         ORDER BY 1",
     )
     .bind(merchant)
     .bind(invoice)
     .fetch_all(db)
     .await?;
-    let line = |(at, what, reminder, traceparent): Row| StoryLine {
+    let line = |(at, what, detail, id, traceparent): Row| StoryLine {
         at: at.to_jiff(),
         by: "tracker",
-        what: format!("payer {what}"),
-        detail: String::new(),
-        id: Some(reminder.to_string()),
+        what,
+        detail,
+        id: Some(id.to_string()),
         trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
     };
     Ok(rows.into_iter().map(line).collect())

@@ -308,3 +308,82 @@ async fn only_a_post_unsubscribes_and_twice_is_once() {
     assert_eq!(rig.clock.now(), time::from_wire(event.responded_at).unwrap());
     rig.end().await;
 }
+
+#[tokio::test]
+async fn who_goes_on_after_the_last_reminder_is_known() {
+    let rig = Rig::start().await;
+    let ended = |invoice: &str, epoch: i32, outcome: v1::SequenceOutcome| v1::SequenceEnded {
+        merchant_id: "acme".into(),
+        customer_id: "cus_1".into(),
+        invoice_id: invoice.into(),
+        epoch,
+        outcome: outcome.into(),
+        campaign: "default".into(),
+        currency: "EUR".into(),
+        open_minor: 100,
+        ended_at: Some(time::to_wire(at("2026-06-19T09:00:00Z"))),
+        ..Default::default()
+    };
+    use v1::SequenceOutcome::{HandOver, Stop, Webhook};
+    let sequences = [
+        ended("by-hand", 1, HandOver),
+        ended("by-hand", 1, HandOver), // told twice
+        ended("paid-since", 1, HandOver),
+        ended("begun-anew", 1, HandOver),
+        ended("by-webhook", 1, Webhook),
+        ended("given-up", 1, Stop),
+        v1::SequenceEnded { outcome: 99, ..ended("by-hand", 2, Stop) },
+    ];
+    rig.emit(&SCHEDULER_TIMERS, at("2026-06-19T09:00:00Z"), sequences).await;
+    rig.wait_for("sequence", 5).await;
+    rig.wait_for("dead_letter WHERE reason LIKE '%outcome%'", 1).await;
+    let mut invoices: Vec<_> =
+        ["by-hand", "by-webhook", "given-up", "begun-anew"].map(|i| invoice(i, "2026-06-01", None)).into();
+    invoices[3].invoice.as_mut().unwrap().epoch = 2;
+    invoices.push(invoice("paid-since", "2026-06-01", Some("2026-06-19T10:00:00Z")));
+    rig.emit(&INGEST_INTAKE, at("2026-06-19T10:00:00Z"), invoices).await;
+    rig.wait_for("invoice", 5).await;
+    assert_eq!(rig.stats().await["waiting_for_a_person"], 1, "one is paid, one has a case of its own again");
+
+    let story = tracker::store::story(&rig.pool, "acme", "by-hand").await.unwrap();
+    let lines: Vec<_> = story.iter().map(|l| (l.at, l.what.as_str(), l.detail.as_str(), l.id.is_some())).collect();
+    let expected = "sequence of epoch 1 ended: hand_over";
+    assert_eq!(lines, [(at("2026-06-19T09:00:00Z"), expected, "campaign default", true)]);
+    let (_, page) = rig.get(rig.dashboard.clone()).await;
+    assert!(page.contains("<dt>Waiting for a person</dt><dd>1 ") && page.contains("sequence ended: webhook"), "{page}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn steps_without_a_message_have_a_reason_and_a_rule() {
+    let rig = Rig::start().await;
+    let decided = |invoice: &str, outcome: v1::StepOutcome, reason: &str, rule: &str| v1::StepDecided {
+        merchant_id: "acme".into(),
+        customer_id: "cus_1".into(),
+        invoice_id: invoice.into(),
+        epoch: 1,
+        step: "overdue-3".into(),
+        outcome: outcome.into(),
+        reason: reason.into(),
+        rule: rule.into(),
+        decided_at: Some(time::to_wire(at("2026-06-15T09:00:00Z"))),
+        ..Default::default()
+    };
+    use v1::StepOutcome::{Merged, Skipped};
+    let steps = [
+        decided("in_1", Merged, "later_step", ""),
+        decided("in_2", Skipped, "law", "law.consumer_grace_days"),
+        decided("in_3", Skipped, "law", "law.consumer_grace_days"),
+    ];
+    rig.emit(&SCHEDULER_TIMERS, at("2026-06-15T09:00:00Z"), steps).await;
+    rig.wait_for("step WHERE rule <> ''", 2).await;
+    rig.wait_for("step", 3).await;
+    let expected = serde_json::json!([
+        {"outcome": "skipped", "reason": "law", "rule": "law.consumer_grace_days", "count": 2},
+        {"outcome": "merged", "reason": "later_step", "rule": "", "count": 1},
+    ]);
+    assert_eq!(rig.stats().await["step_reasons"], expected);
+    let (_, page) = rig.get(rig.dashboard.clone()).await;
+    assert!(page.contains("<td>law</td><td>skipped</td><td>law.consumer_grace_days</td><td>2</td>"), "{page}");
+    rig.end().await;
+}

@@ -12,7 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, ManualClock};
 use runtime::Host;
 use runtime::health::Health;
-use scheduler::flow::{Rules, fire};
+use scheduler::flow::fire;
+use scheduler::rules::Rules;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,7 @@ async fn scheduler(servers: &Processes, clock: &ManualClock) -> anyhow::Result<(
         &health,
     )
     .await?;
-    let rules = scheduler::rules(&configuration.campaigns, &host).await?;
+    let rules = Rules::load(host.clone(), &configuration.campaigns, Default::default()).await?;
     let version = configuration.campaigns["default"].0.version.clone();
     Ok((host, (rules, version)))
 }

@@ -1,0 +1,202 @@
+//! What planning needs besides a case: merchants, calendars, the campaigns in force, and every version that a running case
+//! may be on.
+
+use crate::config::{self, Campaigns};
+use crate::domain::CaseState;
+use crate::store;
+use campaign::{Calendars, Campaign};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use kernel::MerchantId;
+use runtime::{Host, Merchant};
+use sqlx::{PgConnection, PgExecutor};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Campaigns by file name and version.
+type Versions = HashMap<(String, String), Arc<Campaign>>;
+
+/// What new cases begin on.
+#[derive(Debug, Default)]
+pub struct InForce {
+    /// By file name.
+    pub campaigns: BTreeMap<String, Arc<Campaign>>,
+    /// Holidays.
+    pub calendars: Calendars,
+    /// Some campaign asks what customers owe altogether.
+    pub asks_balance: bool,
+    /// Some campaign lets steps wait for those of other invoices.
+    pub waits: bool,
+}
+
+impl InForce {
+    /// Of campaigns and calendars.
+    pub fn new(campaigns: BTreeMap<String, Arc<Campaign>>, calendars: Calendars) -> Self {
+        let asks_balance = campaigns.values().any(|c| c.asks_balance());
+        let waits = campaigns.values().any(|c| c.consolidation.wait_days > 0);
+        Self { campaigns, calendars, asks_balance, waits }
+    }
+}
+
+/// The rules. Cheap to clone; all clones see the same.
+#[derive(Clone)]
+pub struct Rules {
+    host: Host,
+    in_force: Arc<RwLock<Arc<InForce>>>,
+    /// All versions met so far.
+    versions: Arc<RwLock<Versions>>,
+}
+
+impl Rules {
+    /// Puts campaigns into force and reads back all versions that a running case may be on. A campaign whose file has a
+    /// fault is not among `campaigns`: the version of it that was in force last stays so.
+    pub async fn load(host: Host, campaigns: &Campaigns, calendars: Calendars) -> anyhow::Result<Self> {
+        let rules = Self { host, in_force: Arc::default(), versions: Arc::default() };
+        rules.put_in_force(campaigns, calendars).await?;
+        Ok(rules)
+    }
+
+    /// Puts campaigns into force: cases that begin from now on follow them.
+    pub async fn put_in_force(&self, campaigns: &Campaigns, calendars: Calendars) -> anyhow::Result<()> {
+        let mut all: BTreeMap<String, Arc<Campaign>> = BTreeMap::new();
+        for (name, text) in store::campaigns_in_force(&self.host.pool).await? {
+            match config::parse_campaign(&text) {
+                Ok(campaign) => _ = all.insert(name, Arc::new(campaign)),
+                Err(error) => tracing::error!(campaign = name, %error, "a stored campaign cannot be read any more"),
+            }
+        }
+        for (name, (campaign, text)) in campaigns {
+            let steps: Vec<String> = campaign.steps.iter().map(|s| s.key.clone()).collect();
+            store::put_in_force(&self.host.pool, name, &campaign.version, text, &steps).await?;
+            all.insert(name.clone(), Arc::new(campaign.clone()));
+        }
+        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        versions.extend(all.iter().map(|(name, c)| ((name.clone(), c.version.clone()), c.clone())));
+        drop(versions);
+        self.learn(&self.host.pool).await?;
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(InForce::new(all, calendars));
+        Ok(())
+    }
+
+    /// Reads the stored campaign versions that are not known yet.
+    async fn learn(&self, db: impl PgExecutor<'_>) -> sqlx::Result<()> {
+        let stored = store::campaigns(db).await?;
+        let mut known = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, version, text) in stored {
+            let key = (name, version);
+            if known.contains_key(&key) {
+                continue;
+            }
+            match config::parse_campaign(&text) {
+                Ok(campaign) => _ = known.insert(key, Arc::new(campaign)),
+                // Its cases wait; readiness of everything else does not depend on it.
+                Err(error) => {
+                    tracing::error!(campaign = ?key, %error, "a stored campaign version cannot be read any more")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What new cases begin on, as of now.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Business time.
+    pub fn now(&self) -> Timestamp {
+        self.host.now()
+    }
+
+    /// A configured merchant.
+    pub fn merchant(&self, id: &MerchantId) -> Option<&Merchant> {
+        self.host.merchants.get(id)
+    }
+
+    /// The campaign version that a case is on.
+    pub fn campaign(&self, case: &CaseState) -> Option<Arc<Campaign>> {
+        let known = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(case.campaign.clone(), case.campaign_version.clone())).cloned()
+    }
+
+    /// Cases that are locked, each as it is stored and as it is from now on: with its campaign and its turn in the ramp.
+    pub async fn load_cases(
+        &self,
+        tx: &mut PgConnection,
+        in_force: &InForce,
+        ids: &[uuid::Uuid],
+        now: Timestamp,
+    ) -> sqlx::Result<Vec<(CaseState, CaseState)>> {
+        let cases = store::load_cases(tx, ids, now, in_force.asks_balance).await?;
+        // One may be on a version that came into force after we started: another replica opened it.
+        if cases.iter().any(|case| !case.campaign.is_empty() && self.campaign(case).is_none()) {
+            self.learn(&mut *tx).await?;
+        }
+        let mut both: Vec<(CaseState, CaseState)> = Vec::with_capacity(cases.len());
+        for case in cases {
+            let after = self.with_campaign(&case, in_force);
+            both.push((case, after));
+        }
+        self.take_turns(tx, &mut both).await?;
+        Ok(both)
+    }
+
+    /// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that
+    /// it began with.
+    fn with_campaign(&self, case: &CaseState, in_force: &InForce) -> CaseState {
+        let mut after = case.clone();
+        let Some(merchant) = self.merchant(&case.merchant).filter(|_| case.is_unpinned() && case.end().is_none()) else {
+            return after;
+        };
+        let order = merchant.file.campaigns.iter().map(String::as_str);
+        let find = |name: &str| in_force.campaigns.get(name).map(Arc::as_ref);
+        let own = (case.own_campaign.as_str(), case.payer.campaign.as_str());
+        match campaign::choose(order, find, own, &case.facts(merchant)) {
+            Ok(choice) if choice.campaign == case.campaign => after.chosen_by = choice.rule,
+            Ok(choice) => {
+                after.campaign_version = find(choice.campaign).map(|c| c.version.clone()).unwrap_or_default();
+                (after.campaign, after.chosen_by) = (choice.campaign.to_owned(), choice.rule);
+            }
+            Err(reason) => {
+                (after.campaign, after.campaign_version) = (String::new(), String::new());
+                after.chosen_by = reason.as_str().to_owned();
+            }
+        }
+        after
+    }
+
+    /// Gives late invoices their day in the ramp of their campaign, in the order of their due dates.
+    async fn take_turns(&self, tx: &mut PgConnection, cases: &mut [(CaseState, CaseState)]) -> sqlx::Result<()> {
+        let mut late: BTreeMap<(MerchantId, String), Vec<(Date, u32, &mut CaseState)>> = BTreeMap::new();
+        for (_, case) in cases.iter_mut() {
+            let Some(merchant) = self.merchant(&case.merchant) else { continue };
+            let Some(campaign) = self.campaign(case) else { continue };
+            let zone = crate::domain::payer_zone(&case.payer.time_zone, &merchant.zone);
+            let Some(most) = campaign.entry.at_most_per_day.filter(|_| case.needs_turn(&campaign, &zone)) else { continue };
+            let opened_on = zone.to_datetime(case.opened_at).date();
+            late.entry((case.merchant.clone(), case.campaign.clone())).or_default().push((opened_on, most, case));
+        }
+        for ((merchant, campaign), mut cases) in late {
+            cases.sort_by(|a, b| (a.0, a.2.due_on, &a.2.invoice).cmp(&(b.0, b.2.due_on, &b.2.invoice)));
+            let Some(first) = cases.first().map(|(day, ..)| *day) else { continue };
+            let mut taken = store::lock_ramp(tx, &merchant, &campaign, first).await?;
+            for (opened_on, most, case) in cases {
+                let mut day = opened_on;
+                while taken.get(&day).copied().unwrap_or(0) >= i32::try_from(most).unwrap_or(i32::MAX) {
+                    let Ok(next) = day.tomorrow() else { break };
+                    day = next;
+                }
+                *taken.entry(day).or_insert(0) += 1;
+                case.not_before = Some(day);
+            }
+            store::save_ramp(tx, &merchant, &campaign, &taken).await?;
+        }
+        Ok(())
+    }
+
+    /// When to look again at a case that cannot be planned here: to tell that it is overdue, or `later`.
+    pub fn wake_without_plan(&self, case: &CaseState, now: Timestamp, later: Option<Timestamp>) -> Option<Timestamp> {
+        let overdue = self.merchant(&case.merchant).and_then(|m| case.overdue_at(&m.zone, now));
+        [overdue, later].into_iter().flatten().min()
+    }
+}
