@@ -19,7 +19,7 @@ mod tally;
 
 pub use compare::{differences, thousands};
 
-use crate::campaign::Campaign;
+use crate::campaign::{Campaign, PAYERS_CALENDAR};
 use crate::condition::{Condition, Facts};
 use crate::file::Tone;
 use crate::ramp::Ramp;
@@ -30,7 +30,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Currency, PayerKind, Segment};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tally::Tally;
 
 /// When something happened, as exactly as it is recorded.
@@ -187,6 +187,8 @@ pub struct Backtest {
     pub switch_on: Option<Date>,
     /// Keys of conditions that ask what the ledger does not say.
     pub not_recorded: Vec<&'static str>,
+    /// Holiday calendars of the campaign that do not know all years of the history: it was run without them.
+    pub without_calendars: BTreeSet<String>,
     /// Invoices that followed the campaign.
     pub invoices: u64,
     /// Those of them that were overdue when it met them.
@@ -329,8 +331,15 @@ pub fn backtest(campaign: &Campaign, ledger: &Ledger, setting: &Setting<'_>) -> 
     // Payments of the last day arrive at its end.
     let until = end.checked_add(SignedDuration::from_nanos(1)).unwrap_or(end);
     let turns = turns(campaign, ledger, setting, end);
+    let mut variants: BTreeMap<&str, Campaign> = BTreeMap::new();
     for (customer, rows) in &ledger.customers {
-        let country = rows.iter().map(|row| row.country.as_str()).find(|c| !c.is_empty()).unwrap_or(setting.country);
+        let country = country_of(rows, setting);
+        let campaign = variants.entry(country).or_insert_with(|| {
+            let (campaign, missing) = with_known_holidays(campaign, country, setting.calendars, (first, last));
+            tally.misses(missing);
+            campaign
+        });
+        let campaign = &*campaign;
         let mut payer = payer(customer, country, setting);
         let mut invoices = Vec::with_capacity(rows.len());
         let mut paid = Vec::with_capacity(rows.len());
@@ -350,11 +359,36 @@ pub fn backtest(campaign: &Campaign, ledger: &Ledger, setting: &Setting<'_>) -> 
         let campaigns = vec![campaign; invoices.len()];
         tally.begin(&invoices, paid, country);
         simulate(&campaigns, setting.calendars, &mut payer, &mut invoices, until, |now, _, happening| {
-            tally.count(now, happening);
+            tally.count(campaign, now, happening);
         });
         tally.end();
     }
     tally.finish()
+}
+
+/// The country of a customer.
+fn country_of<'a>(rows: &'a [LedgerRow], setting: &Setting<'a>) -> &'a str {
+    rows.iter().map(|row| row.country.as_str()).find(|c| !c.is_empty()).unwrap_or(setting.country)
+}
+
+/// The campaign without the calendars that do not know all years of the history. In production it would send nothing in
+/// such a year; but then its calendars know the years that it runs in, and here those are long past.
+fn with_known_holidays(
+    campaign: &Campaign,
+    country: &str,
+    calendars: &Calendars,
+    (first, last): (Date, Date),
+) -> (Campaign, Vec<String>) {
+    // Days before the due date and open invoices reach beyond both ends.
+    let years = [first, last].map(|date| date.year()).into_iter();
+    let dates: Vec<Date> = years.flat_map(|year| [Date::new(year, 1, 1), Date::new(year, 12, 31)]).flatten().collect();
+    let calendar = |name: &str| calendars.get(if name == PAYERS_CALENDAR { country } else { name });
+    let is_missing = |name: &&String| calendar(name).is_some_and(|c| !dates.iter().all(|date| c.covers(*date)));
+    let missing: Vec<String> = campaign.holidays.iter().filter(is_missing).cloned().collect();
+    let mut campaign = campaign.clone();
+    campaign.holidays.retain(|name| !missing.contains(name));
+    let names = missing.into_iter().map(|name| if name == PAYERS_CALENDAR { country.to_owned() } else { name });
+    (campaign, names.collect())
 }
 
 /// The days on which late invoices begin, by invoice: those that are longest overdue first.
@@ -362,8 +396,7 @@ fn turns<'a>(campaign: &Campaign, ledger: &'a Ledger, setting: &Setting<'_>, end
     let Some(mut ramp) = Ramp::new(campaign) else { return HashMap::new() };
     let mut late = Vec::new();
     for (customer, rows) in &ledger.customers {
-        let country = rows.iter().map(|row| row.country.as_str()).find(|c| !c.is_empty()).unwrap_or(setting.country);
-        let payer = payer(customer, country, setting);
+        let payer = payer(customer, country_of(rows, setting), setting);
         for row in rows {
             if let Entry::Follows(invoice) = enter(campaign, rows, row, &payer, setting, end)
                 && is_late(&invoice)

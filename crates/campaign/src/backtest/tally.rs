@@ -87,6 +87,10 @@ impl<'a> Tally<'a> {
         self.report.until = Some(until);
     }
 
+    pub(super) fn misses(&mut self, calendars: Vec<String>) {
+        self.report.without_calendars.extend(calendars);
+    }
+
     pub(super) fn leave_out(&mut self, entry: &Entry) {
         match entry {
             Entry::Follows(_) => {}
@@ -116,10 +120,16 @@ impl<'a> Tally<'a> {
         self.cases = invoices.iter().zip(paid).map(case).collect();
     }
 
-    /// Something happens to the customer of now.
-    pub(super) fn count(&mut self, now: Timestamp, happening: Happening<'_>) {
+    /// Something happens to the customer of now, under the campaign as it is for that one.
+    pub(super) fn count(&mut self, campaign: &Campaign, now: Timestamp, happening: Happening<'_>) {
         match happening {
-            Happening::Reminder { message, steps, since } => self.remind(now, message, steps, since),
+            Happening::Reminder { message, steps, since } => {
+                let place = Place { zone: self.setting.zone.clone(), country: &self.country, payer: self.setting.payer };
+                let today = self.setting.zone.to_datetime(now).date();
+                let hours = Terms::new(campaign, &place, self.setting.calendars, today).hours;
+                let is_closed = |date| hours.as_ref().is_none_or(|hours| hours.window_on(date).is_none());
+                self.remind(now, message, steps, &since.iter().map(|on| (*on, is_closed(*on))).collect::<Vec<_>>());
+            }
             Happening::Skip { invoice, step, reason, .. } => self.skip(invoice, step, reason),
             Happening::Wait { invoice, steps, reason, .. } => {
                 for step in steps {
@@ -131,16 +141,15 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn remind(&mut self, now: Timestamp, message: &Message, steps: &[(String, Vec<String>)], since: &[Date]) {
+    /// `since` also says whether that day had no contact hours.
+    fn remind(&mut self, now: Timestamp, message: &Message, steps: &[(String, Vec<String>)], since: &[(Date, bool)]) {
         let local = self.setting.zone.to_datetime(now);
         let today = local.date();
         self.reminders += 1;
         self.report.reminders += 1;
         *self.hours.entry(today.at(local.hour(), 0, 0, 0)).or_default() += 1;
         let mut is_paid_anyway = false;
-        let place = Place { zone: self.setting.zone.clone(), country: &self.country, payer: self.setting.payer };
-        let terms = Terms::new(self.campaign, &place, self.setting.calendars, today);
-        for ((line, (step, merged)), since) in message.lines.iter().zip(steps).zip(since) {
+        for ((line, (step, merged)), (since, had_no_hours)) in message.lines.iter().zip(steps).zip(since) {
             let is_speaker = *line == message.speaker;
             self.decide(*line, step, if is_speaker { End::Sent } else { End::WithAnotherInvoice });
             if is_speaker {
@@ -158,8 +167,7 @@ impl<'a> Tally<'a> {
             is_paid_anyway |=
                 case.paid_on.is_some_and(|paid| paid == today || today.tomorrow().is_ok_and(|next| paid == next));
             // What was missed before the campaign met the invoice did not wait for hours.
-            let had_no_hours = terms.hours.as_ref().is_none_or(|hours| hours.window_on(*since).is_none());
-            self.report.quiet_hours += u64::from(*since >= case.opened_on && had_no_hours);
+            self.report.quiet_hours += u64::from(*since >= case.opened_on && *had_no_hours);
         }
         self.report.paid_anyway += u64::from(is_paid_anyway);
     }

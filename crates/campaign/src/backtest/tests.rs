@@ -168,6 +168,27 @@ fn audiences_and_what_a_ledger_does_not_say() {
 }
 
 #[test]
+fn holidays_are_kept_where_they_are_known() {
+    let holidays = PLAIN.replace("min_gap_days: 1", "min_gap_days: 1, holidays: [payer, TARGET2]");
+    // Three days later is Whit Monday in Germany, which banks do not keep.
+    let whit = || vec![row("a", "1", "2026-05-22", Some("2026-05-26"))];
+    let german = run(&holidays, whit(), |setting| setting.country = "DE");
+    assert_eq!((german.busiest_days[0].on, german.quiet_hours), (date("2026-05-26"), 1));
+    assert!(german.without_calendars.is_empty());
+    let elsewhere = run(&holidays, whit(), |setting| setting.country = "NG");
+    assert_eq!(elsewhere.busiest_days[0].on, date("2026-05-25"), "no calendar is known there");
+    let old = LedgerRow {
+        issued: Recorded::On(date("1998-05-01")),
+        due_on: Some(date("1998-05-29")),
+        paid: Some(Recorded::On(date("1998-06-03"))),
+        ..whit().remove(0)
+    };
+    let old = run(&holidays, vec![old], |setting| (setting.country, setting.until) = ("DE", Some(date("1998-07-01"))));
+    assert_eq!(old.busiest_days[0].on, date("1998-06-01"), "Whit Monday of a year that no calendar knows");
+    assert_eq!(old.without_calendars.into_iter().collect::<Vec<_>>(), ["DE", "TARGET2"]);
+}
+
+#[test]
 fn nothing_is_a_report_too() {
     assert_eq!(run(PLAIN, Vec::new(), |_| {}).reminders, 0);
 }
