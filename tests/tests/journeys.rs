@@ -26,7 +26,7 @@ async fn who_pays_before_the_due_date_hears_nothing() {
     dunlin.tell_of("invoice.payment_succeeded", &invoice).await;
     dunlin.live_until("2026-07-20T08:00:00Z").await;
     assert_eq!(dunlin.mails(), NOTHING);
-    assert_eq!(dunlin.decisions().await, ["in_1/1 upcoming skipped segment"]);
+    assert_eq!(dunlin.decisions().await, ["in_1/1 upcoming skipped condition"]);
     dunlin.end().await;
 }
 
@@ -39,10 +39,12 @@ async fn who_does_not_pay_climbs_the_ladder() {
     dunlin.live_until("2026-07-20T08:00:00Z").await;
     assert_eq!(dunlin.mails(), ["Thu 11 Jun in_1:overdue-3", "Mon 15 Jun in_1:overdue-7"]);
     let expected = [
-        "in_1/1 upcoming skipped segment",
+        "in_1/1 upcoming skipped condition",
         "in_1/1 overdue-3 sent",
         "in_1/1 follow-up merged later_step",
         "in_1/1 overdue-7 sent",
+        // Two weeks later a person takes over.
+        "in_1/1 payment-failed skipped sequence_ended",
     ];
     assert_eq!(dunlin.decisions().await, expected);
 
@@ -312,7 +314,7 @@ async fn who_unsubscribes_hears_nothing_more() {
     dunlin.live_until("2026-07-20T08:00:00Z").await;
     assert_eq!(dunlin.mails(), ["Thu 11 Jun in_1:overdue-3"]);
     let expected = [
-        "in_1/1 upcoming skipped segment",
+        "in_1/1 upcoming skipped condition",
         "in_1/1 overdue-3 sent",
         "in_2/1 upcoming skipped opted_out",
         "in_1/1 follow-up skipped opted_out",
@@ -320,6 +322,8 @@ async fn who_unsubscribes_hears_nothing_more() {
         "in_2/1 follow-up skipped base_not_sent",
         "in_2/1 overdue-3 skipped opted_out",
         "in_2/1 overdue-7 skipped opted_out",
+        "in_1/1 payment-failed skipped sequence_ended",
+        "in_2/1 payment-failed skipped sequence_ended",
     ];
     assert_eq!(dunlin.decisions().await, expected);
     dunlin.end().await;

@@ -314,6 +314,17 @@ fn trigger(when: &WhenFile, earlier: &[StepFile], path: &str, faults: &mut Vec<F
     if when.days_before_due == Some(0) || when.business_days_before_due == Some(0) {
         faults.push(Fault::new(path, "0 days before the due date is the due date: write on_due_date: true"));
     }
+    for (key, days) in [
+        ("after_step.days", when.after_step.as_ref().map(|a| a.days)),
+        ("days_after_previous", when.days_after_previous),
+    ] {
+        if days == Some(0) {
+            faults.push(Fault::new(
+                format!("{path}.{key}"),
+                "must be above 0: one reminder follows another on a later day",
+            ));
+        }
+    }
     match given.as_slice() {
         [Trigger::FailedAttempts { count: 0, .. }] => {
             faults.push(Fault::new(format!("{path}.failed_attempts"), "must be above 0"));
@@ -386,6 +397,8 @@ end: { after_days: 7, outcome: hand_over }
             ("key: overdue-7", "key: 'over due'", "steps.4.key"),
             ("step: overdue-3", "step: nothing", long_path),
             ("failed_attempts: 3", "failed_attempts: 0", "steps.1.when.failed_attempts"),
+            ("overdue-3, days: 3", "overdue-3, days: 0", "steps.3.when.after_step.days"),
+            ("after_step: { step: overdue-3, days: 3 }", "days_after_previous: 0", "steps.3.when.days_after_previous"),
             ("{ days_after_due: 7 }", "{}", "steps.4.when"),
             ("{ days_after_due: 7 }", "{ days_after_due: 7, on_due_date: true }", "steps.4.when"),
             ("{ days_after_due: 7 }", "{ days_after_due: 0 }", "steps.4.when"),

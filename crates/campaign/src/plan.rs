@@ -128,7 +128,7 @@ impl<'a> Planning<'a> {
             }
         }
         if let Some(date) = future {
-            self.plan.next_step_at = self.opening(date);
+            self.plan.next_step_at = Some(self.opening_or_later(date));
             self.plan.wake_at = self.plan.next_step_at;
         }
         if !unplannable.is_empty() {
@@ -183,7 +183,7 @@ impl<'a> Planning<'a> {
         }
         // While its reminder is on its way it may still come to nothing.
         let last = |(n, s): (usize, &Step)| s.ends_with.is_some() && matches!(self.state(n), State::Reminded(_));
-        let n = self.terms.campaign.steps.iter().enumerate().position(last).filter(|_| !self.case.in_flight)?;
+        let n = self.terms.campaign.steps.iter().enumerate().position(last).filter(|_| !self.is_in_flight())?;
         Some(format!("steps.{}.ends_with", self.key(n)))
     }
 
@@ -257,13 +257,28 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// The last reminder before a step. It is known once the step right before it is decided.
+    /// The last reminder of the steps before a step. It is known once the step right before it is decided; those that wait
+    /// for news, which may never come, are not waited for.
     fn previous(&self, n: usize) -> State {
-        let mut earlier = self.states.get(..n).unwrap_or_default().iter().rev();
-        match earlier.clone().next() {
+        let earlier = self.states.iter().zip(&self.terms.campaign.steps).enumerate().take(n);
+        let right_before =
+            earlier.rev().find(|(m, (state, step))| **state != State::Open || !self.waits_for_news(*m, step));
+        match right_before.map(|(_, (state, _))| *state) {
             Some(State::Open) | None => State::Open,
-            Some(state) => *earlier.find(|s| matches!(s, State::Reminded(_))).unwrap_or(state),
+            Some(silent) => {
+                let reminded = self.states.iter().take(n).filter_map(|state| match state {
+                    State::Reminded(on) => Some(*on),
+                    _ => None,
+                });
+                // By its date: steps are in the order of their weight, and those that news triggers come when they come.
+                reminded.max().map_or(silent, State::Reminded)
+            }
         }
+    }
+
+    fn waits_for_news(&self, n: usize, step: &Step) -> bool {
+        let by_news = matches!(step.trigger, Trigger::FailedAttempts { .. } | Trigger::AfterBrokenPromise(_));
+        by_news && !matches!(self.when(n, step), When::On(_))
     }
 
     /// The distance from the first step after due to the day of entry, if that has passed by then.
@@ -364,12 +379,17 @@ impl<'a> Planning<'a> {
         if self.terms.holidays.missing_year(today).is_some() {
             return Some((Reason::CalendarMissing, self.missing_calendar(today), Some(self.tomorrow())));
         }
-        if self.hours.is_open(self.now) {
+        // The customer's place in the spread holds for what waited until today as well: whatever is looked at in between
+        // would go out by itself, and not together with what is due at that place.
+        let is_open = self.hours.is_open(self.now);
+        if is_open && self.reached == self.today {
             return None;
         }
+        let rule = if is_open { "contact.spread_minutes" } else { "contact" };
         // Closed: the next window, at the customer's place in it.
         let next = self.hours.next_open(self.now).map(|open| self.hours.date_at(open));
-        Some((Reason::ContactHours, "contact".into(), next.map(|next| self.opening_or_later(next))))
+        let until = next.map_or_else(|| later(self.now), |next| self.opening_or_later(next));
+        Some((Reason::ContactHours, rule.into(), Some(until)))
     }
 
     /// The hold that lasts longest.
@@ -447,15 +467,13 @@ impl<'a> Planning<'a> {
         let Some(last) = last.max() else { return };
         let ends = campaign.steps.iter().enumerate();
         let ends = ends.filter(|(n, _)| matches!(self.state(*n), State::Reminded(_))).find_map(|(_, s)| s.ends_with);
-        let Some(moment) = add_days(last, campaign.end.after_days.into()).and_then(|date| self.opening(date)) else {
-            return;
-        };
+        let Some(date) = add_days(last, campaign.end.after_days.into()) else { return };
         if self.is_in_flight() {
-            self.plan.wake_at = Some(self.tomorrow().max(moment));
-        } else if moment <= self.now {
+            self.plan.wake_at = Some(self.tomorrow().max(self.opening_or_later(date)));
+        } else if date <= self.reached {
             self.plan.end = Some(ends.unwrap_or(campaign.end.outcome));
         } else {
-            self.plan.wake_at = Some(moment);
+            self.plan.wake_at = Some(self.opening_or_later(date));
         }
     }
 
@@ -500,9 +518,13 @@ impl<'a> Planning<'a> {
         None
     }
 
-    /// A moment to look again in any case, even if nothing ever opens.
+    /// A moment to look again in any case, even if nothing opens for longer than is looked ahead.
     fn opening_or_later(&self, date: Date) -> Timestamp {
-        self.opening(date).unwrap_or_else(|| later(self.now))
+        self.opening(date).unwrap_or_else(|| {
+            let closed_until = add_days(date, LONGEST_CLOSURE_DAYS as i64);
+            let closed_until = closed_until.and_then(|day| day.to_zoned(self.hours.zone().clone()).ok());
+            closed_until.map_or(self.now, |day| day.timestamp()).max(later(self.now))
+        })
     }
 
     fn tomorrow(&self) -> Timestamp {

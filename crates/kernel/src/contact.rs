@@ -2,7 +2,7 @@
 //! may not all the same.
 
 use jiff::civil::{Date, Time, Weekday};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, ToSpan};
 use std::sync::Arc;
 
@@ -43,12 +43,17 @@ impl Minute {
         self.0
     }
 
-    /// The moment at which a local clock shows this minute of `date`. In a gap of daylight saving time that is
-    /// the first moment after the gap; in a fold it is the first of the two.
-    fn on(self, date: Date, zone: &TimeZone) -> Option<Timestamp> {
+    /// The moments at which a local clock shows this minute of `date`: two when the clock is set back over it. Where the
+    /// clock is set forward over it, the first moment after that.
+    fn on(self, date: Date, zone: &TimeZone) -> Option<(Timestamp, Timestamp)> {
         let (date, minute) = if self.0 == 1440 { (date.tomorrow().ok()?, 0) } else { (date, self.0) };
         let time = Time::new((minute / 60) as i8, (minute % 60) as i8, 0, 0).ok()?;
-        zone.to_ambiguous_timestamp(date.to_datetime(time)).compatible().ok()
+        let moment = zone.to_ambiguous_timestamp(date.to_datetime(time));
+        if let AmbiguousOffset::Gap { .. } = moment.offset() {
+            let change = zone.following(moment.earlier().ok()?).next()?.timestamp();
+            return Some((change, change));
+        }
+        Some((moment.earlier().ok()?, moment.later().ok()?))
     }
 }
 
@@ -184,7 +189,11 @@ impl ContactHours {
         if !self.weekdays.contains(date.weekday()) || self.closed.binary_search(&date).is_ok() {
             return None;
         }
-        let window = Window { opens: self.opens.on(date, &self.zone)?, closes: self.closes.on(date, &self.zone)? };
+        // When a clock is set back over the opening, it shows times before it once more; so the second time opens. When it is
+        // set back over the closing, the first time closes, unless both are passed twice.
+        let (_, opens) = self.opens.on(date, &self.zone)?;
+        let (first, second) = self.closes.on(date, &self.zone)?;
+        let window = Window { opens, closes: if first > opens { first } else { second } };
         (window.opens < window.closes && self.date_at(window.opens) == date).then_some(window)
     }
 
@@ -244,7 +253,26 @@ mod tests {
         )
         .unwrap();
         let window = night.window_on("2026-03-29".parse().unwrap()).unwrap();
-        assert_eq!(window.opens, at("2026-03-29T01:30:00Z"), "02:30 does not exist: 03:30 summer time");
+        assert_eq!(window.opens, at("2026-03-29T01:00:00Z"), "02:30 does not exist: 03:00 summer time");
+        let window = night.window_on("2026-10-25".parse().unwrap()).unwrap();
+        assert_eq!(window.opens, at("2026-10-25T01:30:00Z"), "02:00 comes once more after the first 02:30");
+    }
+
+    #[test]
+    fn the_clock_on_the_wall_is_inside_whenever_it_is_open() {
+        // Berlin sets it forward over 02:00 to 03:00 in March and back in October.
+        for (opens, closes) in [("01:00", "02:30"), ("02:15", "02:45"), ("02:30", "03:15"), ("01:30", "03:30")] {
+            let (opens, closes): (Minute, Minute) = (opens.parse().unwrap(), closes.parse().unwrap());
+            let hours = ContactHours::try_new(zone("Europe/Berlin").unwrap(), Weekdays::ALL, opens, closes).unwrap();
+            for midnight in [at("2026-03-28T23:00:00Z"), at("2026-10-24T22:00:00Z")] {
+                for minute in 0..6 * 60_i64 {
+                    let now = midnight.checked_add(minute.minutes()).unwrap();
+                    let local = hours.zone().to_datetime(now);
+                    let clock = Minute(local.hour() as u16 * 60 + local.minute() as u16);
+                    assert!(!hours.is_open(now) || (opens <= clock && clock < closes), "{opens} to {closes}: {local}");
+                }
+            }
+        }
     }
 
     #[test]

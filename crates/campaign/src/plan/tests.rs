@@ -382,3 +382,67 @@ fn the_spread_moves_a_customer_always_alike() {
     let beyond = Case { spread: 15 * 60 + 3, ..spread };
     assert_eq!(run(&sample(), &beyond, "2026-05-01T10:00:00Z").wake_at, Some(at("2026-05-29T07:00:03Z")));
 }
+
+#[test]
+fn what_waited_goes_at_the_customers_place_in_the_spread_too() {
+    // Due on Thursday; the evening went by. On Friday its place is 09:12, and news comes at 09:05.
+    let case = Case { spread: 12 * 60, ..case(&[]) };
+    let news = run(&sample(), &case, "2026-06-05T07:05:00Z");
+    let place = Some(at("2026-06-05T07:12:00Z"));
+    assert_eq!((sends(&news), waits(&news)), (None, Some((Reason::ContactHours, "contact.spread_minutes", place))));
+    assert_eq!(sends(&run(&sample(), &case, "2026-06-05T07:12:00Z")), Some(("overdue-3", vec![])));
+}
+
+#[test]
+fn nothing_is_forgotten_over_a_long_closure() {
+    // Closed from the third day after due for seven weeks.
+    let campaign = parse(&SAMPLE.replace("end: { after_days: 7", "end: { after_days: 0"));
+    let mut terms = terms(&campaign, "Europe/Berlin");
+    let closed: Vec<Date> = (0..49).map(|n| add_days(date("2026-06-04"), n).unwrap()).collect();
+    terms.hours = terms.hours.map(|hours| hours.with_closed(closed));
+    let open = [silent("upcoming", "2026-05-29")];
+    let all = [&open[..], &[reminded("overdue-3", "2026-06-03"), silent("follow-up", "2026-06-03")]].concat();
+    let all = [&all[..], &[silent("overdue-7", "2026-06-05"), silent("failed", "2026-06-05")]].concat();
+    for (case, now) in [
+        (case(&open), "2026-06-02T10:00:00Z"), // its date is to come
+        (case(&open), "2026-06-08T10:00:00Z"), // it has come
+        (case(&all), "2026-06-08T10:00:00Z"),  // only the end is to come
+    ] {
+        let mut now = at(now);
+        for _ in 0..60 {
+            let plan = plan(&terms, &case, now);
+            if plan.send.is_some() || plan.end.is_some() {
+                break;
+            }
+            now = plan.wake_at.expect("looks again");
+        }
+        // The end is no message: after forty days it does not wait any more.
+        assert!(now >= at("2026-07-14T22:00:00Z"), "{now}");
+        assert!(now <= at("2026-07-23T07:00:00Z"), "{now}");
+    }
+}
+
+#[test]
+fn the_last_step_ends_the_sequence_even_if_nobody_tells_of_its_arrival() {
+    let campaign = parse(&SAMPLE.replace("key: overdue-3, ", "key: overdue-3, ends_with: stop, "));
+    let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
+    let lost = Case { contacts: &[date("2026-06-04")], in_flight: true, ..case(&decided) };
+    let given_up = run(&campaign, &lost, "2026-06-18T07:00:00Z");
+    assert_eq!((sends(&given_up), given_up.skip.len()), (None, 3), "{given_up:?}");
+}
+
+#[test]
+fn the_previous_reminder_is_the_latest_and_news_is_not_waited_for() {
+    let text = SAMPLE.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
+    // The failure came after the follow-up.
+    let decided =
+        [reminded("failed", "2026-06-10"), reminded("overdue-3", "2026-06-04"), silent("follow-up", "2026-06-04")];
+    let next = |campaign: &Campaign, decided: &[Decided]| {
+        run(campaign, &case(decided), "2026-06-11T07:00:00Z").next_step_at.map(|at| at.to_string())
+    };
+    assert_eq!(next(&parse(&text), &decided).as_deref(), Some("2026-06-22T07:00:00Z"), "the 20th is a Saturday");
+    // The step right before it waits for a failure that may never come.
+    let text = SAMPLE.replace("{ after_step: { step: overdue-3, days: 3 } }", "{ failed_attempts: 5 }");
+    let text = text.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
+    assert_eq!(next(&parse(&text), &decided[1..2]).as_deref(), Some("2026-06-15T07:00:00Z"), "the 14th is a Sunday");
+}
