@@ -84,6 +84,8 @@ pub struct LedgerRow {
     pub due_on: Option<Date>,
     /// When it was paid, if it was.
     pub paid: Option<Recorded>,
+    /// It was not paid then but withdrawn: void, or written off. Nobody would have paid anyway.
+    pub is_withdrawn: bool,
     /// What is owed, in minor units.
     pub amount_minor: i64,
     /// ISO 4217.
@@ -164,6 +166,8 @@ pub struct Setting<'a> {
     pub payer: PayerKind,
     /// How all customers pay, for conditions that ask.
     pub segment: Segment,
+    /// The history does not say what was owed: conditions on amounts and balances see nothing of it.
+    pub lacks_amounts: bool,
     /// The campaign meets the ledger as it was on the first moment of this day. `None`: it was there from the beginning.
     pub switch_on: Option<Date>,
     /// The last day of the history. `None`: the last one on which anything is recorded.
@@ -348,7 +352,7 @@ pub fn backtest(campaign: &Campaign, ledger: &Ledger, setting: &Setting<'_>) -> 
                 Entry::Follows(invoice) => {
                     let turn = turns.get(row.invoice.as_str()).copied();
                     invoices.push(SimulatedInvoice { not_before: turn, ..*invoice });
-                    paid.push(row.paid.map(|paid| paid.date(&setting.zone)));
+                    paid.push(row.paid.filter(|_| !row.is_withdrawn).map(|paid| paid.date(&setting.zone)));
                 }
                 other => tally.leave_out(&other),
             }
@@ -503,11 +507,12 @@ fn payer(customer: &str, country: &str, setting: &Setting<'_>) -> Payer {
 }
 
 /// The keys of what a campaign asks and no ledger says.
-fn not_recorded(campaign: &Campaign) -> Vec<&'static str> {
+fn not_recorded(campaign: &Campaign, setting: &Setting<'_>) -> Vec<&'static str> {
     const KEYS: [&str; 5] = ["segment", "customer_tag", "invoice_tag", "failed_attempts", "decline_code"];
     let conditions: Vec<&Condition> =
         [&campaign.audience].into_iter().chain(campaign.steps.iter().map(|s| &s.only_if)).collect();
-    KEYS.into_iter().filter(|key| conditions.iter().any(|c| c.asks(key))).collect()
+    let amounts = ["amount", "balance"].into_iter().filter(|_| setting.lacks_amounts);
+    KEYS.into_iter().chain(amounts).filter(|key| conditions.iter().any(|c| c.asks(key))).collect()
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ fn simulated(campaign: &Campaign, lines: &[Line]) -> Backtest {
         issued: Recorded::On(line.issue),
         due_on: Some(line.due),
         paid: Some(Recorded::On(line.paid)),
+        is_withdrawn: false,
         amount_minor: 100,
         currency: Currency::try_new("NGN").unwrap(),
         country: String::new(),
@@ -73,6 +74,7 @@ fn simulated(campaign: &Campaign, lines: &[Line]) -> Backtest {
         country: "NG",
         payer: PayerKind::Business,
         segment: Segment::New,
+        lacks_amounts: false,
         switch_on: None,
         until: None,
     };

@@ -50,20 +50,28 @@ pub type Campaigns = BTreeMap<String, (Campaign, String)>;
 pub fn read_campaigns(config_dir: &Path, faults: &mut Faults) -> Campaigns {
     let mut campaigns = Campaigns::new();
     for path in runtime::merchant::yaml_files(&config_dir.join("campaigns"), faults) {
-        let Some(CampaignDocument(file)) = runtime::merchant::read(&path, faults) else { continue };
         let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
-        match std::fs::read_to_string(&path).map(|text| (Campaign::try_new(&file, &text), text)) {
-            Ok((Ok(campaign), text)) => _ = campaigns.insert(name, (campaign, text)),
-            // Checked a moment ago: the file has changed in between.
-            Ok((Err(_), _)) | Err(_) => faults.0.push(Fault {
+        campaigns.extend(read_campaign(&path, faults).map(|campaign| (name, campaign)));
+    }
+    campaigns
+}
+
+/// Reads one campaign file, with its text. On faults reports all of them.
+pub fn read_campaign(path: &Path, faults: &mut Faults) -> Option<(Campaign, String)> {
+    let CampaignDocument(file) = runtime::merchant::read(path, faults)?;
+    match std::fs::read_to_string(path).map(|text| (Campaign::try_new(&file, &text), text)) {
+        Ok((Ok(campaign), text)) => Some((campaign, text)),
+        // Checked a moment ago: the file has changed in between.
+        Ok((Err(_), _)) | Err(_) => {
+            faults.0.push(Fault {
                 file: path.display().to_string(),
                 line: None,
                 path: String::new(),
                 reason: "changed while it was read; try again".to_owned(),
-            }),
+            });
+            None
         }
     }
-    campaigns
 }
 
 /// Reads a campaign from text that was valid when it was stored.

@@ -1042,3 +1042,65 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
     };
     Ok(rows.into_iter().map(line).collect())
 }
+
+/// A case as history: what a campaign would have done about it can be computed again.
+#[expect(missing_docs, reason = "documented on the tables' columns")]
+pub struct PastCase {
+    pub customer: String,
+    pub invoice: String,
+    pub epoch: i32,
+    pub opened_at: Timestamp,
+    pub closed_at: Option<Timestamp>,
+    /// Empty while it is open.
+    pub closed_reason: String,
+    pub due_on: Option<Date>,
+    pub currency: Currency,
+    /// What is owed now: nothing, once it is paid.
+    pub open_minor: i64,
+    pub country: String,
+}
+
+/// All cases of a merchant, closed ones too, in the order in which they were opened.
+pub async fn past_cases(db: impl PgExecutor<'_>, merchant: &str) -> sqlx::Result<Vec<PastCase>> {
+    type Row = (
+        String,
+        String,
+        i32,
+        jiff_sqlx::Timestamp,
+        Option<jiff_sqlx::Timestamp>,
+        String,
+        Option<jiff_sqlx::Date>,
+        String,
+        i64,
+        String,
+    );
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT c.customer, c.invoice, c.epoch, c.opened_at, c.closed_at, coalesce(c.closed_reason, ''), i.due_on,
+                i.currency, i.open_minor, coalesce(u.country, '')
+         FROM scheduler.dunning_case AS c
+         JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+         LEFT JOIN scheduler.customer AS u ON u.merchant = c.merchant AND u.customer = c.customer
+         WHERE c.merchant = $1
+         ORDER BY c.opened_at, c.id",
+    )
+    .bind(merchant)
+    .fetch_all(db)
+    .await?;
+    let case = |row: Row| {
+        let (customer, invoice, epoch, opened_at, closed_at, closed_reason, due_on, currency, open_minor, country) =
+            row;
+        Ok(PastCase {
+            customer,
+            invoice,
+            epoch,
+            opened_at: opened_at.to_jiff(),
+            closed_at: closed_at.map(|at| at.to_jiff()),
+            closed_reason,
+            due_on: due_on.map(|on| on.to_jiff()),
+            currency: stored("invoice.currency", &currency, Currency::try_new(&currency).ok())?,
+            open_minor,
+            country,
+        })
+    };
+    rows.into_iter().map(case).collect()
+}

@@ -64,7 +64,7 @@ impl<'a> Tally<'a> {
             version: campaign.version.clone(),
             zone: setting.zone.iana_name().unwrap_or("UTC").to_owned(),
             switch_on: setting.switch_on,
-            not_recorded: not_recorded(campaign),
+            not_recorded: not_recorded(campaign, setting),
             steps: campaign.steps.iter().map(step).collect(),
             ..Backtest::default()
         };
@@ -124,7 +124,8 @@ impl<'a> Tally<'a> {
     pub(super) fn count(&mut self, campaign: &Campaign, now: Timestamp, happening: Happening<'_>) {
         match happening {
             Happening::Reminder { message, steps, since } => {
-                let place = Place { zone: self.setting.zone.clone(), country: &self.country, payer: self.setting.payer };
+                let place =
+                    Place { zone: self.setting.zone.clone(), country: &self.country, payer: self.setting.payer };
                 let today = self.setting.zone.to_datetime(now).date();
                 let hours = Terms::new(campaign, &place, self.setting.calendars, today).hours;
                 let is_closed = |date| hours.as_ref().is_none_or(|hours| hours.window_on(date).is_none());

@@ -23,6 +23,7 @@ fn row(customer: &str, invoice: &str, due: &str, paid: Option<&str>) -> LedgerRo
         issued: Recorded::On(date("2026-05-01")),
         due_on: Some(date(due)),
         paid: paid.map(|paid| Recorded::On(date(paid))),
+        is_withdrawn: false,
         amount_minor: 10_000,
         currency: Currency::try_new("EUR").unwrap(),
         country: String::new(),
@@ -38,6 +39,7 @@ fn run(yaml: &str, rows: Vec<LedgerRow>, change: impl FnOnce(&mut Setting<'_>)) 
         country: "",
         payer: PayerKind::Business,
         segment: Segment::New,
+        lacks_amounts: false,
         switch_on: None,
         until: Some(date("2026-07-31")),
     };

@@ -18,12 +18,12 @@ h2 { font-size: 1.05rem; margin: 0 0 0.75rem; }
 p { margin: 0.25rem 0; }
 .soft { color: var(--soft); }
 .note { border-left: 4px solid var(--b); padding: 0.25rem 0 0.25rem 0.75rem; margin: 1rem 0; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); margin-top: 1rem; }
+.grid { display: grid; grid-auto-flow: dense; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); margin-top: 1rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; min-width: 0; }
 .wide { grid-column: 1 / -1; }
-.facts { display: grid; gap: 0.75rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); margin: 0; }
+.facts { display: grid; gap: 0.75rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 0; }
 .facts dt { color: var(--soft); font-size: 0.85rem; line-height: 1.3; }
-.facts dd { margin: 0; font-size: 1.45rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .facts div { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
 .facts dd small { display: block; font-size: 0.85rem; font-weight: 400; color: var(--b); }
 .scroll { overflow-x: auto; }
@@ -32,7 +32,7 @@ th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid va
   font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.texts td:nth-child(3), .texts th:nth-child(3) { text-align: left; }
+.two { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)); }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font: 9.5px system-ui, sans-serif; }
 svg .value { fill: var(--ink); }
@@ -47,7 +47,7 @@ ul { margin: 0; padding-left: 1.2rem; }
 const WIDTH: f64 = 360.0;
 
 /// The page: of one campaign, or of one against another.
-pub fn page(new: &Backtest, old: Option<&Backtest>, differences: &[String], rejected: u64) -> String {
+pub(super) fn page(new: &Backtest, old: Option<&Backtest>, differences: &[String], rejected: u64) -> String {
     let reports: Vec<&Backtest> = [new].into_iter().chain(old).collect();
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -95,9 +95,12 @@ fn write_page(out: &mut String, reports: &[&Backtest], differences: &[String], r
     card(out, false, "What steps waited for", |out| deferrals(out, reports))?;
     for report in reports {
         let whose = whose(reports, report);
+        card(out, false, &format!("{whose}What became of steps that were not sent"), |out| outcomes(out, report))?;
+    }
+    for report in reports {
+        let whose = whose(reports, report);
         card(out, true, &format!("{whose}How steps ended"), |out| steps(out, report))?;
-        card(out, false, &format!("{whose}Busiest hours and days"), |out| peaks(out, report))?;
-        card(out, false, &format!("{whose}What else became of steps"), |out| outcomes(out, report))?;
+        card(out, true, &format!("{whose}Busiest hours and days"), |out| peaks(out, report))?;
     }
     writeln!(out, "</div>\n<p class=\"soft\">{}</p>\n</body>\n</html>", escape(text::CONVENTION))
 }
@@ -124,7 +127,7 @@ fn card(
 
 fn facts(out: &mut String, reports: &[&Backtest]) -> std::fmt::Result {
     let mean = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
-    let percent = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:.1} %", share * 100.0));
+    let percent = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:.1}\u{a0}%", share * 100.0));
     let of = |r: &Backtest| {
         let spread = r.per_customer;
         [
@@ -132,7 +135,8 @@ fn facts(out: &mut String, reports: &[&Backtest]) -> std::fmt::Result {
             ("customers", thousands(r.customers)),
             ("reminders", thousands(r.reminders)),
             ("per invoice", mean(r.per_invoice_mean)),
-            ("per customer (p90, most)", format!("{} ({}, {})", mean(spread.mean), spread.p90, spread.max)),
+            ("per customer", mean(spread.mean)),
+            ("per customer at p90, and at most", format!("{}, {}", spread.p90, spread.max)),
             (
                 "to people who paid anyway within a day",
                 format!("{} ({})", thousands(r.paid_anyway), percent(r.paid_anyway_share())),
@@ -212,7 +216,8 @@ fn bars(out: &mut String, what: &str, labels: &[String], series: &[Vec<u64>]) ->
     let width = (slot * 0.8).min(44.0) / series.len().max(1) as f64;
     // Numbers only where there is room for them.
     let shows_values = slot / series.len().max(1) as f64 > 24.0;
-    let every = (labels.iter().map(String::len).max().unwrap_or(1) as f64 * 5.6 / slot).ceil().max(1.0) as usize;
+    let every =
+        ((labels.iter().map(String::len).max().unwrap_or(1) as f64 * 6.4 + 6.0) / slot).ceil().max(1.0) as usize;
     svg(out, TOP + HEIGHT + 16.0, what)?;
     for (n, label) in labels.iter().enumerate() {
         let middle = (n as f64 + 0.5) * slot;
@@ -273,7 +278,11 @@ fn deferrals(out: &mut String, reports: &[&Backtest]) -> std::fmt::Result {
             let value = of(report, reason);
             let width = value as f64 / most as f64 * (WIDTH - 48.0);
             let y = top + 14.0 + m as f64 * ROW;
-            write!(out, "<rect class=\"{class}\" x=\"0\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"1.5\"/>", ROW - 2.0)?;
+            write!(
+                out,
+                "<rect class=\"{class}\" x=\"0\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"1.5\"/>",
+                ROW - 2.0
+            )?;
             let (x, y) = (width + 4.0, y + 9.0);
             writeln!(out, "<text class=\"value\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", thousands(value))?;
         }
@@ -288,20 +297,21 @@ fn steps(out: &mut String, report: &Backtest) -> std::fmt::Result {
             [step.sent, step.with_another_invoice, step.merged, step.skipped, step.cancelled, step.open].map(thousands);
         [escape(&step.key), step.tone.as_str().to_owned()].into_iter().chain(numbers).collect()
     });
-    table(out, "", &header, rows)
+    table(out, &header, rows)
 }
 
 fn peaks(out: &mut String, report: &Backtest) -> std::fmt::Result {
-    let mut days = report.busiest_days.iter();
-    let rows = report.busiest_hours.iter().map(|hour| {
-        let day = days.next().map(|day| [text::day(day), thousands(day.reminders)]).unwrap_or_default();
-        [text::hour(hour), thousands(hour.reminders)].into_iter().chain(day).collect()
-    });
-    table(out, "texts", &["hour", "reminders", "day", "reminders"], rows)
+    let hours = report.busiest_hours.iter().map(|peak| vec![text::hour(peak), thousands(peak.reminders)]);
+    let days = report.busiest_days.iter().map(|peak| vec![text::day(peak), thousands(peak.reminders)]);
+    writeln!(out, "<div class=\"two\">")?;
+    table(out, &["hour", "reminders"], hours)?;
+    table(out, &["day", "reminders"], days)?;
+    writeln!(out, "</div>")
 }
 
 fn outcomes(out: &mut String, report: &Backtest) -> std::fmt::Result {
-    let row = |how: &str, (reason, n): (&&str, &u64)| vec![format!("{how}: {}", reason.replace('_', " ")), thousands(*n)];
+    let row =
+        |how: &str, (reason, n): (&&str, &u64)| vec![format!("{how}: {}", reason.replace('_', " ")), thousands(*n)];
     let of = |how: &'static str, counts: &BTreeMap<&'static str, u64>| -> Vec<Vec<String>> {
         counts.iter().map(|count| row(how, count)).collect()
     };
@@ -310,20 +320,14 @@ fn outcomes(out: &mut String, report: &Backtest) -> std::fmt::Result {
     rows.extend(of("skipped", &report.skipped));
     rows.extend(of("merged", &report.merged));
     rows.extend(of("sequence ended unpaid", &report.ended));
-    table(out, "", &["what", "how many"], rows.into_iter())
+    table(out, &["what", "how many"], rows.into_iter())
 }
 
-fn table(
-    out: &mut String,
-    class: &str,
-    header: &[&str],
-    rows: impl Iterator<Item = Vec<String>>,
-) -> std::fmt::Result {
-    let cells = |tag: &str, cells: &[String]| -> String {
-        cells.iter().map(|cell| format!("<{tag}>{cell}</{tag}>")).collect()
-    };
+fn table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> std::fmt::Result {
+    let cells =
+        |tag: &str, cells: &[String]| -> String { cells.iter().map(|cell| format!("<{tag}>{cell}</{tag}>")).collect() };
     let header: Vec<String> = header.iter().map(|h| (*h).to_owned()).collect();
-    writeln!(out, "<div class=\"scroll\"><table class=\"{class}\">\n<tr>{}</tr>", cells("th", &header))?;
+    writeln!(out, "<div class=\"scroll\"><table>\n<tr>{}</tr>", cells("th", &header))?;
     for row in rows {
         writeln!(out, "<tr>{}</tr>", cells("td", &row))?;
     }

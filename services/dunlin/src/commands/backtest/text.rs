@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// What no back-test knows.
-pub const NO_EFFECT: &str = "\
+pub(super) const NO_EFFECT: &str = "\
 This counts reminders. It says nothing about their effect: payments happen here as they were recorded, whatever is sent,
 and whether a reminder would have brought one forward, or annoyed somebody, cannot be known from a ledger.";
 
 /// How days are read.
-pub const CONVENTION: &str = "\
+pub(super) const CONVENTION: &str = "\
 A payment of a day arrives at the end of that day. \"Paid anyway within a day\" means: one of the invoices in the reminder
 was paid on the day of the reminder or on the day after it.";
 
 /// The whole report.
-pub fn report(report: &Backtest) -> String {
+pub(super) fn report(report: &Backtest) -> String {
     let mut out = String::new();
     let _ = headline(&mut out, report);
     let _ = steps(&mut out, report);
@@ -29,9 +29,17 @@ fn headline(out: &mut String, report: &Backtest) -> std::fmt::Result {
     writeln!(out, "{}, version {}", report.campaign, report.version)?;
     writeln!(out, "{}\n", span(report))?;
     let number = |out: &mut String, n: u64, what: &str| writeln!(out, "{:>12}  {what}", thousands(n));
-    number(out, report.invoices, &format!("invoices of {} customers{}", thousands(report.customers), left_out(report)))?;
+    number(
+        out,
+        report.invoices,
+        &format!("invoices of {} customers{}", thousands(report.customers), left_out(report)),
+    )?;
     if report.switch_on.is_some() {
-        number(out, report.late_entries, &format!("of them overdue when the campaign was switched on{}", ramp(report)))?;
+        number(
+            out,
+            report.late_entries,
+            &format!("of them overdue when the campaign was switched on{}", ramp(report)),
+        )?;
     }
     let mean = report.per_invoice_mean.map_or("–".to_owned(), |mean| format!("{mean:.2}"));
     number(out, report.reminders, &format!("reminders; {mean} per invoice; {}", per_customer(report)))?;
@@ -56,7 +64,7 @@ fn headline(out: &mut String, report: &Backtest) -> std::fmt::Result {
 }
 
 /// Where the report is further from what would have been than one may think.
-pub fn notes(report: &Backtest) -> Vec<String> {
+pub(super) fn notes(report: &Backtest) -> Vec<String> {
     let mut notes = Vec::new();
     if !report.not_recorded.is_empty() {
         let keys = report.not_recorded.join(", ");
@@ -65,13 +73,15 @@ pub fn notes(report: &Backtest) -> Vec<String> {
     if !report.without_calendars.is_empty() {
         let names: Vec<&str> = report.without_calendars.iter().map(String::as_str).collect();
         let names = names.join(", ");
-        notes.push(format!("Note: the holidays of {names} are not known for all years of this history, and were not kept."));
+        notes.push(format!(
+            "Note: the holidays of {names} are not known for all years of this history, and were not kept."
+        ));
     }
     notes
 }
 
 /// Which time the report is about.
-pub fn span(report: &Backtest) -> String {
+pub(super) fn span(report: &Backtest) -> String {
     let (Some(from), Some(until)) = (report.from, report.until) else { return "over an empty ledger".to_owned() };
     let switched = report.switch_on.map(|date| format!(", switched on on {date}")).unwrap_or_default();
     format!("over {from} to {until}{switched}; days and hours of {}", report.zone)
@@ -94,10 +104,13 @@ fn ramp(report: &Backtest) -> String {
 }
 
 /// How reminders are spread over customers.
-pub fn per_customer(report: &Backtest) -> String {
+pub(super) fn per_customer(report: &Backtest) -> String {
     let spread = report.per_customer;
     let mean = spread.mean.map_or("–".to_owned(), |mean| format!("{mean:.2}"));
-    format!("per customer {mean} on average, {} in the middle, {} at p90, {} at most", spread.p50, spread.p90, spread.max)
+    format!(
+        "per customer {mean} on average, {} in the middle, {} at p90, {} at most",
+        spread.p50, spread.p90, spread.max
+    )
 }
 
 fn steps(out: &mut String, report: &Backtest) -> std::fmt::Result {
@@ -161,12 +174,12 @@ fn peaks(out: &mut String, report: &Backtest) -> std::fmt::Result {
 }
 
 /// Such as `Mon 2026-06-01 09:00`.
-pub fn hour(peak: &BusyHour) -> String {
+pub(super) fn hour(peak: &BusyHour) -> String {
     peak.at.strftime("%a %Y-%m-%d %H:00").to_string()
 }
 
 /// Such as `Mon 2026-06-01`.
-pub fn day(peak: &BusyDay) -> String {
+pub(super) fn day(peak: &BusyDay) -> String {
     peak.on.strftime("%a %Y-%m-%d").to_string()
 }
 
