@@ -70,9 +70,8 @@ impl Rules {
             store::put_in_force(&self.host.pool, name, &campaign.version, text, &steps).await?;
             all.insert(name.clone(), Arc::new(campaign.clone()));
         }
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        versions.extend(all.iter().map(|(name, c)| ((name.clone(), c.version.clone()), c.clone())));
-        drop(versions);
+        let named = all.iter().map(|(name, c)| ((name.clone(), c.version.clone()), c.clone()));
+        self.versions.write().unwrap_or_else(PoisonError::into_inner).extend(named);
         self.learn(&self.host.pool).await?;
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(InForce::new(all, calendars));
         Ok(())
@@ -141,29 +140,9 @@ impl Rules {
         Ok(both)
     }
 
-    /// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that
-    /// it began with.
+    /// See [`follow`].
     fn with_campaign(&self, case: &CaseState, in_force: &InForce) -> CaseState {
-        let mut after = case.clone();
-        let Some(merchant) = self.merchant(&case.merchant).filter(|_| case.is_unpinned() && case.end().is_none())
-        else {
-            return after;
-        };
-        let order = merchant.file.campaigns.iter().map(String::as_str);
-        let find = |name: &str| in_force.campaigns.get(name).map(Arc::as_ref);
-        let own = (case.own_campaign.as_str(), case.payer.campaign.as_str());
-        match campaign::choose(order, find, own, &case.facts(merchant)) {
-            Ok(choice) if choice.campaign == case.campaign => after.chosen_by = choice.rule,
-            Ok(choice) => {
-                after.campaign_version = find(choice.campaign).map(|c| c.version.clone()).unwrap_or_default();
-                (after.campaign, after.chosen_by) = (choice.campaign.to_owned(), choice.rule);
-            }
-            Err(reason) => {
-                (after.campaign, after.campaign_version) = (String::new(), String::new());
-                after.chosen_by = reason.as_str().to_owned();
-            }
-        }
-        after
+        self.merchant(&case.merchant).map_or_else(|| case.clone(), |merchant| follow(case, merchant, in_force))
     }
 
     /// Gives late invoices their day in the ramp of their campaign, in the order of their due dates.
@@ -202,4 +181,28 @@ impl Rules {
         let overdue = self.merchant(&case.merchant).and_then(|m| case.overdue_at(&m.zone, now));
         [overdue, later].into_iter().flatten().min()
     }
+}
+
+/// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that it
+/// began with.
+pub fn follow(case: &CaseState, merchant: &Merchant, in_force: &InForce) -> CaseState {
+    let mut after = case.clone();
+    if !case.is_unpinned() || case.end().is_some() {
+        return after;
+    }
+    let order = merchant.file.campaigns.iter().map(String::as_str);
+    let find = |name: &str| in_force.campaigns.get(name).map(Arc::as_ref);
+    let own = (case.own_campaign.as_str(), case.payer.campaign.as_str());
+    match campaign::choose(order, find, own, &case.facts(merchant)) {
+        Ok(choice) if choice.campaign == case.campaign => after.chosen_by = choice.rule,
+        Ok(choice) => {
+            after.campaign_version = find(choice.campaign).map(|c| c.version.clone()).unwrap_or_default();
+            (after.campaign, after.chosen_by) = (choice.campaign.to_owned(), choice.rule);
+        }
+        Err(reason) => {
+            (after.campaign, after.campaign_version) = (String::new(), String::new());
+            after.chosen_by = reason.as_str().to_owned();
+        }
+    }
+    after
 }

@@ -1104,3 +1104,20 @@ pub async fn past_cases(db: impl PgExecutor<'_>, merchant: &str) -> sqlx::Result
     };
     rows.into_iter().map(case).collect()
 }
+
+/// The open cases of a merchant or of all, of a customer or of all, those of one customer after the other.
+pub async fn open_case_ids(
+    db: impl PgExecutor<'_>,
+    merchant: Option<&str>,
+    customer: Option<&str>,
+) -> sqlx::Result<Vec<(String, String, Uuid)>> {
+    sqlx::query_as(
+        "SELECT merchant, customer, id FROM scheduler.dunning_case
+         WHERE closed_at IS NULL AND ($1::text IS NULL OR merchant = $1) AND ($2::text IS NULL OR customer = $2)
+         ORDER BY merchant, customer, id",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_all(db)
+    .await
+}

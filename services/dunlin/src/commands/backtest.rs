@@ -154,14 +154,14 @@ impl Rejected {
 
 /// `dunlin backtest`.
 pub async fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let (campaign, against) = campaigns(&arguments)?;
     let settings = settings_path(config.clone()).ok().map(|_| configuration(config)).transpose();
     // A ledger can be looked at anywhere; a merchant that was named must exist.
     let settings = if arguments.from_db || arguments.merchant.is_some() { settings? } else { settings.ok().flatten() };
+    let calendars = settings.as_ref().map(|s| s.rules.all_calendars()).unwrap_or_default();
+    let (campaign, against) = campaigns(&arguments, &calendars)?;
     let merchant = merchant(&arguments, settings.as_ref())?;
     let file = merchant.map(|m| &m.file);
     let own_zone = || merchant.map_or(TimeZone::UTC, |m| m.zone.clone());
-    let calendars = Calendars::default();
     let setting = Setting {
         calendars: &calendars,
         merchant: merchant.map_or("", |m| m.id.as_str()),
@@ -190,9 +190,9 @@ pub async fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Resul
 }
 
 /// Both campaigns; the faults of both at once.
-fn campaigns(arguments: &Arguments) -> Result<(Campaign, Option<Campaign>), Faults> {
+fn campaigns(arguments: &Arguments, calendars: &Calendars) -> Result<(Campaign, Option<Campaign>), Faults> {
     let mut faults = Faults::default();
-    let mut read = |path: &Path| scheduler::config::read_campaign(path, &mut faults).map(|(campaign, _)| campaign);
+    let mut read = |path: &Path| scheduler::config::read_campaign(path, calendars, &mut faults).map(|read| read.0);
     let campaign = read(&arguments.campaign);
     let against = arguments.against.as_deref().map(&mut read);
     let campaign = faults.into_result(campaign)?;

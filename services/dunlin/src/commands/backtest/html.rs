@@ -184,7 +184,7 @@ fn heat_map(out: &mut String, report: &Backtest, class: &str) -> std::fmt::Resul
         let x = LEFT + f64::from(hour) * cell;
         writeln!(out, "<text x=\"{x:.1}\" y=\"{:.1}\">{hour}</text>", cell * 7.0 + 12.0)?;
     }
-    writeln!(out, "</svg>\n<p class=\"soft\">The darkest cell: {} reminders altogether.</p>", thousands(most))
+    writeln!(out, "</svg>\n<p class=\"soft\">The strongest colour: {} reminders altogether.</p>", thousands(most))
 }
 
 fn months(out: &mut String, reports: &[&Backtest]) -> std::fmt::Result {
