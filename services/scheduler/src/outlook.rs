@@ -208,7 +208,8 @@ impl Looking<'_> {
                 *self.outlook.ramp.entry(turn).or_default() += 1;
             }
             if let Some((at, how)) = &case.ended {
-                let silence = Silence { reason: how.clone(), at: at.to_zoned(payer.zone.clone()), ..silence(case, "ended") };
+                let silence =
+                    Silence { reason: how.clone(), at: at.to_zoned(payer.zone.clone()), ..silence(case, "ended") };
                 self.outlook.silences.push(silence);
             }
             invoices.push(simulated(case, situation, now));
@@ -285,17 +286,19 @@ impl Log<'_> {
         match happening {
             Happening::Reminder { message, steps, since } => {
                 let lines = message.lines.iter().zip(*steps).zip(*since);
-                let mut lines: Vec<(bool, Line)> = Vec::from_iter(lines.filter_map(|((place, (step, merged)), since)| {
-                    let line = self.line(*place, step, merged, *since)?;
-                    Some((*place != message.speaker, line))
-                }));
+                let mut lines: Vec<(bool, Line)> =
+                    Vec::from_iter(lines.filter_map(|((place, (step, merged)), since)| {
+                        let line = self.line(*place, step, merged, *since)?;
+                        Some((*place != message.speaker, line))
+                    }));
                 // The one that leads comes first; the others stay in the order of their due dates.
                 lines.sort_by_key(|(follows, _)| *follows);
                 for place in &message.lines {
                     self.silences.remove(&(*place, "waits", String::new()));
                 }
                 let Some((case, campaign)) = self.running.get(message.speaker) else { return };
-                let tone = lines.first().and_then(|(_, line)| campaign.step(&line.step)).map_or("", |s| s.tone.as_str());
+                let tone =
+                    lines.first().and_then(|(_, line)| campaign.step(&line.step)).map_or("", |s| s.tone.as_str());
                 self.reminders.push(Reminder {
                     at,
                     merchant: case.merchant.to_string(),
@@ -308,6 +311,14 @@ impl Log<'_> {
             }
             Happening::Skip { invoice, step, reason, rule } => {
                 let Some((case, _)) = self.running.get(*invoice) else { return };
+                // It waits no more.
+                let waits = (*invoice, "waits", String::new());
+                if let Some(wait) = self.silences.get_mut(&waits) {
+                    wait.steps.retain(|waiting| waiting != step);
+                    if wait.steps.is_empty() {
+                        self.silences.remove(&waits);
+                    }
+                }
                 let key = (*invoice, "skipped", (*step).to_owned());
                 let (steps, reason, rule) = (vec![(*step).to_owned()], reason.as_str().to_owned(), (*rule).to_owned());
                 self.silences.insert(key, Silence { steps, reason, rule, at, ..silence(case, "skipped") });

@@ -531,3 +531,69 @@ async fn what_is_unknown_may_become_known_in_any_order() {
     rig.wait_for("reminder WHERE on_day = '2026-06-04' AND state IN ('sent', 'unknown')", 2).await;
     rig.end().await;
 }
+
+#[tokio::test]
+async fn what_is_planned_is_what_then_happens() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 1).await;
+    let mut disputed = invoice("in_4", "cus_3", 1, "2026-06-01");
+    disputed.disputed = true;
+    let invoices = [
+        invoice("in_1", "cus_1", 1, "2026-06-01"),
+        invoice("in_2", "cus_1", 1, "2026-06-05"),
+        invoice("in_3", "cus_2", 1, "2026-05-18"),
+        disputed,
+    ];
+    rig.emit(&INGEST_INTAKE, invoices.map(issued)).await;
+    rig.wait_for("dunning_case", 4).await;
+    rig.wait_for("timer", 4).await;
+    let (from, to) = ("2026-05-20".parse().unwrap(), "2026-06-30".parse().unwrap());
+    let now = rig.clock.now();
+    let query = scheduler::outlook::Query { merchant: Some("acme"), customer: None, now, from, to };
+    let mut merchants = Merchants::default();
+    merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
+    let look = || scheduler::outlook::outlook(&rig.pool, &merchants, campaign::Calendars::default(), &query);
+    let planned = look().await.unwrap();
+    assert_eq!(planned.reminders, look().await.unwrap().reminders, "the same again");
+    assert_eq!(planned.cases, 4);
+    let holds: Vec<_> = planned.silences.iter().filter(|s| s.what == "waits").collect();
+    assert_eq!(holds.len(), 1, "{holds:?}");
+    assert_eq!((holds[0].invoice.as_str(), holds[0].reason.as_str(), &holds[0].until), ("in_4", "dispute", &None));
+
+    // Every moment comes, and every reminder arrives.
+    let mut happened = Vec::new();
+    let mut told = 0;
+    for _ in 0..60 {
+        let next: Option<jiff_sqlx::Timestamp> =
+            sqlx::query_scalar("SELECT min(due_at) FROM scheduler.timer").fetch_one(&rig.pool).await.unwrap();
+        let Some(next) = next.map(|at| at.to_jiff()).filter(|at| *at < at_end()) else { break };
+        rig.advance_to(&next.max(rig.clock.now()).to_string()).await;
+        let reminders = rig.reminders().await;
+        for due in &reminders[told..] {
+            let reminder = due.reminder.as_ref().unwrap();
+            let lines: Vec<&str> = reminder.lines.iter().map(|l| l.invoice_id.as_str()).collect();
+            rig.sent(due, &lines).await;
+            let mut lines: Vec<String> = lines.into_iter().map(str::to_owned).collect();
+            lines.sort();
+            happened.push((rig.clock.now(), reminder.customer_id.clone(), lines));
+        }
+        told = reminders.len();
+    }
+    let mut expected: Vec<_> = planned
+        .reminders
+        .iter()
+        .map(|r| {
+            let mut lines: Vec<String> = r.invoices.iter().map(|line| line.invoice.clone()).collect();
+            lines.sort();
+            (r.at.timestamp(), r.customer.clone(), lines)
+        })
+        .collect();
+    expected.sort();
+    happened.sort();
+    assert!(expected.len() >= 5, "{expected:?}");
+    assert_eq!(happened, expected);
+    rig.end().await;
+}
+
+fn at_end() -> Timestamp {
+    at("2026-06-30T22:00:00Z")
+}

@@ -8,6 +8,7 @@ pub mod explain;
 pub mod generate;
 pub mod healthcheck;
 pub mod import;
+pub mod plan;
 pub mod quarantine;
 pub mod replay;
 pub mod run;
