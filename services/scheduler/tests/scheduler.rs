@@ -587,6 +587,10 @@ async fn what_is_planned_is_what_then_happens() {
             (r.at.timestamp(), r.customer.clone(), lines)
         })
         .collect();
+    let past = scheduler::store::past_cases(&rig.pool, "acme").await.unwrap();
+    let known: Vec<_> = past.iter().map(|c| (c.customer.as_str(), c.invoice.as_str(), c.due_on, c.closed_at)).collect();
+    assert_eq!(known.len(), 4, "a back-test sees the same cases");
+    assert!(known.contains(&("cus_2", "in_3", Some("2026-05-18".parse().unwrap()), None)), "{known:?}");
     expected.sort();
     happened.sort();
     assert!(expected.len() >= 5, "{expected:?}");

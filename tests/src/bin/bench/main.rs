@@ -8,6 +8,7 @@
 
 mod dev;
 mod ingest;
+mod planning;
 mod report;
 mod sending;
 mod sink;
@@ -17,7 +18,8 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 6] = ["e2e", "ingest_grpc", "ingest_webhooks", "time_to_suppress", "timers", "memory"];
+const NAMES: [&str; 8] =
+    ["e2e", "ingest_grpc", "ingest_webhooks", "time_to_suppress", "timers", "memory", "plan", "backtest"];
 
 /// How often each figure is measured; the median counts.
 pub(crate) const RUNS: usize = 3;
@@ -45,6 +47,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if is_wanted("timers") {
         report.extend([timers::claims().await?]);
+    }
+    if is_wanted("plan") {
+        report.extend([planning::one_plan()?]);
+    }
+    if is_wanted("backtest") {
+        report.extend(planning::ledger()?);
     }
     report.finish()
 }
