@@ -1,6 +1,6 @@
 //! `dunlin backtest` as somebody at a keyboard meets it: what it prints, what it refuses, and how it exits.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -196,10 +196,13 @@ fn silence_row(silence: &Silence) -> Vec<String> {
     vec![silence.what.to_owned(), customer, silence.invoice.clone(), until, why]
 }
 
+/// How many reminders, and to whom.
+type Day<'a> = (usize, BTreeSet<(&'a str, &'a str)>);
+
 /// A grid per month: reminders and, below them, customers of each day.
 fn calendar(outlook: &Outlook, from: Date, to: Date) -> String {
     const WIDTH: usize = 10;
-    let mut days: BTreeMap<Date, (usize, BTreeSet<(&str, &str)>)> = BTreeMap::new();
+    let mut days: BTreeMap<Date, Day<'_>> = BTreeMap::new();
     for reminder in &outlook.reminders {
         let (reminders, customers) = days.entry(reminder.at.date()).or_default();
         *reminders += 1;

@@ -61,7 +61,7 @@ fn write_page(out: &mut String, reports: &[&Backtest], differences: &[String], r
     write!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")?;
     writeln!(out, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")?;
     write!(out, "<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n")?;
-    writeln!(out, "<p class=\"soft\">{}</p>", escape(&text::span(new)))?;
+    writeln!(out, "<p class=\"soft\">{}</p>", escape(text::span(new)))?;
     write!(out, "<p class=\"legend\">")?;
     for (report, class) in reports.iter().zip(CLASSES) {
         let (name, version) = (escape(&report.campaign), escape(&report.version));
