@@ -4,7 +4,7 @@
 use crate::config::{self, Campaigns};
 use crate::domain::CaseState;
 use crate::store;
-use campaign::{Calendars, Campaign};
+use campaign::{Calendars, Campaign, Ramp};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use kernel::MerchantId;
@@ -15,6 +15,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// Campaigns by file name and version.
 type Versions = HashMap<(String, String), Arc<Campaign>>;
+
+/// Late invoices with the days on which they were first heard of, and the campaign that they follow.
+type Late<'a> = (Arc<Campaign>, Vec<(Date, &'a mut CaseState)>);
 
 /// What new cases begin on.
 #[derive(Debug, Default)]
@@ -147,31 +150,27 @@ impl Rules {
 
     /// Gives late invoices their day in the ramp of their campaign, in the order of their due dates.
     async fn take_turns(&self, tx: &mut PgConnection, cases: &mut [(CaseState, CaseState)]) -> sqlx::Result<()> {
-        let mut late: BTreeMap<(MerchantId, String), Vec<(Date, u32, &mut CaseState)>> = BTreeMap::new();
+        // By merchant, campaign and version: those of one have one limit.
+        let mut late: BTreeMap<(MerchantId, String, String), Late<'_>> = BTreeMap::new();
         for (_, case) in cases.iter_mut() {
             let Some(merchant) = self.merchant(&case.merchant) else { continue };
             let Some(campaign) = self.campaign(case) else { continue };
             let zone = crate::domain::payer_zone(&case.payer.time_zone, &merchant.zone);
-            let Some(most) = campaign.entry.at_most_per_day.filter(|_| case.needs_turn(&campaign, &zone)) else {
-                continue;
-            };
-            let opened_on = zone.to_datetime(case.opened_at).date();
-            late.entry((case.merchant.clone(), case.campaign.clone())).or_default().push((opened_on, most, case));
-        }
-        for ((merchant, campaign), mut cases) in late {
-            cases.sort_by(|a, b| (a.0, a.2.due_on, &a.2.invoice).cmp(&(b.0, b.2.due_on, &b.2.invoice)));
-            let Some(first) = cases.first().map(|(day, ..)| *day) else { continue };
-            let mut taken = store::lock_ramp(tx, &merchant, &campaign, first).await?;
-            for (opened_on, most, case) in cases {
-                let mut day = opened_on;
-                while taken.get(&day).copied().unwrap_or(0) >= i32::try_from(most).unwrap_or(i32::MAX) {
-                    let Ok(next) = day.tomorrow() else { break };
-                    day = next;
-                }
-                *taken.entry(day).or_insert(0) += 1;
-                case.not_before = Some(day);
+            if case.needs_turn(&campaign, &zone) {
+                let opened_on = zone.to_datetime(case.opened_at).date();
+                let key = (case.merchant.clone(), case.campaign.clone(), case.campaign_version.clone());
+                late.entry(key).or_insert_with(|| (campaign, Vec::new())).1.push((opened_on, case));
             }
-            store::save_ramp(tx, &merchant, &campaign, &taken).await?;
+        }
+        for ((merchant, name, _), (campaign, mut cases)) in late {
+            cases.sort_by(|a, b| (a.0, a.1.due_on, &a.1.invoice).cmp(&(b.0, b.1.due_on, &b.1.invoice)));
+            let Some(first) = cases.first().map(|(day, _)| *day) else { continue };
+            let taken = store::lock_ramp(tx, &merchant, &name, first).await?;
+            let Some(mut ramp) = Ramp::resume(&campaign, taken) else { continue };
+            for (opened_on, case) in cases {
+                case.not_before = Some(ramp.take(opened_on));
+            }
+            store::save_ramp(tx, &merchant, &name, &ramp.taken().collect()).await?;
         }
         Ok(())
     }

@@ -889,7 +889,7 @@ pub async fn lock_ramp(
     merchant: &MerchantId,
     campaign: &str,
     from: Date,
-) -> sqlx::Result<BTreeMap<Date, i32>> {
+) -> sqlx::Result<BTreeMap<Date, u32>> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('scheduler.ramp'), hashtext($1 || '/' || $2))")
         .bind(merchant.as_str())
         .bind(campaign)
@@ -902,7 +902,7 @@ pub async fn lock_ramp(
             .bind(from.to_sqlx())
             .fetch_all(tx)
             .await?;
-    Ok(rows.into_iter().map(|(day, taken)| (day.to_jiff(), taken)).collect())
+    Ok(rows.into_iter().map(|(day, taken)| (day.to_jiff(), u32::try_from(taken).unwrap_or(0))).collect())
 }
 
 /// Keeps how many late invoices begin on each day.
@@ -910,7 +910,7 @@ pub async fn save_ramp(
     tx: &mut PgConnection,
     merchant: &MerchantId,
     campaign: &str,
-    days: &BTreeMap<Date, i32>,
+    days: &BTreeMap<Date, u32>,
 ) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO scheduler.ramp (merchant, campaign, day, taken)
@@ -920,7 +920,7 @@ pub async fn save_ramp(
     .bind(merchant.as_str())
     .bind(campaign)
     .bind(days.keys().map(|d| d.to_sqlx()).bind_iter())
-    .bind(days.values().copied().bind_iter())
+    .bind(days.values().map(|taken| i32::try_from(*taken).unwrap_or(i32::MAX)).bind_iter())
     .execute(tx)
     .await
     .map(drop)

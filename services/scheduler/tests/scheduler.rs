@@ -32,6 +32,11 @@ struct Rig {
 
 impl Rig {
     async fn start(now: &str, replicas: usize) -> Self {
+        Self::start_with(now, replicas, "").await
+    }
+
+    /// With more in the default campaign than there is.
+    async fn start_with(now: &str, replicas: usize, more: &str) -> Self {
         let others = [Service::Ingest, Service::Segmenter, Service::Notifier];
         let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
         services.push((Service::Scheduler, &scheduler::MIGRATIONS));
@@ -44,8 +49,12 @@ impl Rig {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
         }
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
-        let files = RuleFiles::read(&config);
+        let mut files = RuleFiles::read(&config);
         assert_eq!(files.faults.0, []);
+        for (campaign, text) in files.campaigns.values_mut() {
+            *text += more;
+            *campaign = scheduler::config::parse_campaign(text).unwrap();
+        }
         let (stop, mut running, mut pool) = (CancellationToken::new(), Vec::new(), None);
         for _ in 0..replicas {
             let host = system.host(Service::Scheduler, &merchants, Arc::new(clock.clone())).await.unwrap();
@@ -600,4 +609,22 @@ async fn what_is_planned_is_what_then_happens() {
 
 fn at_end() -> Timestamp {
     at("2026-06-30T22:00:00Z")
+}
+
+#[tokio::test]
+async fn late_invoices_begin_some_a_day_on_days_that_are_open() {
+    let rig = Rig::start_with("2026-06-05T10:00:00Z", 1, "\nentry: { at_most_per_day: 2 }\n").await;
+    // A Friday; all have been due for long.
+    let invoices = (1..6).map(|n| issued(invoice(&format!("in_{n}"), &format!("cus_{n}"), 1, "2026-05-10")));
+    rig.emit(&INGEST_INTAKE, invoices).await;
+    rig.wait_for("dunning_case WHERE not_before IS NOT NULL", 5).await;
+    let days: Vec<String> = sqlx::query_scalar("SELECT day || ' ' || taken FROM scheduler.ramp ORDER BY day")
+        .fetch_all(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(days, ["2026-06-05 2", "2026-06-08 2", "2026-06-09 1"], "nothing begins on a weekend");
+    // One more goes on where they stopped.
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_6", "cus_6", 1, "2026-05-10"))]).await;
+    rig.wait_for("ramp WHERE day = '2026-06-09' AND taken = 2", 1).await;
+    rig.end().await;
 }
