@@ -83,7 +83,7 @@ pub(super) fn notes(report: &Backtest) -> Vec<String> {
 /// Which time the report is about.
 pub(super) fn span(report: &Backtest) -> String {
     let (Some(from), Some(until)) = (report.from, report.until) else { return "over an empty ledger".to_owned() };
-    let switched = report.switch_on.map(|date| format!(", switched on on {date}")).unwrap_or_default();
+    let switched = report.switch_on.map(|date| format!(", switched on at the beginning of {date}")).unwrap_or_default();
     format!("over {from} to {until}{switched}; days and hours of {}", report.zone)
 }
 
