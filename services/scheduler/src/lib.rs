@@ -6,6 +6,7 @@
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod outlook;
 pub mod reload;
 pub mod rules;
 pub mod store;
