@@ -2,11 +2,12 @@
 
 use crate::calendar::{self, Calendar, Holidays};
 use crate::campaign::{Campaign, PAYERS_CALENDAR};
-use crate::law::{self, Rules};
+use crate::case::{Case, Decided};
+use crate::file::ChargesFile;
+use crate::law::{self, Charges, Claim, Rules};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use kernel::contact::Weekdays;
-use kernel::{ContactHours, PayerKind};
+use kernel::{ContactHours, Money, PayerKind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -39,18 +40,30 @@ impl<'a> Terms<'a> {
     pub fn new(campaign: &'a Campaign, place: &Place<'_>, calendars: &Calendars, on: Date) -> Self {
         let law = law::rules(place.country, place.payer, on);
         let (holidays, closed) = calendars.holidays(campaign, place.country);
-        let hours = tightened(campaign.hours.in_zone(place.zone.clone()), law).map(|hours| hours.with_closed(closed));
-        Self { campaign, hours, holidays, law }
+        let own = campaign.hours.in_zone(place.zone.clone());
+        let hours = match law.and_then(|rules| rules.contact.as_ref()) {
+            Some(limit) => limit.tighten(&own).ok(),
+            None => Some(own),
+        };
+        Self { campaign, hours: hours.map(|hours| hours.with_closed(closed)), holidays, law }
     }
-}
 
-/// What is left of contact hours inside those of the law.
-fn tightened(hours: ContactHours, law: Option<&Rules>) -> Option<ContactHours> {
-    let Some(lawful) = law.and_then(|rules| rules.contact.as_ref()) else { return Some(hours) };
-    let (opens, closes) = hours.span();
-    let weekdays = Weekdays::from_bits(hours.weekdays().bits() & lawful.weekdays.bits());
-    let (opens, closes) = (opens.max(lawful.opens), closes.min(lawful.closes));
-    ContactHours::try_new(hours.zone().clone(), weekdays, opens, closes).ok()
+    /// The charges that a reminder of a case may show on a day, as its campaign wants and the law of the due date allows.
+    pub fn charges(&self, case: &Case<'_>, as_of: Date) -> Charges {
+        let Some(due_on) = case.due_on.filter(|_| self.campaign.charges != ChargesFile::default()) else {
+            return Charges::default();
+        };
+        let Some(rules) = law::rules(case.facts.country, case.facts.payer, due_on) else { return Charges::default() };
+        let is_overdue = |d: &&Decided| d.reminded && self.campaign.step(&d.step).is_some_and(|step| !step.is_by_due());
+        let overdue = || case.decided.iter().filter(is_overdue);
+        let claim = Claim {
+            open: Money::new(case.facts.open_minor, case.facts.currency),
+            due_on,
+            reminders_sent: u16::try_from(overdue().count()).unwrap_or(u16::MAX),
+            last_reminded_on: overdue().map(|d| d.on).max(),
+        };
+        law::charges(rules, self.campaign.charges, &claim, as_of)
+    }
 }
 
 /// All calendars there are: those that are shipped, and the merchants' own files, which come first.

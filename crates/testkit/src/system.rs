@@ -5,7 +5,7 @@ use crate::servers::{Binaries, Nats, free_port};
 use anyhow::Context;
 use events::{AnyEvent, Kind, Service};
 use jiff::tz::TimeZone;
-use kernel::{Clock, Masked, MerchantId, SharedClock, SystemClock, PayerKind};
+use kernel::{Clock, Masked, MerchantId, PayerKind, SharedClock, SystemClock};
 use runtime::Host;
 use runtime::health::Health;
 use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};

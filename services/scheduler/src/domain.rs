@@ -357,7 +357,8 @@ pub(crate) mod tests {
     }
 
     fn merchant() -> Merchant {
-        let file = "name: Acme\ntime_zone: Europe/Berlin\nstale_after_hours: 24\nsender: { name: A, email: a@b.example }";
+        let file =
+            "name: Acme\ntime_zone: Europe/Berlin\nstale_after_hours: 24\nsender: { name: A, email: a@b.example }";
         let file = serde_saphyr::from_str(file).unwrap();
         Merchant { id: "acme".parse().unwrap(), zone: zone("Europe/Berlin"), file }
     }

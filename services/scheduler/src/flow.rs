@@ -17,7 +17,7 @@ use crate::domain::{self, CaseState, Situation, case_id};
 use crate::rules::{InForce, Rules};
 use crate::store::{self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Settled};
 use bus::{Failure, Handler, Incoming, Work, trace};
-use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone};
+use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone, law};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::civil::Date;
@@ -551,7 +551,7 @@ impl Round {
         let today = hours.date_at(self.now);
         let due_at = lines.iter().filter_map(|l| l.case().armed_at).max().unwrap_or(self.now);
         let event = v1::ReminderDue {
-            reminder: Some(reminder_due(reminder_id, message, speaker, lines)),
+            reminder: Some(reminder_due(reminder_id, message, speaker, lines, today)),
             due_at: Some(time::to_wire(due_at)),
             contact_hours: Some(contact_hours(hours, today)),
         };
@@ -650,7 +650,13 @@ impl Decision {
     }
 }
 
-fn reminder_due(reminder_id: Uuid, message: &Message, speaker: Line<'_>, lines: &[Line<'_>]) -> v1::Reminder {
+fn reminder_due(
+    reminder_id: Uuid,
+    message: &Message,
+    speaker: Line<'_>,
+    lines: &[Line<'_>],
+    today: Date,
+) -> v1::Reminder {
     let case = speaker.case();
     let wire = |line: &Line<'_>| v1::ReminderLine {
         invoice_id: line.case().invoice.to_string(),
@@ -660,7 +666,7 @@ fn reminder_due(reminder_id: Uuid, message: &Message, speaker: Line<'_>, lines: 
         carries: line.case().id == case.id,
         tone: wire_tone(line.tone()).into(),
         template: line.template(),
-        charges: Vec::new(),
+        charges: charges(line.planned, today),
     };
     v1::Reminder {
         merchant_id: case.merchant.to_string(),
@@ -677,8 +683,32 @@ fn reminder_due(reminder_id: Uuid, message: &Message, speaker: Line<'_>, lines: 
         channel: match message.channel {
             campaign::Channel::Email => v1::Channel::Email.into(),
         },
-        wording: Vec::new(),
+        wording: speaker.planned.terms.law.iter().flat_map(|rules| &rules.wording).map(wording).collect(),
     }
+}
+
+fn wording(wording: &law::Wording) -> v1::Wording {
+    v1::Wording { locale: wording.locale.clone(), text: wording.text.clone() }
+}
+
+/// The charges of an invoice as of today. What cannot be computed is left out and told: a wrong figure would be worse.
+fn charges(planned: &Planned<'_>, today: Date) -> Vec<v1::Charge> {
+    let found = planned.terms.charges(&planned.case, today);
+    for missing in &found.missing {
+        tracing::warn!(invoice.id = planned.invoice, %missing, "a charge is left out of a reminder");
+    }
+    let wire = |charge: law::Charge| v1::Charge {
+        kind: match charge.kind {
+            law::ChargeKind::Interest => v1::ChargeKind::Interest,
+            law::ChargeKind::FixedSum => v1::ChargeKind::FixedSum,
+            law::ChargeKind::ReminderFee => v1::ChargeKind::ReminderFee,
+        }
+        .into(),
+        amount_minor: charge.amount.minor,
+        rule: charge.rule,
+        as_of: charge.as_of.to_string(),
+    };
+    found.charges.into_iter().map(wire).collect()
 }
 
 /// The contact hours with the closed days of the next weeks: a delivery is over long before.

@@ -12,8 +12,8 @@ pub mod timers;
 
 pub use config::Config;
 
-use config::Campaigns;
 use campaign::Calendars;
+use config::Campaigns;
 use rules::Rules;
 use runtime::{Host, Service};
 

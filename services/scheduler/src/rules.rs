@@ -145,7 +145,8 @@ impl Rules {
     /// it began with.
     fn with_campaign(&self, case: &CaseState, in_force: &InForce) -> CaseState {
         let mut after = case.clone();
-        let Some(merchant) = self.merchant(&case.merchant).filter(|_| case.is_unpinned() && case.end().is_none()) else {
+        let Some(merchant) = self.merchant(&case.merchant).filter(|_| case.is_unpinned() && case.end().is_none())
+        else {
             return after;
         };
         let order = merchant.file.campaigns.iter().map(String::as_str);
@@ -172,7 +173,9 @@ impl Rules {
             let Some(merchant) = self.merchant(&case.merchant) else { continue };
             let Some(campaign) = self.campaign(case) else { continue };
             let zone = crate::domain::payer_zone(&case.payer.time_zone, &merchant.zone);
-            let Some(most) = campaign.entry.at_most_per_day.filter(|_| case.needs_turn(&campaign, &zone)) else { continue };
+            let Some(most) = campaign.entry.at_most_per_day.filter(|_| case.needs_turn(&campaign, &zone)) else {
+                continue;
+            };
             let opened_on = zone.to_datetime(case.opened_at).date();
             late.entry((case.merchant.clone(), case.campaign.clone())).or_default().push((opened_on, most, case));
         }

@@ -471,9 +471,8 @@ async fn load_payers(
     let mut balances = if with_balances { load_balances(tx, people).await? } else { HashMap::new() };
     let payer = |row: PayerRow| {
         let key = (row.merchant, row.customer);
-        let kind = (!row.payer_kind.is_empty()).then(|| {
-            stored("customer.payer_kind", &row.payer_kind, PayerKind::parse(&row.payer_kind))
-        });
+        let kind = (!row.payer_kind.is_empty())
+            .then(|| stored("customer.payer_kind", &row.payer_kind, PayerKind::parse(&row.payer_kind)));
         let payer = Payer {
             time_zone: row.time_zone,
             segment: Some(stored("customer.segment", &row.segment, Segment::parse(&row.segment))?),
@@ -508,8 +507,7 @@ async fn load_holds(
     .await?;
     let mut holds: HashMap<_, Vec<PlacedHold>> = HashMap::new();
     for (merchant, customer, id, invoice, kind, until, reason) in rows {
-        let hold =
-            PlacedHold { id, invoice, is_promise: kind == "promise", until: until.map(|d| d.to_jiff()), reason };
+        let hold = PlacedHold { id, invoice, is_promise: kind == "promise", until: until.map(|d| d.to_jiff()), reason };
         holds.entry((merchant, customer)).or_default().push(hold);
     }
     Ok(holds)

@@ -383,8 +383,7 @@ async fn a_case_on_a_version_that_is_not_known_here_waits_for_it() {
     rig.wait_for("invoice WHERE version = 2", 1).await;
     rig.wait_for("timer", 1).await;
     // Another replica brings it.
-    let copy =
-        "INSERT INTO scheduler.campaign (name, version, text, steps) SELECT name, 'newer', text, steps FROM scheduler.campaign";
+    let copy = "INSERT INTO scheduler.campaign (name, version, text, steps) SELECT name, 'newer', text, steps FROM scheduler.campaign";
     sqlx::query(copy).execute(&rig.pool).await.unwrap();
     rig.advance_to("2026-06-04T10:02:00Z").await;
     assert_eq!(rig.reminders().await.len(), 1);
