@@ -10,12 +10,14 @@ mod campaign;
 mod case;
 mod choose;
 pub mod condition;
+pub mod diff;
 pub mod file;
 pub mod law;
 mod plan;
 mod round;
 mod simulate;
 mod terms;
+pub mod words;
 
 pub use campaign::{Campaign, Fault, MAX_CAP_DAYS, Offset, PAYERS_CALENDAR, Step, Trigger};
 pub use case::{Case, Decided, Deferral, Hold, Outcome, Plan, Reason, Send, Skip};
