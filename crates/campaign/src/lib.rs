@@ -8,6 +8,7 @@
 pub mod calendar;
 mod campaign;
 mod case;
+pub mod check;
 mod choose;
 pub mod condition;
 pub mod diff;
