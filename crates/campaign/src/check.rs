@@ -24,12 +24,14 @@ use std::fmt;
 pub struct Input<'a> {
     /// By name.
     pub campaigns: &'a BTreeMap<String, CampaignFile>,
+    /// Those that are there but cannot be read: their faults are known already.
+    pub unread: &'a BTreeSet<String>,
     /// Those that use them.
     pub merchants: &'a [Merchant],
     /// All calendars there are.
     pub calendars: &'a Calendars,
-    /// The templates there are, each with the locales that it has a text of its own for.
-    pub templates: &'a BTreeMap<String, BTreeSet<String>>,
+    /// The templates there are, each with the locales that it has a text of its own for; `None` if they cannot be read.
+    pub templates: Option<&'a BTreeMap<String, BTreeSet<String>>>,
     /// The day on which it is checked.
     pub today: Date,
 }
@@ -169,11 +171,12 @@ fn check_campaign(input: &Input<'_>, name: &str, file: &CampaignFile, of: &mut O
 
 /// Each step's template must be there, and ought to speak the merchants' languages.
 fn check_templates(input: &Input<'_>, name: &str, file: &CampaignFile, campaign: &Campaign, of: &mut Of<'_>) {
+    let Some(templates) = input.templates else { return };
     for (n, step) in campaign.steps.iter().enumerate() {
         let given = file.steps.get(n).is_some_and(|s| s.template.is_some());
         let path = format!("steps.{n}.{}", if given { "template" } else { "tone" });
-        let Some(locales) = input.templates.get(&step.template) else {
-            let there: Vec<String> = input.templates.keys().cloned().collect();
+        let Some(locales) = templates.get(&step.template) else {
+            let there: Vec<String> = templates.keys().cloned().collect();
             of.fault(path, format!("there is no template {:?}: it is {}", step.template, any_of(&there)));
             continue;
         };
@@ -262,7 +265,9 @@ fn check_merchant(input: &Input<'_>, merchant: &Merchant, of: &mut Of<'_>) {
     for (n, name) in merchant.campaigns.iter().enumerate() {
         let path = format!("campaigns.{n}");
         let Some(file) = input.campaigns.get(name) else {
-            of.fault(path, format!("there is no campaigns/{name}.yaml"));
+            if !input.unread.contains(name) {
+                of.fault(path, format!("there is no campaigns/{name}.yaml"));
+            }
             continue;
         };
         if !file.audience.merchant.is_empty() && !file.audience.merchant.contains(&merchant.id) {

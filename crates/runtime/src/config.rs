@@ -216,20 +216,23 @@ impl Document {
         changed
     }
 
-    /// Finds the line of a path, or of the nearest one above it.
     fn locate(&self, path: String, reason: String) -> Fault {
         if let Some(variable) = self.overrides.get(&path) {
             return Fault { file: variable.clone(), line: None, path, reason };
         }
-        let mut above = path.as_str();
-        let line = loop {
+        Fault { file: self.file.clone(), line: self.line(&path), path, reason }
+    }
+
+    /// The line of a dotted path, or of the nearest one above it.
+    pub fn line(&self, path: &str) -> Option<usize> {
+        let mut above = path;
+        loop {
             match (self.lines.get(above), above.rsplit_once('.')) {
-                (Some(line), _) => break Some(*line),
+                (Some(line), _) => return Some(*line),
                 (None, Some((parent, _))) => above = parent,
-                (None, None) => break None,
+                (None, None) => return None,
             }
-        };
-        Fault { file: self.file.clone(), line, path, reason }
+        }
     }
 }
 

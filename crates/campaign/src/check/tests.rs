@@ -30,9 +30,10 @@ fn found(files: &[(&str, String)], merchant: Merchant, today: &str) -> Vec<Strin
     let templates = ["friendly", "firm", "final"].map(|name| (name.to_owned(), locales.clone()));
     let input = Input {
         campaigns: &campaigns.collect(),
+        unread: &BTreeSet::from(["unread".to_owned()]),
         merchants: &[merchant],
         calendars: &Calendars::new(own.into()),
-        templates: &templates.into(),
+        templates: Some(&templates.into()),
         today: today.parse().unwrap(),
     };
     let said = |f: Finding| format!("{}: {}: {}: {}", f.severity.as_str(), f.about, f.path, f.reason);
@@ -155,7 +156,7 @@ fn names_that_lead_nowhere_are_faults() {
             r#"fault: campaign main: contact.holidays.0: there is no calendar "ED": it is payer, OWN, DE"#
         )
     );
-    let lost = Merchant { zone: "Mars/Base".to_owned(), ..merchant(&["main", "gone"]) };
+    let lost = Merchant { zone: "Mars/Base".to_owned(), ..merchant(&["main", "gone", "unread"]) };
     assert_eq!(
         found(&[("main", SAMPLE.to_owned())], lost, "2026-05-01"),
         [

@@ -1,5 +1,6 @@
 //! What operators and developers ask for.
 
+pub mod campaign;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod doctor;
