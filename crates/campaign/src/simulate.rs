@@ -271,9 +271,7 @@ fn fire(
             }
         }
     }
-    if !messages.is_empty() {
-        payer.contacts.push(today);
-    }
+    payer.contacts.extend(messages.iter().map(|_| today));
     for message in &messages {
         let steps = message.lines.iter().filter_map(|line| {
             let send = plans.get(*line)?.send.as_ref()?;

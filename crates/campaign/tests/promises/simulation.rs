@@ -96,9 +96,7 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
                     judge(&script.campaigns[of(*n)], zone.to_datetime(now), now, &contacts);
                 }
                 let today = zone.to_datetime(now).date();
-                if contacts.last().is_none_or(|(at, _)| *at != now) {
-                    contacts.push((now, today));
-                }
+                contacts.push((now, today));
             }
         }
     });
@@ -122,7 +120,7 @@ fn judge(file: &campaign::CampaignFile, local: jiff::civil::DateTime, now: Times
         contacts.iter().filter(|(at, _)| *at != now).map(|(_, on)| (today - *on).get_days()).collect();
     assert!(earlier.iter().all(|days| *days >= contact.min_gap_days.into()), "{earlier:?} days after another");
     if let Some(cap) = contact.cap {
-        let recent = earlier.iter().filter(|days| **days < cap.days.into()).count();
+        let recent = contacts.iter().filter(|(_, on)| (today - *on).get_days() < cap.days.into()).count();
         assert!(recent < cap.reminders.into(), "{recent} reminders in the last {} days already", cap.days);
     }
 }
