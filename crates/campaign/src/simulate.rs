@@ -164,7 +164,6 @@ pub fn simulate(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the state of one customer, taken apart for the borrow checker")]
 fn fire(
     campaigns: &[&Campaign],
     calendars: &Calendars,
@@ -265,10 +264,10 @@ fn fire(
             invoice.decided.push(decided(&send.step, true));
         }
         // Steps that the end decides are looked at once more.
-        if plan.end.is_some() {
-            if let Some(state) = states.get_mut(*n) {
-                state.wake_at = Some(now);
-            }
+        if plan.end.is_some()
+            && let Some(state) = states.get_mut(*n)
+        {
+            state.wake_at = Some(now);
         }
     }
     payer.contacts.extend(messages.iter().map(|_| today));

@@ -1,6 +1,8 @@
 //! The defect classes that other products of this field have, each shown not to be possible in planning. Those that need a
 //! database are in `services/scheduler/tests/defects.rs`.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
 use campaign::{Calendars, Campaign, Case, Decided, Ending, Facts, Offset, Place, Plan, Reason, Terms, Trigger, plan};
 use jiff::Timestamp;
 use jiff::civil::Date;

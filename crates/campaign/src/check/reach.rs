@@ -68,12 +68,11 @@ fn narrow(possible: &mut Possible, condition: &ConditionFile) -> Result<(), &'st
     if let Some(inner) = &condition.not
         && let [(key, excluded)] = asked(inner).as_slice()
         && is_only(inner)
+        && let Some(left) = possible.get_mut(key)
     {
-        if let Some(left) = possible.get_mut(key) {
-            left.retain(|value| !excluded.contains(value));
-            if left.is_empty() {
-                return Err(key);
-            }
+        left.retain(|value| !excluded.contains(value));
+        if left.is_empty() {
+            return Err(key);
         }
     }
     Ok(())

@@ -210,12 +210,7 @@ async fn read(config: &Option<PathBuf>, name: &str) -> anyhow::Result<CampaignFi
         bail!("{name} is no file; a stored campaign is <name>@<version>");
     };
     let pool = pool(&configuration(config.clone())?, Service::Scheduler)?;
-    let text: Option<String> =
-        sqlx::query_scalar("SELECT text FROM scheduler.campaign WHERE name = $1 AND version = $2")
-            .bind(campaign)
-            .bind(version)
-            .fetch_optional(&pool)
-            .await?;
+    let text = scheduler::store::campaign_text(&pool, campaign, version).await?;
     parse(name, &text.with_context(|| format!("campaign {campaign} never had a version {version} in force"))?)
 }
 
