@@ -1,6 +1,6 @@
 //! What planning promises, whatever the campaign, the calendar, the zone, the payments and the outages.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
 #[path = "promises/arbitrary.rs"]
 mod arbitrary;

@@ -1,6 +1,6 @@
 //! `dunlin campaign check` over directories, and the example campaigns.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use dunlin::commands::campaign::check;
 use std::path::{Path, PathBuf};

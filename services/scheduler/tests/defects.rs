@@ -1,7 +1,7 @@
 //! The defect classes that other products of this field have and that show only with a database. Those of planning are in
 //! `crates/campaign/tests/defects.rs`.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use events::topology::INGEST_INTAKE;
 use events::{AnyEvent, Event, Service, v1};

@@ -100,9 +100,9 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
             }
         }
     });
-    for n in 0..invoices.len() {
+    for (n, campaign) in chosen.iter().enumerate() {
         let count = decided.iter().filter(|(m, _)| *m == n).count() + closed.get(&n).copied().unwrap_or_default();
-        let steps = chosen[n].steps.len();
+        let steps = campaign.steps.len();
         assert!(
             count == steps || !closed.contains_key(&n) && !ended.contains(&n),
             "in_{n}: {count} of {steps} decided"

@@ -17,17 +17,8 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 9] = [
-    "e2e",
-    "ingest_grpc",
-    "ingest_webhooks",
-    "time_to_suppress",
-    "replan",
-    "fire",
-    "timers",
-    "timers_10m",
-    "memory",
-];
+const NAMES: [&str; 9] =
+    ["e2e", "ingest_grpc", "ingest_webhooks", "time_to_suppress", "replan", "fire", "timers", "timers_10m", "memory"];
 
 /// How often each figure is measured; the median counts.
 pub(crate) const RUNS: usize = 3;
