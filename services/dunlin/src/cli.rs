@@ -24,6 +24,7 @@ Examples:
   dunlin import ledger.csv --merchant acme --currency EUR --dry-run
   dunlin plan --output calendar           what will go out in the next 30 days
   dunlin backtest --campaign new.yaml --ledger ledger.csv --currency EUR --html report.html
+  dunlin campaign check --strict         all faults and warnings of campaigns, for CI
   dunlin dead-letters list               what needs an operator
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 64 faults in the configuration.";
@@ -38,6 +39,9 @@ enum Command {
     Migrate,
     /// Check the settings and all files of the configuration directory.
     Check,
+    /// Check campaigns with everything they refer to, or say what differs between two.
+    #[command(subcommand)]
+    Campaign(commands::campaign::Command),
     /// Say what this machine is missing, and how to get it.
     Doctor,
     /// Bring invoices (and payments already known) in from CSV.
@@ -97,6 +101,7 @@ impl Cli {
             Command::Dev(arguments) => return dev::run(config, arguments).await,
             Command::Migrate => commands::run::migrate(config).await?,
             Command::Check => commands::run::check(config)?,
+            Command::Campaign(command) => return commands::campaign::run(config, command).await,
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
             Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,

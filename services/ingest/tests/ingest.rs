@@ -573,13 +573,7 @@ async fn money_under_way_is_told_until_it_arrives_or_fails() {
     rig.verdict(&event("evt_8", "invoice.paid", 9, object("paid", 0))).await;
     let invoice = rig.invoice("in_1").await;
     assert_eq!((invoice.pending_since, invoice.open_minor), (None, 0));
-    let expected = [
-        "invoice-issued",
-        "invoice-changed",
-        "payment-failed",
-        "invoice-changed",
-        "payment-received",
-    ];
+    let expected = ["invoice-issued", "invoice-changed", "payment-failed", "invoice-changed", "payment-received"];
     assert_eq!(rig.names().await, expected);
     rig.end().await;
 }

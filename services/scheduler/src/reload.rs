@@ -29,7 +29,11 @@ pub async fn run(
         let files = RuleFiles::read(&directory);
         match rules.put_in_force(&files.campaigns, files.all_calendars()).await {
             Ok(()) => {
-                tracing::info!(campaigns = files.campaigns.len(), faults = files.faults.0.len(), "campaigns read again");
+                tracing::info!(
+                    campaigns = files.campaigns.len(),
+                    faults = files.faults.0.len(),
+                    "campaigns read again"
+                );
                 report(&health, &files.faults);
                 known = files.fingerprint;
             }

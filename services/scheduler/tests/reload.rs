@@ -93,8 +93,10 @@ impl Rig {
         let mut work = self.ingest.bus.begin(&INGEST_INTAKE).await.unwrap();
         work.emit(self.ingest.now(), &v1::InvoiceIssued { invoice: Some(issued) }).unwrap();
         work.commit().await.unwrap();
-        wait::until_true(&format!("a case of {invoice}"), SOON, || async { !self.version_of(invoice).await.is_empty() })
-            .await;
+        wait::until_true(&format!("a case of {invoice}"), SOON, || async {
+            !self.version_of(invoice).await.is_empty()
+        })
+        .await;
         self.version_of(invoice).await
     }
 

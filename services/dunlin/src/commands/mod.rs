@@ -1,6 +1,7 @@
 //! What operators and developers ask for.
 
 pub mod backtest;
+pub mod campaign;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod doctor;

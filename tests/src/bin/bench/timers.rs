@@ -48,7 +48,13 @@ pub(crate) async fn ten_million() -> anyhow::Result<Vec<Figure>> {
     let late = Figure {
         p50: Some(crate::percentile(&late, 50.0)),
         p99: Some(crate::percentile(&late, 99.0)),
-        ..Figure::new("timers_10m_late", late.len() as f64, "timers", None, "due to committed, at 2,000 due/s (bar p99 1 s, aim 250 ms)")
+        ..Figure::new(
+            "timers_10m_late",
+            late.len() as f64,
+            "timers",
+            None,
+            "due to committed, at 2,000 due/s (bar p99 1 s, aim 250 ms)",
+        )
     };
     Ok(vec![Figure { ratio: Some(few / many), ..claims }, late])
 }
@@ -182,8 +188,7 @@ impl Rig {
         const PER_SECOND: i64 = 2_000;
         const SECONDS: i64 = 10;
         let start = self.clock.now() + SignedDuration::from_mins(1);
-        let arming =
-            Arming { name: "steady_", count: PER_SECOND * SECONDS, per_customer: 1, due_on: "2026-05-29" };
+        let arming = Arming { name: "steady_", count: PER_SECOND * SECONDS, per_customer: 1, due_on: "2026-05-29" };
         let apart = format!("{} microseconds", 1_000_000 / PER_SECOND);
         self.arm(&arming, &start.to_string(), &apart).await?;
         let lapse = TimeLapse { start, real_start: SystemClock.now(), rate: 1.0, until: None };
@@ -193,7 +198,9 @@ impl Rig {
             let fired = self
                 .fire_all(begun, |fired, took| {
                     // The moment that planning was asked with is not that of the commit.
-                    late.extend(fired.lateness.iter().map(|l| l.as_secs_f64() * 1_000.0 + took.as_secs_f64() * 1_000.0));
+                    late.extend(
+                        fired.lateness.iter().map(|l| l.as_secs_f64() * 1_000.0 + took.as_secs_f64() * 1_000.0),
+                    );
                 })
                 .await?;
             if fired == 0 {
@@ -268,7 +275,10 @@ async fn replan_once() -> anyhow::Result<f64> {
             work.emit(now, &v1::InvoiceIssued { invoice: Some(invoice(n, 1, 10_000)) })?;
         }
         for n in (from..from + 400).filter(|n| n % 4 > 0) {
-            work.emit(now, &v1::PaymentReceived { invoice: Some(invoice(n, 2, 0)), amount_minor: 10_000, ..Default::default() })?;
+            work.emit(
+                now,
+                &v1::PaymentReceived { invoice: Some(invoice(n, 2, 0)), amount_minor: 10_000, ..Default::default() },
+            )?;
         }
         work.commit().await?;
         let mut work = producers[1].bus.begin(&SEGMENTER_PAYERS).await?;
@@ -276,7 +286,16 @@ async fn replan_once() -> anyhow::Result<f64> {
             let version = if n < INVOICES / 2 { 1 } else { 2 };
             let customer_id = format!("cus_{}", n % (INVOICES / 2));
             let segment = v1::Segment::Prompt.into();
-            work.emit(now, &v1::CustomerSegmented { merchant_id: "acme".into(), customer_id, version, segment, ..Default::default() })?;
+            work.emit(
+                now,
+                &v1::CustomerSegmented {
+                    merchant_id: "acme".into(),
+                    customer_id,
+                    version,
+                    segment,
+                    ..Default::default()
+                },
+            )?;
         }
         work.commit().await?;
     }
