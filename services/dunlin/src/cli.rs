@@ -23,6 +23,8 @@ Examples:
   dunlin explain acme/in_123             why an invoice was reminded, or was not
   dunlin import ledger.csv --merchant acme --currency EUR --dry-run
   dunlin campaign check --strict         all faults and warnings of campaigns, for CI
+  dunlin plan --output calendar           what will go out in the next 30 days
+  dunlin backtest --campaign new.yaml --ledger ledger.csv --currency EUR --html report.html
   dunlin dead-letters list               what needs an operator
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 64 faults in the configuration.";
@@ -44,6 +46,10 @@ enum Command {
     Doctor,
     /// Bring invoices (and payments already known) in from CSV.
     Import(commands::import::Arguments),
+    /// Run a campaign over recorded history: what it would have sent, and to whom in vain.
+    Backtest(commands::backtest::Arguments),
+    /// Say what will go out in the next 30 days, to whom, when and why; and what will not, and why not.
+    Plan(commands::plan::Arguments),
     /// Tell the story of an invoice: events, decisions with reasons, reminders, outcomes.
     Explain(commands::explain::Arguments),
     /// Events that a service gave up.
@@ -98,6 +104,8 @@ impl Cli {
             Command::Campaign(command) => return commands::campaign::run(config, command).await,
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
+            Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,
+            Command::Plan(arguments) => commands::plan::run(config, arguments).await?,
             Command::Explain(arguments) => commands::explain::run(config, arguments).await?,
             Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,

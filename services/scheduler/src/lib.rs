@@ -6,6 +6,7 @@
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod outlook;
 pub mod reload;
 pub mod rules;
 pub mod store;
@@ -35,7 +36,7 @@ pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Resu
     reload::report(&host.health, &files.faults);
     let mut service = Service::new(&host);
     let (pause, stop) = (Duration::from_secs(config.reload_seconds.into()), service.stop());
-    service.task("campaigns", reload::run(files.directory, rules.clone(), host.health.clone(), pause, stop));
+    service.task("campaigns", reload::run(files.directory, files.fingerprint, rules.clone(), host.health.clone(), pause, stop));
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
     service.task("timers", timers::run(config, rules, host, service.stop()));

@@ -1,5 +1,6 @@
 //! What operators and developers ask for.
 
+pub mod backtest;
 pub mod campaign;
 pub mod dead_letters;
 pub mod deliveries;
@@ -8,6 +9,7 @@ pub mod explain;
 pub mod generate;
 pub mod healthcheck;
 pub mod import;
+pub mod plan;
 pub mod quarantine;
 pub mod replay;
 pub mod run;
@@ -74,6 +76,11 @@ pub fn parse_service(name: &str) -> Result<Service, String> {
         let names: Vec<_> = Service::ALL.iter().map(|s| s.name()).collect();
         format!("one of {}", names.join(", "))
     })
+}
+
+/// Reads a date.
+pub fn parse_date(text: &str) -> Result<jiff::civil::Date, String> {
+    text.parse().map_err(|_| format!("{text:?} is no date such as 2026-01-31"))
 }
 
 /// Writes a file, and its directories.

@@ -153,9 +153,14 @@ impl Rig {
             let due = Arming { name: &name, count: DUE, per_customer, due_on: "2026-05-29" };
             self.arm(&due, &now.to_string(), "0").await?;
             let begun = Instant::now();
-            let fired = self.fire_all(now, |_, _| ()).await?;
-            ensure!(fired == DUE as usize, "{fired} timers fired, not {DUE}");
-            rates.push(fired as f64 / begun.elapsed().as_secs_f64());
+            self.fire_all(now, |_, _| ()).await?;
+            let took = begun.elapsed();
+            // A timer takes those of its customer's other invoices with it: what is decided counts.
+            let decided = "SELECT count(*) FROM scheduler.decision WHERE decided_at = $1 AND outcome <> 'skipped'";
+            let decided = sqlx::query_scalar(decided).bind(jiff_sqlx::ToSqlx::to_sqlx(now));
+            let decided: i64 = decided.fetch_one(&self.pool).await?;
+            ensure!(decided == DUE, "{decided} steps decided, not {DUE}");
+            rates.push(DUE as f64 / took.as_secs_f64());
         }
         Ok(median(&rates))
     }
