@@ -16,6 +16,7 @@ use runtime::config::{Document, Fault, Faults};
 use scheduler::config::{CampaignDocument, RuleFiles};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -56,10 +57,7 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<Ex
         Command::Diff { a, b } => {
             let (before, after) = (read(&config, &a).await?, read(&config, &b).await?);
             let changes = campaign::diff::diff(&before, &after);
-            if changes.is_empty() {
-                println!("They say the same.");
-            }
-            changes.iter().for_each(|change| println!("{change}"));
+            say(if changes.is_empty() { "They say the same.".to_owned() } else { changes.join("\n") });
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -175,20 +173,25 @@ impl Files<'_> {
 
 fn print(found: &[Line], output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(found)?);
+        say(serde_json::to_string_pretty(found)?);
         return Ok(());
     }
     for Line { file, line, path, severity, reason } in found {
         let line = line.map(|n| format!(":{n}")).unwrap_or_default();
         let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        println!("{file}{line}: {severity}: {path}{reason}");
+        say(format!("{file}{line}: {severity}: {path}{reason}"));
     }
     let of = |severity: Severity| {
         let n = found.iter().filter(|line| line.severity == severity.as_str()).count();
         campaign::words::count(n as u64, severity.as_str())
     };
-    println!("{}, {}", of(Severity::Fault), of(Severity::Warning));
+    say(format!("{}, {}", of(Severity::Fault), of(Severity::Warning)));
     Ok(())
+}
+
+/// Whoever reads may stop reading: the exit code still tells.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 fn exit_code(found: &[Line], strict: bool) -> ExitCode {
