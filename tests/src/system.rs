@@ -66,7 +66,7 @@ impl Dunlin {
                     ingest::build(ingest::Config { http_listen: any, grpc_listen: any }, host).await.unwrap()
                 }
                 Service::Scheduler => {
-                    let config = scheduler::Config { tick_milliseconds: 5 };
+                    let config = scheduler::Config { tick_milliseconds: 5, grpc_listen: Some(any) };
                     scheduler::build(config, campaigns.clone(), host).await.unwrap()
                 }
                 Service::Segmenter => segmenter::build(segmenter::Config {}, host).await.unwrap(),

@@ -22,9 +22,10 @@ Examples:
   dunlin dev --demo                      the same with 90 days in two minutes
   dunlin explain acme/in_123             why an invoice was reminded, or was not
   dunlin import ledger.csv --merchant acme --currency EUR --dry-run
+  dunlin hold list --waiting             what waits for a person
   dunlin dead-letters list               what needs an operator
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 64 faults in the configuration.";
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused, since something stands in the way; 64 faults in the configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -42,6 +43,18 @@ enum Command {
     Import(commands::import::Arguments),
     /// Tell the story of an invoice: events, decisions with reasons, reminders, outcomes.
     Explain(commands::explain::Arguments),
+    /// Keep reminders back, and list what does.
+    #[command(subcommand)]
+    Hold(commands::operations::HoldCommand),
+    /// Release holds.
+    Release(commands::operations::ReleaseArguments),
+    /// Decide that a step of an invoice is never sent.
+    Skip(commands::operations::SkipArguments),
+    /// Send the next step of an invoice now, if nothing stands in the way.
+    SendNow(commands::operations::SendNowArguments),
+    /// Campaigns: put running cases on another version.
+    #[command(subcommand)]
+    Campaign(commands::campaign::Command),
     /// Events that a service gave up.
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
@@ -94,6 +107,11 @@ impl Cli {
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
             Command::Explain(arguments) => commands::explain::run(config, arguments).await?,
+            Command::Hold(command) => return commands::operations::hold(config, command).await,
+            Command::Release(arguments) => return commands::operations::release(config, arguments).await,
+            Command::Skip(arguments) => return commands::operations::skip(config, arguments).await,
+            Command::SendNow(arguments) => return commands::operations::send_now(config, arguments).await,
+            Command::Campaign(command) => return commands::campaign::run(config, command).await,
             Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,

@@ -5,6 +5,7 @@ use runtime::config::{At, Document, Fault, Faults, Validate};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// The scheduler's section of the settings.
@@ -13,11 +14,14 @@ use std::path::Path;
 pub struct Config {
     /// How often due timers are looked for, in milliseconds.
     pub tick_milliseconds: u32,
+    /// Where operators' tools hold, release, skip and send by gRPC; nowhere if left out.
+    #[schemars(schema_with = "runtime::config::address")]
+    pub grpc_listen: Option<SocketAddr>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { tick_milliseconds: 100 }
+        Self { tick_milliseconds: 100, grpc_listen: None }
     }
 }
 

@@ -50,7 +50,7 @@ impl Rig {
         for _ in 0..replicas {
             let host = system.host(Service::Scheduler, &merchants, Arc::new(clock.clone())).await.unwrap();
             pool = Some(PgPool::connect(&system.database.admin_url).await.unwrap());
-            let settings = scheduler::Config { tick_milliseconds: 10 };
+            let settings = scheduler::Config { tick_milliseconds: 10, grpc_listen: None };
             let service = scheduler::build(settings, campaigns.clone(), host).await.unwrap();
             running.push(tokio::spawn(service.run(stop.clone())));
         }

@@ -1,5 +1,7 @@
 //! What operators and developers ask for.
 
+pub mod campaign;
+pub mod campaign_migrate;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod doctor;
@@ -7,6 +9,7 @@ pub mod explain;
 pub mod generate;
 pub mod healthcheck;
 pub mod import;
+pub mod operations;
 pub mod quarantine;
 pub mod replay;
 pub mod run;
