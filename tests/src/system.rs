@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use kernel::{Clock, ManualClock, Masked};
 use notifier::render::Templates;
 use runtime::Merchants;
-use runtime::config::Faults;
+use scheduler::config::RuleFiles;
 use serde_json::Value;
 use sqlx::PgPool;
 use std::path::{Path, PathBuf};
@@ -54,9 +54,8 @@ impl Dunlin {
         let catcher = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut merchants = Merchants::default();
         merchants.insert(merchant("acme", ZONE).unwrap());
-        let mut faults = Faults::default();
-        let campaigns = scheduler::config::read_campaigns(&config_dir(), &mut faults);
-        assert_eq!(faults.0, []);
+        let files = RuleFiles::read(&config_dir());
+        assert_eq!(files.faults.0, []);
         let any = "127.0.0.1:0".parse().unwrap();
         let (stop, mut running, mut addresses) = (CancellationToken::new(), JoinSet::new(), Vec::new());
         for role in Service::ALL {
@@ -66,8 +65,9 @@ impl Dunlin {
                     ingest::build(ingest::Config { http_listen: any, grpc_listen: any }, host).await.unwrap()
                 }
                 Service::Scheduler => {
-                    let config = scheduler::Config { tick_milliseconds: 5, grpc_listen: Some(any) };
-                    scheduler::build(config, campaigns.clone(), host).await.unwrap()
+                    let config =
+                        scheduler::Config { tick_milliseconds: 5, grpc_listen: Some(any), ..Default::default() };
+                    scheduler::build(config, files.clone(), host).await.unwrap()
                 }
                 Service::Segmenter => segmenter::build(segmenter::Config {}, host).await.unwrap(),
                 Service::Notifier => {

@@ -126,7 +126,8 @@ async fn the_same_webhook_ten_times_is_one() {
     assert_eq!(verdicts.iter().filter(|v| *v == "duplicate").count(), 9, "{verdicts:?}");
     dunlin.live_until("2026-06-12T08:00:00Z").await;
     assert_eq!(dunlin.mails(), ["Thu 11 Jun in_1:overdue-3"]);
-    assert_eq!(dunlin.system.emitted(Service::Ingest).await.unwrap().len(), 1);
+    let emitted = dunlin.system.emitted(Service::Ingest).await.unwrap();
+    assert_eq!(emitted.iter().filter(|e| e.invoice().is_some()).count(), 1);
     dunlin.end().await;
 }
 

@@ -430,7 +430,14 @@ impl<H: Handler> Consumer<H> {
             messaging.destination.template = tracing::field::Empty,
             messaging.message.id = tracing::field::Empty,
         );
-        if let [only] = batch {
+        // What was told by the way, in nobody's trace, breaks none off.
+        let traced: Vec<&Incoming> = batch.iter().filter(|i| i.envelope.traceparent.is_some()).collect();
+        let only = match (batch, traced.as_slice()) {
+            ([only], _) => Some(only),
+            (_, [only]) => Some(*only),
+            _ => None,
+        };
+        if let Some(only) = only {
             span.record("messaging.destination.template", only.envelope.kind.subject_template());
             span.record("messaging.message.id", only.envelope.id.to_string());
             if only.raw.fresh {

@@ -199,7 +199,7 @@ async fn publish_rows(service: Service, js: &Context, rows: Vec<(OutboxKey, Outb
         messaging.batch.message_count = rows.len(),
     );
     // A single row's trace simply goes on; for several, the sending span belongs to none of them and links to all.
-    let hop = match rows.as_slice() {
+    let hop = match traced(&rows).as_slice() {
         [row] => {
             trace::set_parent(&span, row.envelope.traceparent.as_deref());
             trace::of(&span)
@@ -217,8 +217,14 @@ async fn publish_rows(service: Service, js: &Context, rows: Vec<(OutboxKey, Outb
     keys.into_iter().zip(results).filter_map(|(key, result)| result.is_ok().then_some(key)).collect()
 }
 
+/// The rows that belong to a trace, or all if none does: what is told by the way, in nobody's trace, breaks none off.
+fn traced(rows: &[OutboxRow]) -> Vec<&OutboxRow> {
+    let traced: Vec<_> = rows.iter().filter(|row| row.envelope.traceparent.is_some()).collect();
+    if traced.is_empty() { rows.iter().collect() } else { traced }
+}
+
 fn send_span_name(service: Service, rows: &[OutboxRow]) -> String {
-    match rows {
+    match traced(rows).as_slice() {
         [row] => format!("send {}", row.envelope.kind.subject_template()),
         _ => format!("send {}", service.stream()),
     }

@@ -14,6 +14,7 @@ use bus::Bus;
 use events::Service;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,6 +34,7 @@ pub struct Health {
     last_tick_seconds: Arc<AtomicU64>,
     draining: Arc<AtomicBool>,
     dependencies: Arc<Mutex<Vec<Dependencies>>>,
+    warnings: Arc<Mutex<BTreeMap<&'static str, String>>>,
     registry: prometheus::Registry,
 }
 
@@ -53,6 +55,7 @@ impl Health {
             last_tick_seconds: Arc::default(),
             draining: Arc::default(),
             dependencies: Arc::default(),
+            warnings: Arc::default(),
             registry,
         }
     }
@@ -62,6 +65,22 @@ impl Health {
         if let Ok(mut dependencies) = self.dependencies.lock() {
             dependencies.push(Dependencies { service, pool, bus, migrations });
         }
+    }
+
+    /// Says on the readiness page that something is wrong which does not keep this process from working; `None` when it is
+    /// right again.
+    pub fn warn(&self, what: &'static str, problem: Option<String>) {
+        if let Ok(mut warnings) = self.warnings.lock() {
+            match problem {
+                Some(problem) => _ = warnings.insert(what, problem),
+                None => _ = warnings.remove(what),
+            }
+        }
+    }
+
+    /// What is wrong, though the work goes on.
+    pub fn warnings(&self) -> BTreeMap<&'static str, String> {
+        self.warnings.lock().map(|w| w.clone()).unwrap_or_default()
     }
 
     /// Not ready from now on.
@@ -143,6 +162,9 @@ async fn readyz(State(health): State<Health>, RawQuery(query): RawQuery) -> Resp
     let mut body = String::new();
     for (name, missing) in report.iter().filter(|(_, missing)| verbose || missing.is_some()) {
         let _ = writeln!(body, "{name}: {}", missing.as_deref().unwrap_or("ok"));
+    }
+    for (what, problem) in health.warnings() {
+        let _ = writeln!(body, "warning: {what}: {problem}");
     }
     body.push_str(if ready { "ready\n" } else { "not ready\n" });
     (status, body).into_response()

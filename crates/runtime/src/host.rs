@@ -40,6 +40,8 @@ pub struct Host {
     pub merchants: Arc<Merchants>,
     /// Links in messages.
     pub links: LinkSettings,
+    /// What the readiness page says.
+    pub health: Health,
 }
 
 impl Host {
@@ -68,7 +70,7 @@ impl Host {
         })
         .await;
         wait_for("NATS", || async { if bus.is_connected() { Ok(()) } else { Err("not connected".to_owned()) } }).await;
-        Ok(Self { service, clock, pool, bus, merchants, links: common.links.clone() })
+        Ok(Self { service, clock, pool, bus, merchants, links: common.links.clone(), health: health.clone() })
     }
 
     /// Business time now.

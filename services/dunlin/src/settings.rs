@@ -5,7 +5,7 @@ use notifier::render::Templates;
 use runtime::Merchants;
 use runtime::config::{At, Document, Fault, Faults, Validate};
 use runtime::settings::{CommonSettings, LinkSettings, NatsSettings, PostgresSettings, TelemetrySettings};
-use scheduler::config::Campaigns;
+use scheduler::config::RuleFiles;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -86,12 +86,20 @@ pub struct Configuration {
     pub settings: Settings,
     /// Merchants.
     pub merchants: Arc<Merchants>,
-    /// Campaigns in force.
-    pub campaigns: Campaigns,
+    /// Campaigns and calendars. Their faults keep nothing from running: what was in force before stays so.
+    pub rules: RuleFiles,
 }
 
 impl Configuration {
-    /// Reads the settings file and the configuration directory. On faults reports all of all files at once.
+    /// Reads the settings file and the configuration directory, and checks all of it: on faults reports all of all files at
+    /// once.
+    pub fn check(path: &Path) -> Result<Self, Faults> {
+        let configuration = Self::load(path)?;
+        let faults = configuration.rules.faults.clone();
+        faults.into_result(Some(configuration))
+    }
+
+    /// The same for running: faults of campaigns and calendars are kept in `rules`.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let document = Document::read(path).map_err(|fault| Faults(vec![fault]))?;
@@ -101,13 +109,16 @@ impl Configuration {
         let settings: Option<Settings> = document.check(&mut faults);
         let Some(config_dir) = config_dir else { return Err(faults) };
         let merchants = Merchants::read(&config_dir, &mut faults);
-        let campaigns = scheduler::config::read_campaigns(&config_dir, &mut faults);
-        check_references(&config_dir, &merchants, &campaigns, &mut faults);
+        let rules = RuleFiles::read(&config_dir);
+        check_references(&config_dir, &merchants, &rules, &mut faults);
         if let Err(error) = Templates::load(&config_dir.join("templates")) {
             faults.0.push(fault(&config_dir.join("templates"), "", error));
         }
         let settings = settings.map(|settings| Settings { config_dir, ..settings });
-        faults.into_result(settings.map(|settings| Self { settings, merchants: Arc::new(merchants), campaigns }))
+        if !faults.0.is_empty() {
+            faults.0.extend(rules.faults.0.iter().cloned());
+        }
+        faults.into_result(settings.map(|settings| Self { settings, merchants: Arc::new(merchants), rules }))
     }
 
     /// The compiled templates.
@@ -117,11 +128,11 @@ impl Configuration {
 }
 
 /// Names that must lead somewhere.
-fn check_references(config_dir: &Path, merchants: &Merchants, campaigns: &Campaigns, faults: &mut Faults) {
+fn check_references(config_dir: &Path, merchants: &Merchants, rules: &RuleFiles, faults: &mut Faults) {
     for merchant in merchants.iter() {
         let file = config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
         for (n, campaign) in merchant.file.campaigns.iter().enumerate() {
-            if !campaigns.contains_key(campaign) {
+            if !rules.names.contains(campaign) {
                 let reason = format!("there is no campaigns/{campaign}.yaml");
                 faults.0.push(fault(&file, &format!("campaigns.{n}"), reason));
             }

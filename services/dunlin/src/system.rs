@@ -110,7 +110,7 @@ async fn build(configuration: &Configuration, role: Role, health: &Health) -> an
     let host = Host::connect(role, migrations(role), &settings.common(), merchants, settings.clock(), health).await?;
     match role {
         Role::Ingest => ingest::build(settings.ingest.clone(), host).await,
-        Role::Scheduler => scheduler::build(settings.scheduler.clone(), configuration.campaigns.clone(), host).await,
+        Role::Scheduler => scheduler::build(settings.scheduler.clone(), configuration.rules.clone(), host).await,
         Role::Segmenter => segmenter::build(settings.segmenter.clone(), host).await,
         Role::Notifier => notifier::build(settings.notifier.clone(), configuration.templates()?, host).await,
         Role::Tracker => tracker::build(settings.tracker.clone(), host).await,

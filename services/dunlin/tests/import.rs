@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use events::{Invoice, Service};
-use kernel::{SharedClock, SystemClock};
+use events::{AnyEvent, Customer, Invoice, Kind, Service};
+use kernel::{PayerKind, SharedClock, SystemClock};
 use runtime::Merchants;
 use sqlx::PgPool;
 use std::path::{Path, PathBuf};
@@ -93,11 +93,23 @@ impl Rig {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// An invoice as the latest event tells it: what is open, and in which currency.
+    /// What was said about invoices and customers.
+    async fn emitted(&self) -> Vec<AnyEvent> {
+        let mut events = self.system.emitted(Service::Ingest).await.unwrap();
+        events.retain(|e| e.kind() != Kind::SourceHeard);
+        events
+    }
+
+    /// An invoice as the latest event tells it.
+    async fn invoice(&self, id: &str) -> Invoice {
+        let events = self.emitted().await;
+        let all = events.iter().filter_map(AnyEvent::invoice).filter(|i| i.invoice_id == id);
+        Invoice::try_from(all.max_by_key(|i| i.version).unwrap()).unwrap()
+    }
+
+    /// What is open, and in which currency.
     async fn open(&self, id: &str) -> (i64, String) {
-        let events = self.system.emitted(Service::Ingest).await.unwrap();
-        let all = events.iter().filter_map(events::AnyEvent::invoice).filter(|i| i.invoice_id == id);
-        let invoice = Invoice::try_from(all.max_by_key(|i| i.version).unwrap()).unwrap();
+        let invoice = self.invoice(id).await;
         (invoice.open_minor, invoice.currency.to_string())
     }
 
@@ -162,10 +174,10 @@ async fn the_same_again_changes_nothing_and_a_correction_does() {
     let file = rig.file("ledger.csv", LEDGER);
     let first = rig.import(&file, &["--currency", "USD"]).await;
     assert!(first.success && first.stdout.contains("2 rows, 2 new, 0 known"), "{} {}", first.stdout, first.stderr);
-    let events = rig.system.emitted(Service::Ingest).await.unwrap().len();
+    let events = rig.emitted().await.len();
     let again = rig.import(&file, &["--currency", "USD"]).await;
     assert!(again.success && again.stdout.contains("2 rows, 0 new, 2 known"), "{} {}", again.stdout, again.stderr);
-    assert_eq!(rig.system.emitted(Service::Ingest).await.unwrap().len(), events);
+    assert_eq!(rig.emitted().await.len(), events);
     assert_eq!(rig.open("in_1").await, (0, "USD".into()));
 
     // The same cells mean something else: only the row without a currency of its own changes.
@@ -191,6 +203,58 @@ async fn columns_are_mapped_by_flags_or_a_file() {
     let said = rig.import(&file, &map).await;
     assert!(said.success && said.stdout.contains("1 new"), "{} {}", said.stdout, said.stderr);
     assert_eq!(rig.open("in_1").await, (10_000, "EUR".into()));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_campaigns_choose_by_may_be_in_columns() {
+    let rig = Rig::start().await;
+    let row = |invoice: &str, rest: &str| format!("cus_1,{invoice},2026-01-01,2026-01-31,100,Ada,{rest}\n");
+    let file = rig.file(
+        "ledger.csv",
+        &[
+            "customer,invoice,issue,due,amount,name,tags,campaign,Auto,country,payer_kind\n".to_owned(),
+            row("in_1", r#""vip, eu west",gentle,yes,de,business"#),
+            row("in_2", ",,,DE,business"),
+            row("in_3", ",,,,"),
+            row("in_4", &format!("{},,,,", "x".repeat(101))),
+            row("in_5", ",a b,,,"),
+            row("in_6", ",,perhaps,,"),
+            row("in_7", ",,,Germany,business"),
+            row("in_8", ",,,DE,robot"),
+            row("in_9", ",,,AT,business"),
+            row("in_10", ",,,DE,consumer"),
+            row("in_11", ",,,Germany,").replace("cus_1", "cus_2"),
+        ]
+        .concat(),
+    );
+    let map = ["--currency", "EUR", "--map", "collects_itself=Auto"];
+    let dry = rig.import(&file, &[&map[..], &["--dry-run"]].concat()).await;
+    assert!(dry.stdout.contains("11 rows, 3 would go in, 8 make no sense"), "{} {}", dry.stdout, dry.stderr);
+    let said = rig.import(&file, &map).await;
+    assert!(said.stdout.contains("11 rows, 3 new, 0 known already, 8 rejected"), "{} {}", said.stdout, said.stderr);
+    let columns: Vec<_> = rig.rejected().into_iter().map(|[_, column, _]| column).collect();
+    let expected = ["tags", "campaign", "Auto", "country", "payer_kind", "country", "payer_kind", "country"];
+    assert_eq!(columns, expected);
+    assert_eq!(rig.rejected()[5][2], r#"line 2 says something else about customer "cus_1""#);
+
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.source.as_str(), invoice.campaign.as_str()), ("file", "gentle"));
+    assert_eq!(
+        (invoice.tags.as_slice(), invoice.collects_itself),
+        (&["vip".to_owned(), "eu west".to_owned()][..], true)
+    );
+    assert!(!rig.invoice("in_3").await.collects_itself);
+    let customers = rig.emitted().await.into_iter().filter_map(|e| match e {
+        AnyEvent::CustomerChanged(e) => Some(Customer::try_from(e.customer.as_ref().unwrap()).unwrap()),
+        _ => None,
+    });
+    let [customer] = &customers.collect::<Vec<_>>()[..] else { panic!("one customer, told once") };
+    assert_eq!((customer.country.as_str(), customer.payer_kind), ("DE", Some(PayerKind::Business)));
+    assert_eq!(customer.name.reveal(), "Ada");
+
+    let again = rig.import(&file, &map).await;
+    assert!(again.stdout.contains("0 new, 3 known already, 8 rejected"), "{} {}", again.stdout, again.stderr);
     rig.end().await;
 }
 

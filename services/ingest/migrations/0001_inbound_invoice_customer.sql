@@ -16,7 +16,7 @@ CREATE TABLE ingest.inbound (
 COMMENT ON TABLE  ingest.inbound IS 'Every message as it arrived, once: the primary key is derived from merchant, source and external id';
 COMMENT ON COLUMN ingest.inbound.id          IS 'UUIDv5 of source, merchant and external id';
 COMMENT ON COLUMN ingest.inbound.merchant    IS 'Whose';
-COMMENT ON COLUMN ingest.inbound.source      IS 'stripe, grpc, or the ce-source of a CloudEvent';
+COMMENT ON COLUMN ingest.inbound.source      IS 'stripe, grpc, file, or the ce-source of a CloudEvent';
 COMMENT ON COLUMN ingest.inbound.external_id IS 'The sender''s id of the message';
 COMMENT ON COLUMN ingest.inbound.kind        IS 'The sender''s type, such as invoice.paid';
 COMMENT ON COLUMN ingest.inbound.about       IS 'Invoice it is about, if it names one';
@@ -82,23 +82,38 @@ CREATE TABLE ingest.charge (
     PRIMARY KEY (merchant, charge)
 );
 
-COMMENT ON TABLE  ingest.charge IS 'Which invoice a charge or payment intent paid: disputes and refunds name only the charge';
+COMMENT ON TABLE  ingest.charge IS 'Which invoice a charge or payment intent pays: disputes, refunds and news of money under way name only the charge';
 COMMENT ON COLUMN ingest.charge.merchant IS 'Whose';
 COMMENT ON COLUMN ingest.charge.charge   IS 'The processor''s id of the charge or payment intent';
 COMMENT ON COLUMN ingest.charge.invoice  IS 'The invoice';
 
 CREATE TABLE ingest.parked (
-    merchant text NOT NULL,
-    charge   text NOT NULL,
-    inbound  uuid NOT NULL REFERENCES ingest.inbound,
-    facts    jsonb NOT NULL,
+    merchant  text        NOT NULL,
+    charge    text        NOT NULL,
+    inbound   uuid        NOT NULL REFERENCES ingest.inbound,
+    facts     jsonb       NOT NULL,
+    parked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (merchant, charge, inbound)
 );
 
 COMMENT ON TABLE  ingest.parked IS 'Facts about a charge whose invoice is not known yet; applied when it becomes known';
-COMMENT ON COLUMN ingest.parked.merchant IS 'Whose';
-COMMENT ON COLUMN ingest.parked.charge   IS 'The charge or payment intent';
-COMMENT ON COLUMN ingest.parked.inbound  IS 'The message it came in';
-COMMENT ON COLUMN ingest.parked.facts    IS 'The facts (list of ingest::domain::Stamped)';
+COMMENT ON COLUMN ingest.parked.merchant  IS 'Whose';
+COMMENT ON COLUMN ingest.parked.charge    IS 'The charge or payment intent';
+COMMENT ON COLUMN ingest.parked.inbound   IS 'The message it came in';
+COMMENT ON COLUMN ingest.parked.facts     IS 'The facts (list of ingest::domain::Stamped)';
+COMMENT ON COLUMN ingest.parked.parked_at IS 'Machine time; most sweeps look at recent ones only';
 
 CREATE INDEX parked_inbound ON ingest.parked (inbound);
+CREATE INDEX parked_parked_at ON ingest.parked (parked_at);
+
+CREATE TABLE ingest.source (
+    merchant text        NOT NULL,
+    source   text        NOT NULL,
+    heard_at timestamptz NOT NULL,
+    PRIMARY KEY (merchant, source)
+);
+
+COMMENT ON TABLE  ingest.source IS 'When each source was heard, as the last source-heard tells: at most one a minute';
+COMMENT ON COLUMN ingest.source.merchant IS 'Whose';
+COMMENT ON COLUMN ingest.source.source   IS 'stripe, grpc, nats or file';
+COMMENT ON COLUMN ingest.source.heard_at IS 'Business time of the last source-heard; the next is a minute later at the earliest';

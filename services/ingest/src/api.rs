@@ -1,7 +1,8 @@
 //! The edges: webhooks by HTTP, facts by gRPC.
 
+use crate::domain::Source;
 use crate::facts::{self, Message};
-use crate::flow::Verdict;
+use crate::flow::{Heard, Verdict};
 use crate::intake::{Intake, Unavailable};
 use crate::stripe;
 use axum::Router;
@@ -22,12 +23,16 @@ use prost::Message as _;
 use runtime::{Host, Merchant, Problem};
 use serde_json::json;
 use std::pin::Pin;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
 
 /// Largest webhook that is read.
 const MAX_BODY: usize = 1 << 20;
 /// Most facts per gRPC request.
 const MAX_FACTS: usize = 1_000;
+
+/// Metadata of a gRPC call whose facts come from elsewhere: `file`.
+pub const SOURCE_METADATA: &str = "dunlin-source";
 
 /// What the edges need.
 #[derive(Clone)]
@@ -85,6 +90,8 @@ async fn stripe_webhook(
         .map_err(|e| Problem::new(StatusCode::UNAUTHORIZED, "bad-signature", "Signature refused", e))?;
     let webhook = stripe::translate(&body, &merchant.zone)
         .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "not-json", "Body is no JSON", e))?;
+    let received_at = edge.host.now();
+    let heard = Heard::from([((merchant.id.clone(), Source::Stripe), received_at)]);
     let message = Message {
         id: Message::id(&merchant.id, "stripe", &webhook.external_id),
         merchant: merchant.id.clone(),
@@ -93,12 +100,12 @@ async fn stripe_webhook(
         kind: webhook.kind,
         body,
         occurred_at: None,
-        received_at: edge.host.now(),
+        received_at,
         traceparent: bus::trace::current(),
         content: webhook.content,
         sender_corrects: false,
     };
-    let verdicts = edge.intake.accept(vec![message]).await.map_err(Problem::unavailable)?;
+    let verdicts = edge.intake.accept(heard, vec![message]).await.map_err(Problem::unavailable)?;
     let verdict = verdicts.first().map_or("accepted", Verdict::name);
     Ok(axum::Json(json!({ "received": true, "verdict": verdict })).into_response())
 }
@@ -109,31 +116,38 @@ impl Edge {
         runtime::grpc::authorize(&self.host.merchants, request.metadata(), merchant)
     }
 
-    async fn publish_facts(&self, merchant: &Merchant, facts: Vec<Fact>) -> Result<Vec<WireVerdict>, Status> {
+    async fn publish_facts(
+        &self,
+        merchant: &Merchant,
+        source: Source,
+        facts: Vec<Fact>,
+    ) -> Result<Vec<WireVerdict>, Status> {
         if facts.len() > MAX_FACTS {
             let told = format!("{} facts in one request; at most {MAX_FACTS} are allowed", facts.len());
             return Err(Status::invalid_argument(told));
         }
         let traceparent = bus::trace::current();
-        let translated: Vec<_> = facts.iter().map(|f| (f.id.clone(), facts::translate(f))).collect();
+        let received_at = self.host.now();
+        let heard = Heard::from([((merchant.id.clone(), source), received_at)]);
+        let translated: Vec<_> = facts.iter().map(|f| (f.id.clone(), facts::translate(f, source))).collect();
         let messages = facts.iter().zip(&translated).filter_map(|(fact, (id, content))| {
             // What makes no sense goes back to the caller, who is there to correct it.
             let content = content.as_ref().ok()?.clone();
             Some(Message {
-                id: Message::id(&merchant.id, "grpc", id),
+                id: Message::id(&merchant.id, source.as_str(), id),
                 merchant: merchant.id.clone(),
-                source: "grpc".to_owned(),
+                source: source.as_str().to_owned(),
                 external_id: id.clone(),
                 kind: "fact".to_owned(),
                 body: fact.encode_to_vec().into(),
                 occurred_at: None,
-                received_at: self.host.now(),
+                received_at,
                 traceparent: traceparent.clone(),
                 content: Ok(content),
                 sender_corrects: true,
             })
         });
-        let accepted = self.intake.accept(messages.collect()).await;
+        let accepted = self.intake.accept(heard, messages.collect()).await;
         let mut accepted =
             accepted.map_err(|Unavailable(_)| Status::unavailable("nothing was taken in; send it again"))?.into_iter();
         let verdict = |(id, content): (String, Result<_, events::Malformed>)| {
@@ -152,6 +166,15 @@ impl Edge {
     }
 }
 
+/// What a caller says about where its facts are from.
+fn source(metadata: &MetadataMap) -> Result<Source, Status> {
+    match metadata.get(SOURCE_METADATA).map(|value| value.as_bytes()) {
+        None => Ok(Source::Grpc),
+        Some(b"file") => Ok(Source::File),
+        Some(_) => Err(Status::invalid_argument(format!("{SOURCE_METADATA} can only be `file`"))),
+    }
+}
+
 fn wire_verdict(id: String, kind: VerdictKind, fault: Option<events::Malformed>) -> WireVerdict {
     let (field, reason) = fault.map(|f| (f.field.to_owned(), f.problem)).unwrap_or_default();
     WireVerdict { id, kind: kind.into(), field, reason }
@@ -161,7 +184,8 @@ fn wire_verdict(id: String, kind: VerdictKind, fault: Option<events::Malformed>)
 impl Ingest for Edge {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<tonic::Response<PublishResponse>, Status> {
         let merchant = self.authorize(&request, &request.get_ref().merchant_id)?;
-        let verdicts = self.publish_facts(merchant, request.into_inner().facts).await?;
+        let source = source(request.metadata())?;
+        let verdicts = self.publish_facts(merchant, source, request.into_inner().facts).await?;
         Ok(tonic::Response::new(PublishResponse { verdicts }))
     }
 
@@ -172,6 +196,7 @@ impl Ingest for Edge {
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<tonic::Response<Self::PublishStreamStream>, Status> {
         let metadata = request.metadata().clone();
+        let source = source(&metadata)?;
         let edge = self.clone();
         // One batch after the other: an answer means that its batch is committed, and order is the caller's.
         let answers = request.into_inner().then(move |batch| {
@@ -180,7 +205,7 @@ impl Ingest for Edge {
                 let batch = batch?;
                 let merchant = batch.merchant_id.clone();
                 let merchant = edge.authorize(&Request::from_parts(metadata, Default::default(), ()), &merchant)?;
-                let verdicts = edge.publish_facts(merchant, batch.facts).await?;
+                let verdicts = edge.publish_facts(merchant, source, batch.facts).await?;
                 Ok(PublishStreamResponse { verdicts })
             }
         });

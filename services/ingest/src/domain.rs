@@ -7,7 +7,7 @@
 use events::{Customer, Invoice, InvoiceStatus, Malformed};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId};
+use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId, PayerKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -18,8 +18,36 @@ pub const MAX_MINOR: i64 = 1_000_000_000_000_000;
 const MAX_TEXT: usize = 1_000;
 /// Longest address of a page.
 const MAX_URL: usize = 4_000;
-/// Longest code or tag.
+/// Longest code or tag, or name of a campaign.
 const MAX_CODE: usize = 100;
+/// Most tags of an invoice or a customer.
+const MAX_TAGS: usize = 50;
+
+/// Which way facts come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Stripe's webhooks.
+    Stripe,
+    /// The gRPC edge.
+    Grpc,
+    /// CloudEvents on the intake stream.
+    Nats,
+    /// A file, by `dunlin import`.
+    File,
+}
+
+impl Source {
+    /// As in events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stripe => "stripe",
+            Self::Grpc => "grpc",
+            Self::Nats => "nats",
+            Self::File => "file",
+        }
+    }
+}
 
 /// A fact with the moment it tells of and the sender's id of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +109,8 @@ pub enum Fact {
     },
     /// The processor calls it overdue.
     OverdueHint,
+    /// Money is under way, or is not any more. A payment or a failure ends it too.
+    Pending(bool),
 }
 
 /// How an invoice looks to its sender.
@@ -100,6 +130,16 @@ pub struct Snapshot {
     pub pay_url: Masked<String>,
     pub bill_to_name: Masked<String>,
     pub bill_to_email: Masked<String>,
+    pub source: Source,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub campaign: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub collects_itself: bool,
+    /// Some of it made no sense and is left out: the same fact, corrected, replaces it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 impl Snapshot {
@@ -145,6 +185,46 @@ pub fn check_code(field: &'static str, code: &str) -> Result<(), Malformed> {
 /// Refuses ids that are longer than processors make them, or cannot be stored.
 pub fn check_id(field: &'static str, id: &str) -> Result<(), Malformed> {
     check_text(field, id, 255)
+}
+
+/// Labels that a sender gave: each once, in its order.
+pub fn tags<'a>(field: &'static str, given: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, Malformed> {
+    let mut tags: Vec<String> = Vec::new();
+    for tag in given {
+        if tag.is_empty() {
+            return Err(Malformed::new(field, "contains an empty tag"));
+        }
+        if let Some(c) = tag.chars().find(|c| c.is_control() || *c == ',') {
+            return Err(Malformed::new(field, format!("contains a tag with {c:?}, which a tag cannot have")));
+        }
+        check_code(field, tag).map_err(|e| Malformed::new(field, format!("contains a tag that {}", e.problem)))?;
+        if !tags.iter().any(|known| known == tag) {
+            tags.push(tag.to_owned());
+        }
+    }
+    match tags.len() {
+        count if count > MAX_TAGS => Err(Malformed::new(field, format!("has {count} tags; at most {MAX_TAGS} fit"))),
+        _ => Ok(tags),
+    }
+}
+
+/// The name of a campaign, or empty.
+pub fn campaign(field: &'static str, name: &str) -> Result<String, Malformed> {
+    check_code(field, name)?;
+    match name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
+        Some(c) => {
+            Err(Malformed::new(field, format!("contains {c:?}; a campaign's name has letters, digits, - and _ only")))
+        }
+        None => Ok(name.to_owned()),
+    }
+}
+
+/// A country in ISO 3166-1 alpha-2, in capitals; or empty.
+pub fn country(field: &'static str, code: &str) -> Result<String, Malformed> {
+    let known = code.is_empty() || (code.len() == 2 && code.chars().all(|c| c.is_ascii_alphabetic()));
+    let shown: String = code.chars().take(MAX_CODE).collect();
+    let wrong = || Malformed::new(field, format!("{shown:?} is no country of two letters such as DE"));
+    if known { Ok(code.to_ascii_uppercase()) } else { Err(wrong()) }
 }
 
 fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Malformed> {
@@ -196,7 +276,7 @@ struct Paid {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// The latest snapshot. Senders' clocks may count whole seconds: of two at the same moment a draft came first, and the
-    /// one with less money paid; then the greater id is as good as any.
+    /// one with less money paid; then the greater id is as good as any. Of the same one in part and whole, the whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<(Timestamp, String, Box<Snapshot>)>,
     /// "Paid" said by the way: the earliest time is enough.
@@ -221,6 +301,12 @@ pub struct Facts {
     disputes: BTreeMap<String, (bool, bool)>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     overdue_hint: bool,
+    /// When money set out, as far as no [`Self::pending_ended`] follows.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pending: BTreeSet<Timestamp>,
+    /// When it was said last that none is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pending_ended: Option<Timestamp>,
 }
 
 impl Facts {
@@ -229,7 +315,8 @@ impl Facts {
         match fact {
             Fact::Snapshot(new) => {
                 let newer = |(old_at, old_id, old): &(Timestamp, String, Box<Snapshot>)| {
-                    (at, !new.draft, new.paid_minor, &id) > (*old_at, !old.draft, old.paid_minor, old_id)
+                    (at, !new.draft, new.paid_minor, &id, !new.partial)
+                        > (*old_at, !old.draft, old.paid_minor, old_id, !old.partial)
                 };
                 if self.snapshot.as_ref().is_none_or(newer) {
                     self.snapshot = Some((at, id, new));
@@ -263,6 +350,16 @@ impl Facts {
                 }
             }
             Fact::OverdueHint => self.overdue_hint = true,
+            Fact::Pending(begins) => {
+                if begins {
+                    self.pending.insert(at);
+                } else {
+                    self.pending_ended = self.pending_ended.max(Some(at));
+                }
+                // What has ended tells nothing any more.
+                let ended = self.pending_ended;
+                self.pending.retain(|begun| ended.is_none_or(|ended| *begun > ended));
+            }
         }
     }
 
@@ -289,6 +386,13 @@ impl Facts {
         self.reversals
             .iter()
             .flat_map(|(kind, by_id)| by_id.iter().map(|(id, (at, amount))| (*kind, id.as_str(), *at, *amount)))
+    }
+
+    /// Since when money is under way. `over` are further moments up to which it does not count, such as payments.
+    fn pending_since(&self, over: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
+        let failed = self.failures.values().map(|(at, ..)| *at);
+        let ended = over.chain(failed).chain(self.paid.iter().copied()).chain(self.pending_ended).max();
+        self.pending.iter().copied().find(|begun| ended.is_none_or(|ended| *begun > ended))
     }
 
     /// The invoice that the facts make, or `None` while no snapshot of an issued invoice is among them.
@@ -323,6 +427,9 @@ impl Facts {
         let counted = i32::try_from(failures().count()).unwrap_or(i32::MAX);
         // The processor's own number also counts attempts that we never heard of; it does not start again in a new epoch.
         let numbered = if epoch == 1 { failures().filter_map(|(_, _, n)| *n).max().unwrap_or(0) } else { 0 };
+        let last_failure =
+            self.failures.iter().filter(|(_, (at, ..))| in_epoch(*at)).max_by_key(|(id, (at, ..))| (*at, *id));
+        let pending_since = self.pending_since(payments().map(|paid| paid.at).chain(epoch_began_at));
         Some(Invoice {
             merchant: merchant.clone(),
             invoice: invoice.clone(),
@@ -341,16 +448,16 @@ impl Facts {
             disputed: self.disputes.values().any(|(begun, ended)| *begun && !*ended),
             overdue_hint: self.overdue_hint,
             failed_attempts: counted.max(numbered),
-            last_failed_at: failures().map(|(at, ..)| *at).max(),
+            last_failed_at: last_failure.map(|(_, (at, ..))| *at),
             pay_url: details.pay_url.clone(),
             bill_to_name: details.bill_to_name.clone(),
             bill_to_email: details.bill_to_email.clone(),
-            source: String::new(),
-            tags: Vec::new(),
-            campaign: String::new(),
-            collects_itself: false,
-            pending_since: None,
-            decline_code: String::new(),
+            source: details.source.as_str().to_owned(),
+            tags: details.tags.clone(),
+            campaign: details.campaign.clone(),
+            collects_itself: details.collects_itself,
+            pending_since: pending_since.filter(|_| status == InvoiceStatus::Open),
+            decline_code: last_failure.map(|(_, (_, code, _))| code.clone()).unwrap_or_default(),
         })
     }
 }
@@ -467,12 +574,27 @@ pub struct CustomerFacts {
     pub time_zone: String,
     /// BCP 47 language, or empty.
     pub locale: String,
+    /// ISO 3166-1 alpha-2, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub country: String,
+    /// The sender's labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Business or consumer, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payer_kind: Option<PayerKind>,
+    /// The campaign chosen for this customer, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub campaign: String,
+    /// Some of it made no sense and is left out: the same fact, corrected, replaces it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 impl CustomerFacts {
-    /// Whether this is said later than another.
+    /// Whether this is said later than another, or is the same in whole while the other is in part.
     pub fn is_later_than(&self, other: &Self) -> bool {
-        (self.at, self.stage, &self.id) > (other.at, other.stage, &other.id)
+        (self.at, self.stage, &self.id, !self.partial) > (other.at, other.stage, &other.id, !other.partial)
     }
 
     /// What fits into no event.
@@ -493,10 +615,10 @@ impl CustomerFacts {
             time_zone: self.time_zone.clone(),
             locale: self.locale.clone(),
             deleted: self.stage == Stage::Deleted,
-            country: String::new(),
-            tags: Vec::new(),
-            payer_kind: None,
-            campaign: String::new(),
+            country: self.country.clone(),
+            tags: self.tags.clone(),
+            payer_kind: self.payer_kind,
+            campaign: self.campaign.clone(),
         }
     }
 }
@@ -527,7 +649,29 @@ mod tests {
             pay_url: Masked::default(),
             bill_to_name: Masked::default(),
             bill_to_email: Masked::default(),
+            source: Source::Stripe,
+            tags: Vec::new(),
+            campaign: String::new(),
+            collects_itself: false,
+            partial: false,
         })
+    }
+
+    fn customer(second: i64, id: &str, stage: Stage) -> CustomerFacts {
+        CustomerFacts {
+            at: at(second),
+            id: id.to_owned(),
+            stage,
+            name: Masked::default(),
+            email: Masked::default(),
+            time_zone: String::new(),
+            locale: String::new(),
+            country: String::new(),
+            tags: Vec::new(),
+            payer_kind: None,
+            campaign: String::new(),
+            partial: false,
+        }
     }
 
     fn stamped(second: i64, fact: Fact) -> Stamped {
@@ -586,15 +730,7 @@ mod tests {
 
     #[test]
     fn of_two_facts_of_one_second_about_a_customer_the_later_stage_holds() {
-        let said = |id: &str, stage| CustomerFacts {
-            at: at(1),
-            id: id.to_owned(),
-            stage,
-            name: Masked::default(),
-            email: Masked::default(),
-            time_zone: String::new(),
-            locale: String::new(),
-        };
+        let said = |id: &str, stage| customer(1, id, stage);
         assert!(said("evt_1", Stage::Updated).is_later_than(&said("evt_2", Stage::Created)));
         assert!(said("evt_1", Stage::Deleted).is_later_than(&said("evt_2", Stage::Updated)));
         assert!(said("evt_2", Stage::Updated).is_later_than(&said("evt_1", Stage::Updated)));
@@ -644,6 +780,121 @@ mod tests {
         assert!(fault(|s| s.bill_to_email = Masked::new("e".repeat(1_001))).starts_with("bill_to_email: "));
         assert!(check_code("locale", &"x".repeat(101)).is_err());
         assert_eq!(check_id("id", &"ä".repeat(255)), Ok(()), "characters, not bytes");
+    }
+
+    #[test]
+    fn labels_have_limits() {
+        let fault = |given: &[&str]| tags("t", given.iter().copied()).unwrap_err().to_string();
+        assert_eq!(tags("t", ["vip", "eu west", "vip"]).unwrap(), ["vip", "eu west"], "each once");
+        assert_eq!(tags("t", ["ä".repeat(100).as_str()]).unwrap().len(), 1, "characters, not bytes");
+        assert_eq!(fault(&[""]), "t: contains an empty tag");
+        assert_eq!(fault(&["a,b"]), "t: contains a tag with ',', which a tag cannot have");
+        assert_eq!(fault(&["a\nb"]), "t: contains a tag with '\\n', which a tag cannot have");
+        assert_eq!(fault(&["x".repeat(101).as_str()]), "t: contains a tag that has 101 characters; at most 100 fit");
+        let many: Vec<String> = (0..51).map(|n| n.to_string()).collect();
+        assert_eq!(tags("t", many.iter().take(50).map(String::as_str)).unwrap().len(), 50);
+        assert_eq!(
+            tags("t", many.iter().map(String::as_str)).unwrap_err().to_string(),
+            "t: has 51 tags; at most 50 fit"
+        );
+    }
+
+    #[test]
+    fn campaigns_and_countries_are_names() {
+        assert_eq!(campaign("c", "B2B_late-2").unwrap(), "B2B_late-2");
+        assert_eq!(campaign("c", "").unwrap(), "");
+        assert_eq!(
+            campaign("c", "a b").unwrap_err().to_string(),
+            "c: contains ' '; a campaign's name has letters, digits, - and _ only"
+        );
+        assert!(campaign("c", &"x".repeat(101)).is_err());
+        assert_eq!(country("c", "de").unwrap(), "DE");
+        assert_eq!(country("c", "").unwrap(), "");
+        for wrong in ["D", "DEU", "D1", "ä", "Germany"] {
+            let problem = format!("c: {wrong:?} is no country of two letters such as DE");
+            assert_eq!(country("c", wrong).unwrap_err().to_string(), problem);
+        }
+    }
+
+    #[test]
+    fn what_the_latest_snapshot_says_beside_money_holds() {
+        let said = |source, tag: &str, campaign: &str, collects_itself| {
+            let snapshot = snapshot(0);
+            let campaign = campaign.to_owned();
+            Fact::Snapshot(Box::new(Snapshot {
+                source,
+                tags: vec![tag.into()],
+                campaign,
+                collects_itself,
+                ..*snapshot
+            }))
+        };
+        let new = stamped(9, said(Source::Grpc, "vip", "gentle", true));
+        let old = stamped(2, said(Source::File, "old", "", false));
+        let invoice = fold(&facts(&[new, old])).unwrap();
+        assert_eq!((invoice.source.as_str(), invoice.tags.as_slice()), ("grpc", &["vip".to_owned()][..]));
+        assert_eq!((invoice.campaign.as_str(), invoice.collects_itself), ("gentle", true));
+    }
+
+    #[test]
+    fn a_corrected_fact_replaces_what_was_understood_in_part() {
+        let whole = Snapshot { tags: vec!["vip".into()], ..*snapshot(0) };
+        let part = Snapshot { partial: true, tags: Vec::new(), ..whole.clone() };
+        let [whole, part] = [whole, part].map(|s| stamped(1, Fact::Snapshot(Box::new(s))));
+        for order in [[part.clone(), whole.clone()], [whole, part]] {
+            assert_eq!(fold(&facts(&order)).unwrap().tags, ["vip"]);
+        }
+        let whole = customer(1, "evt_1", Stage::Updated);
+        let part = CustomerFacts { partial: true, ..whole.clone() };
+        assert!(whole.is_later_than(&part) && !part.is_later_than(&whole));
+    }
+
+    #[test]
+    fn the_last_failure_of_the_epoch_says_why() {
+        let failure = |second, code: &str| stamped(second, Fact::Failure { decline_code: code.into(), attempt: None });
+        let mut list =
+            vec![failure(5, "expired_card"), failure(3, "do_not_honor"), stamped(1, Fact::Snapshot(snapshot(0)))];
+        let invoice = fold(&facts(&list)).unwrap();
+        assert_eq!((invoice.decline_code.as_str(), invoice.last_failed_at), ("expired_card", Some(at(5))));
+        let kind = ReversalKind::LateFailure;
+        list.push(stamped(8, Fact::Reversal { reversal: "r".into(), kind, amount_minor: 1_000 }));
+        let invoice = fold(&facts(&list)).unwrap();
+        assert_eq!((invoice.decline_code.as_str(), invoice.last_failed_at), ("", None), "of an epoch that is over");
+    }
+
+    #[test]
+    fn money_is_under_way_until_something_ends_it() {
+        let pending = |second, begins| stamped(second, Fact::Pending(begins));
+        let payment =
+            |second| stamped(second, Fact::Payment { payment: "p".into(), amount_minor: 400, currency: eur() });
+        let since = |more: &[Stamped]| {
+            let mut list = vec![stamped(1, Fact::Snapshot(snapshot(0)))];
+            list.extend_from_slice(more);
+            let one_way = fold(&facts(&list)).unwrap().pending_since;
+            list.reverse();
+            assert_eq!(fold(&facts(&list)).unwrap().pending_since, one_way, "in any order");
+            one_way
+        };
+        assert_eq!(since(&[pending(5, true), pending(6, true)]), Some(at(5)));
+        assert_eq!(since(&[pending(5, true), pending(4, false)]), Some(at(5)), "what ended before does not matter");
+        assert_eq!(since(&[pending(5, true), pending(5, false)]), None, "of one second, the end");
+        assert_eq!(since(&[pending(5, true), pending(6, false), pending(7, true)]), Some(at(7)), "another attempt");
+        assert_eq!(since(&[pending(5, true), payment(5)]), None);
+        assert_eq!(since(&[pending(5, true), payment(4)]), Some(at(5)), "the rest is under way");
+        let failure = |second| stamped(second, Fact::Failure { decline_code: "x".into(), attempt: None });
+        assert_eq!(since(&[pending(5, true), failure(6)]), None);
+        assert_eq!(since(&[pending(5, true), failure(4)]), Some(at(5)));
+        assert_eq!(
+            since(&[pending(5, true), stamped(4, Fact::Paid { paid_at: None, certain: false })]),
+            None,
+            "closed"
+        );
+        let late = |second| {
+            let kind = ReversalKind::LateFailure;
+            stamped(second, Fact::Reversal { reversal: "r".into(), kind, amount_minor: 1_000 })
+        };
+        assert_eq!(since(&[pending(5, true), late(6)]), None, "of an epoch that is over");
+        assert_eq!(since(&[pending(5, true), late(6), pending(7, true)]), Some(at(7)));
     }
 
     #[test]
@@ -738,10 +989,11 @@ mod tests {
 
     fn any_fact() -> impl Strategy<Value = Stamped> {
         let fact = prop_oneof![
-            (0..=1_000_i64, any::<bool>()).prop_map(|(paid, draft)| {
-                let mut s = snapshot(paid);
-                s.draft = draft;
-                Fact::Snapshot(s)
+            (0..=1_000_i64, any::<bool>(), 0..3_u8, any::<bool>()).prop_map(|(paid, draft, n, flag)| {
+                let source = if flag { Source::Stripe } else { Source::File };
+                let (tags, campaign) = (vec![format!("t{n}")], format!("c{n}"));
+                let details = Snapshot { draft, source, tags, campaign, collects_itself: flag, ..*snapshot(paid) };
+                Fact::Snapshot(Box::new(details))
             }),
             (prop::option::of(0..50_i64), any::<bool>())
                 .prop_map(|(paid_at, certain)| Fact::Paid { paid_at: paid_at.map(at), certain }),
@@ -750,7 +1002,7 @@ mod tests {
                 amount_minor,
                 currency: if foreign { Currency::try_new("USD").unwrap() } else { eur() },
             }),
-            (0..3_i32).prop_map(|n| Fact::Failure { decline_code: "x".into(), attempt: Some(n) }),
+            (0..3_i32).prop_map(|n| Fact::Failure { decline_code: format!("x{n}"), attempt: Some(n) }),
             (0..2_u8, 1..600_i64, any::<bool>()).prop_map(|(r, amount_minor, refund)| Fact::Reversal {
                 reversal: format!("r{r}"),
                 kind: if refund { ReversalKind::Refund } else { ReversalKind::Chargeback },
@@ -759,6 +1011,8 @@ mod tests {
             any::<bool>().prop_map(|v| Fact::Closure(if v { Closure::Voided } else { Closure::WrittenOff })),
             (0..2_u8, any::<bool>()).prop_map(|(d, open)| Fact::Dispute { dispute: format!("d{d}"), open }),
             Just(Fact::OverdueHint),
+            any::<bool>().prop_map(Fact::Pending),
+            any::<bool>().prop_map(Fact::Pending),
         ];
         (0..50_i64, 0..1_000_u32, fact).prop_map(|(second, n, fact)| Stamped {
             at: at(second),
@@ -767,7 +1021,66 @@ mod tests {
         })
     }
 
+    fn any_customer() -> impl Strategy<Value = CustomerFacts> {
+        let stage = prop_oneof![Just(Stage::Created), Just(Stage::Updated), Just(Stage::Deleted)];
+        (0..5_i64, 0..1_000_u32, stage, any::<bool>(), 0..3_u8).prop_map(|(second, n, stage, business, label)| {
+            CustomerFacts {
+                country: if business { "DE".into() } else { String::new() },
+                tags: vec![format!("t{label}")],
+                payer_kind: business.then_some(PayerKind::Business),
+                campaign: format!("c{label}"),
+                ..customer(second, &format!("evt_{n}"), stage)
+            }
+        })
+    }
+
     proptest! {
+        #[test]
+        fn the_latest_of_a_customer_is_the_same_in_any_order(
+            list in prop::collection::vec(any_customer(), 1..8),
+            picked in any::<prop::sample::Index>(),
+        ) {
+            // An id names one fact.
+            let mut seen = BTreeSet::new();
+            let mut list: Vec<_> = list.into_iter().filter(|f| seen.insert(f.id.clone())).collect();
+            // One of them was understood only in part at first.
+            let whole = picked.get(&list).clone();
+            list.push(CustomerFacts { partial: true, tags: Vec::new(), ..whole });
+            let latest = |list: &[CustomerFacts]| list.iter().cloned().reduce(|a, b| if b.is_later_than(&a) { b } else { a });
+            let one_way = latest(&list);
+            prop_assert!(one_way.as_ref().is_some_and(|f| !f.partial));
+            list.reverse();
+            prop_assert_eq!(latest(&list), one_way.clone());
+            let by = picked.index(list.len());
+            list.rotate_left(by);
+            prop_assert_eq!(latest(&list), one_way.clone());
+            let stored = serde_json::to_string(&one_way).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Option<CustomerFacts>>(&stored).unwrap(), one_way, "storing loses nothing");
+        }
+
+        #[test]
+        fn money_is_under_way_only_while_nothing_ended_it(list in prop::collection::vec(any_fact(), 1..14)) {
+            if let Some(invoice) = fold(&facts(&list)) {
+                let ends = |f: &Stamped| match &f.fact {
+                    Fact::Pending(false) | Fact::Failure { .. } => true,
+                    Fact::Payment { currency, .. } => *currency == eur(),
+                    _ => false,
+                };
+                let begins = |f: &Stamped| f.fact == Fact::Pending(true);
+                if let Some(since) = invoice.pending_since {
+                    prop_assert_eq!(invoice.status, InvoiceStatus::Open);
+                    prop_assert!(list.iter().any(|f| begins(f) && f.at == since));
+                    prop_assert!(invoice.epoch_began_at.is_none_or(|began| since > began));
+                    let ended = list.iter().any(|f| matches!(f.fact, Fact::Pending(false)) && f.at >= since);
+                    prop_assert!(!ended);
+                    prop_assert!(invoice.last_failed_at.is_none_or(|failed| failed < since));
+                } else if invoice.status == InvoiceStatus::Open && invoice.epoch == 1 {
+                    let last = list.iter().filter(|f| begins(f)).map(|f| f.at).max();
+                    prop_assert!(last.is_none_or(|last| list.iter().any(|f| ends(f) && f.at >= last)));
+                }
+            }
+        }
+
         #[test]
         fn order_and_repetition_do_not_matter(
             list in prop::collection::vec(any_fact(), 1..14),

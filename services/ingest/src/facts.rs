@@ -1,12 +1,13 @@
 //! What every source is translated into, whatever it looked like outside.
 
 use crate::domain::{
-    Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stage, Stamped, check_amount, check_code, check_id,
+    self, Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Source, Stage, Stamped, check_amount, check_code,
+    check_id,
 };
 use bytes::Bytes;
 use events::{Malformed, api, snapshot, time};
 use jiff::Timestamp;
-use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId};
+use kernel::{Currency, CustomerId, InvoiceId, Masked, MerchantId, PayerKind};
 use uuid::Uuid;
 
 /// A message from outside, translated.
@@ -16,7 +17,7 @@ pub struct Message {
     pub id: Uuid,
     /// Whose.
     pub merchant: MerchantId,
-    /// `stripe`, `grpc`, or the source of a CloudEvent.
+    /// `stripe`, `grpc`, `file`, or the source of a CloudEvent.
     pub source: String,
     /// The sender's id of the message.
     pub external_id: String,
@@ -78,13 +79,15 @@ pub enum Content {
         customer: CustomerId,
         /// What.
         facts: CustomerFacts,
+        /// Why the rest of the message makes no sense, if it does not.
+        fault: Option<Malformed>,
     },
     /// A kind that changes nothing here: stored only.
     Other,
 }
 
-/// Translates a fact of the API. Faults name the field as the caller wrote it.
-pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
+/// Translates a fact of the API that came in by `source`. Faults name the field as the caller wrote it.
+pub fn translate(fact: &api::Fact, source: Source) -> Result<Content, Malformed> {
     given("id", &fact.id)?;
     let at = time::from_wire(fact.occurred_at).ok_or_else(|| Malformed::missing("occurred_at"))?;
     let stamp = |fact_: Fact| Stamped { at, id: fact.id.clone(), fact: fact_ };
@@ -93,7 +96,7 @@ pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
     };
     match fact.fact.as_ref().ok_or_else(|| Malformed::missing("fact"))? {
         api::fact::Fact::Invoice(i) => {
-            let snapshot = invoice_snapshot(i)?;
+            let snapshot = invoice_snapshot(i, source)?;
             about("invoice.invoice_id", &i.invoice_id, stamp(Fact::Snapshot(Box::new(snapshot))))
         }
         api::fact::Fact::Payment(p) => {
@@ -132,35 +135,50 @@ pub fn translate(fact: &api::Fact) -> Result<Content, Malformed> {
             let dispute = Fact::Dispute { dispute: d.dispute_id.clone(), open: d.open };
             about("dispute.invoice_id", &d.invoice_id, stamp(dispute))
         }
-        api::fact::Fact::Pending(_) => Err(Malformed::new("pending", "is not taken yet")),
+        api::fact::Fact::Pending(p) => about("pending.invoice_id", &p.invoice_id, stamp(Fact::Pending(p.pending))),
         api::fact::Fact::Customer(c) => {
-            if !c.time_zone.is_empty() {
-                kernel::contact::zone(&c.time_zone).map_err(|e| Malformed::new("customer.time_zone", e))?;
-            }
-            let facts = CustomerFacts {
-                at,
-                id: fact.id.clone(),
-                // A sender of whole customers does not tell whether one is new.
-                stage: if c.deleted { Stage::Deleted } else { Stage::Updated },
-                name: Masked::new(c.name.clone()),
-                email: Masked::new(c.email.clone()),
-                time_zone: c.time_zone.clone(),
-                locale: c.locale.clone(),
-            };
-            facts.check().map_err(|fault| {
-                let field = match fault.field {
-                    "name" => "customer.name",
-                    "email" => "customer.email",
-                    _ => "customer.locale",
-                };
-                Malformed { field, ..fault }
-            })?;
-            Ok(Content::Customer { customer: snapshot::id("customer.customer_id", &c.customer_id)?, facts })
+            let facts = customer_facts(at, &fact.id, c)?;
+            let customer = snapshot::id("customer.customer_id", &c.customer_id)?;
+            Ok(Content::Customer { customer, facts, fault: None })
         }
     }
 }
 
-fn invoice_snapshot(i: &api::InvoiceFact) -> Result<Snapshot, Malformed> {
+fn customer_facts(at: Timestamp, id: &str, c: &api::CustomerFact) -> Result<CustomerFacts, Malformed> {
+    if !c.time_zone.is_empty() {
+        kernel::contact::zone(&c.time_zone).map_err(|e| Malformed::new("customer.time_zone", e))?;
+    }
+    let facts = CustomerFacts {
+        at,
+        id: id.to_owned(),
+        // A sender of whole customers does not tell whether one is new.
+        stage: if c.deleted { Stage::Deleted } else { Stage::Updated },
+        name: Masked::new(c.name.clone()),
+        email: Masked::new(c.email.clone()),
+        time_zone: c.time_zone.clone(),
+        locale: c.locale.clone(),
+        country: domain::country("customer.country", &c.country)?,
+        tags: domain::tags("customer.tags", c.tags.iter().map(String::as_str))?,
+        payer_kind: match c.payer_kind() {
+            api::PayerKind::Business => Some(PayerKind::Business),
+            api::PayerKind::Consumer => Some(PayerKind::Consumer),
+            api::PayerKind::Unspecified => None,
+        },
+        campaign: domain::campaign("customer.campaign", &c.campaign)?,
+        partial: false,
+    };
+    facts.check().map_err(|fault| {
+        let field = match fault.field {
+            "name" => "customer.name",
+            "email" => "customer.email",
+            _ => "customer.locale",
+        };
+        Malformed { field, ..fault }
+    })?;
+    Ok(facts)
+}
+
+fn invoice_snapshot(i: &api::InvoiceFact, source: Source) -> Result<Snapshot, Malformed> {
     let date = |field, text: &str| time::date_from_wire(text).map_err(|e| Malformed::new(field, e));
     let snapshot = Snapshot {
         customer: snapshot::id("invoice.customer_id", &i.customer_id)?,
@@ -174,6 +192,11 @@ fn invoice_snapshot(i: &api::InvoiceFact) -> Result<Snapshot, Malformed> {
         pay_url: Masked::new(i.pay_url.clone()),
         bill_to_name: Masked::new(i.bill_to_name.clone()),
         bill_to_email: Masked::new(i.bill_to_email.clone()),
+        source,
+        tags: domain::tags("invoice.tags", i.tags.iter().map(String::as_str))?,
+        campaign: domain::campaign("invoice.campaign", &i.campaign)?,
+        collects_itself: i.collects_itself,
+        partial: false,
     };
     snapshot.check().map_err(|fault| {
         let field = match fault.field {
@@ -232,7 +255,7 @@ mod tests {
 
     #[test]
     fn faults_name_the_field() {
-        let fault = |f: api::Fact| translate(&f).unwrap_err().to_string();
+        let fault = |f: api::Fact| translate(&f, Source::Grpc).unwrap_err().to_string();
         let with = |change: fn(&mut api::InvoiceFact)| {
             let mut i = invoice();
             change(&mut i);
@@ -271,8 +294,62 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_what_campaigns_choose_by_name_the_field() {
+        let fault = |inner| translate(&fact(inner), Source::Grpc).unwrap_err().field;
+        let with = |change: fn(&mut api::InvoiceFact)| {
+            let mut i = invoice();
+            change(&mut i);
+            fault(api::fact::Fact::Invoice(i))
+        };
+        assert_eq!(with(|i| i.tags = vec![String::new()]), "invoice.tags");
+        assert_eq!(with(|i| i.campaign = "a b".into()), "invoice.campaign");
+        let with = |change: fn(&mut api::CustomerFact)| {
+            let mut c = api::CustomerFact { customer_id: "c".into(), ..Default::default() };
+            change(&mut c);
+            fault(api::fact::Fact::Customer(c))
+        };
+        assert_eq!(with(|c| c.tags = vec!["a,b".into()]), "customer.tags");
+        assert_eq!(with(|c| c.campaign = "a/b".into()), "customer.campaign");
+        assert_eq!(with(|c| c.country = "Germany".into()), "customer.country");
+        assert_eq!(fault(api::fact::Fact::Pending(api::PendingFact::default())), "pending.invoice_id");
+    }
+
+    #[test]
+    fn what_campaigns_choose_by_is_translated() {
+        let inner = api::fact::Fact::Invoice(api::InvoiceFact {
+            tags: vec!["vip".into()],
+            campaign: "gentle".into(),
+            collects_itself: true,
+            ..invoice()
+        });
+        let Ok(Content::Invoice { facts, .. }) = translate(&fact(inner), Source::Nats) else { panic!() };
+        let Fact::Snapshot(snapshot) = &facts[0].fact else { panic!() };
+        assert_eq!((snapshot.source, snapshot.collects_itself), (Source::Nats, true));
+        assert_eq!((snapshot.tags.as_slice(), snapshot.campaign.as_str()), (&["vip".to_owned()][..], "gentle"));
+
+        let customer = api::CustomerFact {
+            customer_id: "c".into(),
+            country: "at".into(),
+            tags: vec!["vip".into()],
+            payer_kind: api::PayerKind::Business.into(),
+            campaign: "gentle".into(),
+            ..Default::default()
+        };
+        let told = translate(&fact(api::fact::Fact::Customer(customer)), Source::Grpc);
+        let Ok(Content::Customer { facts, fault: None, .. }) = told else { panic!("{told:?}") };
+        assert_eq!((facts.country.as_str(), facts.payer_kind), ("AT", Some(PayerKind::Business)));
+        assert_eq!((facts.tags.as_slice(), facts.campaign.as_str()), (&["vip".to_owned()][..], "gentle"));
+
+        let pending = api::PendingFact { invoice_id: "in_1".into(), pending: true };
+        let told = translate(&fact(api::fact::Fact::Pending(pending)), Source::Grpc);
+        let Ok(Content::Invoice { invoice, facts, .. }) = told else { panic!("{told:?}") };
+        assert_eq!((invoice.as_str(), &facts[0].fact), ("in_1", &Fact::Pending(true)));
+    }
+
+    #[test]
     fn an_invoice_without_a_number_is_called_by_its_id() {
-        let Ok(Content::Invoice { facts, .. }) = translate(&fact(api::fact::Fact::Invoice(invoice()))) else {
+        let Ok(Content::Invoice { facts, .. }) = translate(&fact(api::fact::Fact::Invoice(invoice())), Source::Grpc)
+        else {
             panic!()
         };
         let Fact::Snapshot(snapshot) = &facts[0].fact else { panic!() };

@@ -10,14 +10,15 @@
 //! | of another kind | `inbound` only | – |
 //! | that makes no sense | `quarantine` | – (later, when corrected); but what it says for certain takes effect |
 //! | that makes no sense, by gRPC | – | – (the caller is told, and sends it again) |
+//! | any message, even again or without sense | `source`, at most once a minute | `source-heard` |
 
-use crate::domain::{Change, CustomerFacts, Facts, ReversalKind, Stamped, changes};
+use crate::domain::{Change, CustomerFacts, Facts, ReversalKind, Source, Stamped, changes};
 use crate::facts::{Content, Message};
 use crate::store::{self, Key};
 use bus::{Failure, Work};
 use events::{Invoice, Malformed, time, v1};
 use jiff::Timestamp;
-use kernel::{CustomerId, InvoiceId};
+use kernel::{CustomerId, InvoiceId, MerchantId};
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
@@ -44,6 +45,24 @@ impl Verdict {
             Self::Quarantined(_) => "quarantined",
         }
     }
+}
+
+/// Whose sources spoke, and when: business time.
+pub type Heard = BTreeMap<(MerchantId, Source), Timestamp>;
+
+/// Tells of sources that were heard, unless that was told less than a minute ago.
+pub async fn tell_heard(work: &mut Work, heard: &Heard) -> Result<(), Failure> {
+    if heard.is_empty() {
+        return Ok(());
+    }
+    for (merchant, source, heard_at) in store::note_heard(work.tx(), heard).await? {
+        let id = kernel::id::derive("source", merchant.as_str(), &source, &heard_at.to_string());
+        let wire_at = Some(time::to_wire(heard_at));
+        let event = v1::SourceHeard { merchant_id: merchant.to_string(), source, heard_at: wire_at };
+        // In no trace: it is no part of what the message leads to.
+        work.emit_as(id, heard_at, &event, None)?;
+    }
+    Ok(())
 }
 
 /// Takes a batch of messages in, in one transaction. One verdict per message, in order.
@@ -89,14 +108,15 @@ async fn set_apart(work: &mut Work, messages: &[Message], faults: &Faults) -> Re
     Ok(())
 }
 
-/// Applies parked facts whose invoice is known by now. Returns how many messages that were.
+/// Applies facts that were parked in the last `hours` and whose invoice is known by now. Returns how many messages that
+/// were.
 ///
 /// The same function as after the arrival of a charge, run now and then: a charge and a fact about it may have arrived in
 /// two transactions that did not see each other.
-pub async fn apply_parked(work: &mut Work) -> Result<usize, Failure> {
+pub async fn apply_parked(work: &mut Work, hours: i32) -> Result<usize, Failure> {
     /// More wait for the next time.
     const LIMIT: i64 = 500;
-    let charges = store::charges_to_unpark(work.tx(), LIMIT).await?;
+    let charges = store::charges_to_unpark(work.tx(), hours, LIMIT).await?;
     let charges: Vec<Key<&str>> =
         charges.iter().map(|(merchant, charge)| (merchant.clone(), charge.as_str())).collect();
     let mut batch = Batch::default();
@@ -151,7 +171,7 @@ type Faults = BTreeMap<Uuid, Malformed>;
 struct Batch<'a> {
     invoices: BTreeMap<Key<InvoiceId>, News>,
     customers: BTreeMap<Key<CustomerId>, Vec<(&'a Message, &'a CustomerFacts)>>,
-    charges: Vec<(kernel::MerchantId, String, InvoiceId)>,
+    charges: Vec<(MerchantId, String, InvoiceId)>,
     parked: Vec<(&'a Message, &'a str, &'a [Stamped])>,
     faults: Faults,
 }
@@ -192,7 +212,8 @@ impl<'a> Batch<'a> {
                 self.parked.extend(charges.iter().map(|c| (message, c.as_str(), facts.as_slice())));
                 return Verdict::Parked;
             }
-            (Ok(Content::Customer { customer, facts }), _) => {
+            (Ok(Content::Customer { customer, facts, fault }), _) => {
+                self.faults.extend(fault.iter().map(|fault| (message.id, fault.clone())));
                 self.customers.entry((message.merchant.clone(), customer.clone())).or_default().push((message, facts));
             }
             (Ok(Content::Other), _) => {}

@@ -1,7 +1,7 @@
 //! The way in: concurrent requests share commits, and nobody is answered before the commit.
 
 use crate::facts::Message;
-use crate::flow::{self, Verdict};
+use crate::flow::{self, Heard, Verdict};
 use crate::retranslate;
 use crate::store::{self, Quarantined};
 use bus::{Bus, Failure, Work};
@@ -27,6 +27,7 @@ const RACES: usize = 5;
 pub struct Unavailable(pub String);
 
 struct Job {
+    heard: Heard,
     messages: Vec<Message>,
     answer: oneshot::Sender<Result<Vec<Verdict>, Unavailable>>,
 }
@@ -52,10 +53,10 @@ impl Intake {
         (Self { jobs }, Worker { bus, jobs: queue, messages })
     }
 
-    /// Takes messages in. When this returns verdicts, they are committed.
-    pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Verdict>, Unavailable> {
+    /// Takes messages in, which may be none: `heard` says who spoke. When this returns verdicts, they are committed.
+    pub async fn accept(&self, heard: Heard, messages: Vec<Message>) -> Result<Vec<Verdict>, Unavailable> {
         let (answer, verdicts) = oneshot::channel();
-        let job = Job { messages, answer };
+        let job = Job { heard, messages, answer };
         self.jobs.try_send(job).map_err(|_| Unavailable("too many messages are waiting".to_owned()))?;
         verdicts.await.map_err(|_| Unavailable("shutting down".to_owned()))?
     }
@@ -86,20 +87,23 @@ impl Worker {
 
     /// One transaction for all jobs.
     async fn commit(&self, jobs: Vec<Job>) {
-        let (batches, answers): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.messages, j.answer)).unzip();
-        let sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
-        let messages: Vec<Message> = batches.into_iter().flatten().collect();
-        match accept(&self.bus, &messages).await {
+        let (mut heard, mut messages, mut answers) = (Heard::new(), Vec::new(), Vec::new());
+        for job in jobs {
+            heard.extend(job.heard);
+            answers.push((job.answer, job.messages.len()));
+            messages.extend(job.messages);
+        }
+        match accept(&self.bus, &messages, &heard).await {
             Ok(verdicts) => {
                 self.count(&messages, &verdicts);
                 let mut verdicts = verdicts.into_iter();
-                for (answer, size) in answers.into_iter().zip(sizes) {
+                for (answer, size) in answers {
                     let _ = answer.send(Ok(verdicts.by_ref().take(size).collect()));
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, messages = messages.len(), "messages not taken in; their senders will come back");
-                for answer in answers {
+                for (answer, _) in answers {
                     let _ = answer.send(Err(Unavailable(error.to_string())));
                 }
             }
@@ -115,12 +119,15 @@ impl Worker {
 }
 
 /// Takes messages in, in a transaction of their own. If the data of one of them breaks it (text that Postgres cannot
-/// store, say), the halves are tried apart, down to the one, which is quarantined.
-pub async fn accept(bus: &Bus, messages: &[Message]) -> Result<Vec<Verdict>, Failure> {
-    let reason = match accept_once(bus, messages).await {
+/// store, say), the halves are tried apart, down to the one, which is quarantined. `heard` says who spoke by them.
+pub async fn accept(bus: &Bus, messages: &[Message], heard: &Heard) -> Result<Vec<Verdict>, Failure> {
+    let reason = match accept_once(bus, messages, heard).await {
         Err(Failure::Reject(reason)) => reason,
         done => return done,
     };
+    if messages.is_empty() {
+        return Err(Failure::Reject(reason));
+    }
     if let [message] = messages {
         let printable = |text: &str| text.chars().filter(|c| !c.is_control()).collect();
         let broken = Message {
@@ -130,23 +137,25 @@ pub async fn accept(bus: &Bus, messages: &[Message]) -> Result<Vec<Verdict>, Fai
             content: Err(Malformed::new("body", reason)),
             ..message.clone()
         };
-        return accept_once(bus, &[broken]).await;
+        return accept_once(bus, &[broken], heard).await;
     }
     // Both are tried, whatever becomes of one: what is in need not wait for what is not.
     let (left, right) = messages.split_at(messages.len() / 2);
-    let (left, right) = (Box::pin(accept(bus, left)).await, Box::pin(accept(bus, right)).await);
+    let (left, right) = (Box::pin(accept(bus, left, heard)).await, Box::pin(accept(bus, right, heard)).await);
     let mut verdicts = left?;
     verdicts.extend(right?);
     Ok(verdicts)
 }
 
 /// One transaction; begun anew if another replica was faster.
-async fn accept_once(bus: &Bus, messages: &[Message]) -> Result<Vec<Verdict>, Failure> {
+async fn accept_once(bus: &Bus, messages: &[Message], heard: &Heard) -> Result<Vec<Verdict>, Failure> {
     let mut race = 0;
     loop {
         let mut work = bus.begin(&INGEST_INTAKE).await?;
         match flow::accept(&mut work, messages).await {
             Ok(verdicts) => {
+                // Last, so that the row is not locked for long.
+                flow::tell_heard(&mut work, heard).await?;
                 work.commit().await?;
                 return Ok(verdicts);
             }
@@ -177,7 +186,8 @@ async fn sweep_once(host: &Host, retention: bool) -> Result<(), Failure> {
     /// As long as processors retry (three days at Stripe, thirty at Adyen).
     const INBOUND_DAYS: i32 = 35;
     const CHUNK: i64 = 2_000;
-    apply_parked(host).await?;
+    // Payments that are for no invoice stay parked: to look at all of them each second would be too much.
+    apply_parked(host, if retention { 24 * INBOUND_DAYS } else { 1 }).await?;
     while replay_quarantined(host).await? {}
     let mut more = retention;
     while more {
@@ -188,9 +198,9 @@ async fn sweep_once(host: &Host, retention: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn apply_parked(host: &Host) -> Result<(), Failure> {
+async fn apply_parked(host: &Host, hours: i32) -> Result<(), Failure> {
     let mut work = host.bus.begin(&INGEST_INTAKE).await?;
-    flow::apply_parked(&mut work).await?;
+    flow::apply_parked(&mut work, hours).await?;
     Ok(work.commit().await?)
 }
 

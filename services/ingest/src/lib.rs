@@ -18,6 +18,7 @@ pub mod upstream;
 pub use config::Config;
 
 use anyhow::Context;
+use domain::Source;
 use events::Malformed;
 use facts::Message;
 use prost::Message as _;
@@ -50,6 +51,11 @@ pub async fn build(config: Config, host: Host) -> anyhow::Result<Service> {
     Ok(service)
 }
 
+fn retranslate_fact(body: &[u8], source: Source) -> Result<facts::Content, Malformed> {
+    let fact = events::api::Fact::decode(body).map_err(|e| Malformed::new("body", e))?;
+    facts::translate(&fact, source)
+}
+
 /// Translates a stored message again, with today's code and configuration.
 fn retranslate(host: &Host, row: &store::Quarantined) -> Result<Message, bus::Failure> {
     let occurred_at = row.occurred_at.map(|at| at.to_jiff());
@@ -58,9 +64,8 @@ fn retranslate(host: &Host, row: &store::Quarantined) -> Result<Message, bus::Fa
         ("stripe", Some(merchant)) => stripe::translate(&row.body, &merchant.zone)
             .map_err(|e| Malformed::new("body", e))
             .and_then(|webhook| stripe::content_of_kind(webhook, &row.kind)),
-        ("grpc", Some(_)) => events::api::Fact::decode(&*row.body)
-            .map_err(|e| Malformed::new("body", e))
-            .and_then(|fact| facts::translate(&fact)),
+        ("grpc", Some(_)) => retranslate_fact(&row.body, Source::Grpc),
+        ("file", Some(_)) => retranslate_fact(&row.body, Source::File),
         (_, Some(_)) => upstream::retranslate(&row.external_id, &row.body, occurred_at),
     };
     Ok(Message {

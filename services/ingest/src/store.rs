@@ -2,6 +2,7 @@
 
 use crate::domain::{CustomerFacts, Facts, Stamped};
 use crate::facts::Message;
+use crate::flow::Heard;
 use events::Malformed;
 use jiff_sqlx::ToSqlx;
 use kernel::{CustomerId, InvoiceId, MerchantId};
@@ -139,13 +140,15 @@ pub struct Unparked {
     pub facts: Vec<Stamped>,
 }
 
-/// Up to `limit` charges whose invoice is known by now, and about which facts are parked all the same.
-pub async fn charges_to_unpark(tx: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Key<String>>> {
+/// Up to `limit` charges whose invoice is known by now, and about which facts were parked in the last `hours` all the same.
+pub async fn charges_to_unpark(tx: &mut PgConnection, hours: i32, limit: i64) -> sqlx::Result<Vec<Key<String>>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT p.merchant, p.charge
          FROM ingest.parked AS p JOIN ingest.charge AS c USING (merchant, charge)
-         LIMIT $1",
+         WHERE p.parked_at > now() - make_interval(hours => $1)
+         LIMIT $2",
     )
+    .bind(hours)
     .bind(limit)
     .fetch_all(tx)
     .await?;
@@ -253,6 +256,33 @@ pub async fn save_customers(
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == rows.len() as u64)
+}
+
+/// Notes which sources were heard, except where less than a minute has passed since the last note. Returns those noted.
+pub async fn note_heard(
+    tx: &mut PgConnection,
+    heard: &Heard,
+) -> sqlx::Result<Vec<(MerchantId, String, jiff::Timestamp)>> {
+    let rows: Vec<(String, String, jiff_sqlx::Timestamp)> = sqlx::query_as(
+        "INSERT INTO ingest.source AS s (merchant, source, heard_at)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::timestamptz[]) AS heard (merchant, source, heard_at)
+         -- Looks before it inserts: a conflict locks the row, and batches would wait for each other.
+         WHERE NOT EXISTS (
+             SELECT FROM ingest.source AS known
+             WHERE known.merchant = heard.merchant AND known.source = heard.source
+               AND known.heard_at > heard.heard_at - interval '1 minute'
+         )
+         -- Another replica may have been faster.
+         ON CONFLICT (merchant, source) DO UPDATE SET heard_at = EXCLUDED.heard_at
+         WHERE s.heard_at <= EXCLUDED.heard_at - interval '1 minute'
+         RETURNING merchant, source, heard_at",
+    )
+    .bind(heard.keys().map(|(merchant, _)| merchant.as_str()).bind_iter())
+    .bind(heard.keys().map(|(_, source)| source.as_str()).bind_iter())
+    .bind(heard.values().map(|at| at.to_sqlx()).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(|(merchant, source, at)| Ok((stored(merchant)?, source, at.to_jiff()))).collect()
 }
 
 /// A quarantined message as operators see it.

@@ -1,22 +1,23 @@
 //! Stripe's webhooks: signature and translation.
 //!
-//! Signature: <https://docs.stripe.com/webhooks#verify-manually>. Shapes: invoice, charge, dispute and customer objects
-//! of API versions 2017 to 2026; what a version lacks is optional here.
+//! Signature: <https://docs.stripe.com/webhooks#verify-manually>. Shapes: invoice, payment intent, charge, dispute and
+//! customer objects of API versions 2017 to 2026; what a version lacks is optional here.
 
 use crate::domain::{
-    Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Stage, Stamped, check_amount, check_code, check_id,
+    self, Closure, CustomerFacts, Fact, ReversalKind, Snapshot, Source, Stage, Stamped, check_amount, check_code,
+    check_id,
 };
 use crate::facts::Content;
 use events::Malformed;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use kernel::{Currency, CustomerId, InvoiceId, Masked};
+use kernel::{Currency, CustomerId, InvoiceId, Masked, PayerKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 
 /// Why a signature is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -158,6 +159,13 @@ fn content(
         | "invoice.marked_uncollectible" => invoice,
         "invoice_payment.paid" => invoice_payment,
         "customer.created" | "customer.updated" | "customer.deleted" => customer,
+        "payment_intent.processing"
+        | "payment_intent.succeeded"
+        | "payment_intent.payment_failed"
+        | "payment_intent.canceled"
+        | "charge.pending"
+        | "charge.succeeded"
+        | "charge.failed" => pending,
         "charge.refunded" => refund,
         "charge.dispute.created" | "charge.dispute.closed" => dispute,
         _ => return Ok(Content::Other),
@@ -251,6 +259,56 @@ struct InvoiceObject {
     charge: Option<Reference>,
     payment_intent: Option<Reference>,
     payments: Option<Payments>,
+    collection_method: Option<String>,
+    metadata: Option<Metadata>,
+}
+
+/// What merchants tell in the metadata of their objects. Each is read on its own, so that a fault of one is that one's.
+#[derive(Deserialize, Default)]
+struct Metadata {
+    time_zone: Option<String>,
+    timezone: Option<String>,
+    dunlin_tags: Option<Value>,
+    dunlin_campaign: Option<Value>,
+    dunlin_payer: Option<Value>,
+}
+
+impl Metadata {
+    /// Separated by commas.
+    fn tags(&self) -> Result<Vec<String>, Malformed> {
+        const FIELD: &str = "data.object.metadata.dunlin_tags";
+        let tags = text(FIELD, self.dunlin_tags.as_ref())?.split(',').map(str::trim);
+        domain::tags(FIELD, tags.filter(|tag| !tag.is_empty()))
+    }
+
+    fn campaign(&self) -> Result<String, Malformed> {
+        const FIELD: &str = "data.object.metadata.dunlin_campaign";
+        domain::campaign(FIELD, text(FIELD, self.dunlin_campaign.as_ref())?.trim())
+    }
+
+    fn payer_kind(&self) -> Result<Option<PayerKind>, Malformed> {
+        const FIELD: &str = "data.object.metadata.dunlin_payer";
+        match text(FIELD, self.dunlin_payer.as_ref())?.trim() {
+            "" => Ok(None),
+            kind => PayerKind::parse(kind)
+                .map(Some)
+                .ok_or_else(|| Malformed::new(FIELD, format!("{kind:?} is neither \"business\" nor \"consumer\""))),
+        }
+    }
+}
+
+/// A value of the metadata; Stripe's are texts.
+fn text<'a>(field: &'static str, value: Option<&'a Value>) -> Result<&'a str, Malformed> {
+    value.map_or(Ok(""), |value| value.as_str().ok_or_else(|| Malformed::new(field, "is no text")))
+}
+
+/// Reads one part of an object: if it makes no sense, it is left out, and the object is told in part. The first fault is
+/// kept.
+fn or_fault<T: Default>(read: Result<T, Malformed>, fault: &mut Option<Malformed>) -> T {
+    read.unwrap_or_else(|found| {
+        fault.get_or_insert(found);
+        T::default()
+    })
 }
 
 #[derive(Deserialize, Default)]
@@ -287,7 +345,7 @@ fn invoice(event: &Event<'_>) -> Result<Content, Malformed> {
     let head: InvoiceHead = event.object()?;
     let invoice = InvoiceId::try_new(head.id.unwrap_or_default()).map_err(|e| Malformed::new("data.object.id", e))?;
     match invoice_facts(event) {
-        Ok((facts, charges)) => Ok(Content::Invoice { invoice, facts, charges, fault: None }),
+        Ok(InvoiceFacts { facts, charges, fault }) => Ok(Content::Invoice { invoice, facts, charges, fault }),
         // That it is paid or given up is certain, and reminders must stop, however little sense the rest makes.
         Err(fault) => {
             let facts = ending(event.kind, None).into_iter().map(|fact| event.stamp(fact)).collect();
@@ -306,14 +364,21 @@ fn ending(kind: &str, paid_at: Option<Timestamp>) -> Option<Fact> {
     }
 }
 
-/// What an invoice's event says, and the charges it links to.
-fn invoice_facts(event: &Event<'_>) -> Result<(Vec<Stamped>, Vec<String>), Malformed> {
+/// What an invoice's event says, the charges it links to, and what of it makes no sense and is left out.
+struct InvoiceFacts {
+    facts: Vec<Stamped>,
+    charges: Vec<String>,
+    fault: Option<Malformed>,
+}
+
+fn invoice_facts(event: &Event<'_>) -> Result<InvoiceFacts, Malformed> {
     let object: InvoiceObject = event.object()?;
     let transitions = object.status_transitions.as_ref();
     let paid_at = moment("data.object.status_transitions.paid_at", transitions.and_then(|t| t.paid_at))?;
     let status = object.status.as_deref().unwrap_or(if object.paid == Some(true) { "paid" } else { "open" });
 
-    let mut facts = vec![Fact::Snapshot(Box::new(snapshot(event, &object, status)?))];
+    let (snapshot, fault) = snapshot(event, &object, status)?;
+    let mut facts = vec![Fact::Snapshot(Box::new(snapshot))];
     let by_the_way = match status {
         "paid" => Some(Fact::Paid { paid_at, certain: false }),
         "void" => Some(Fact::Closure(Closure::Voided)),
@@ -334,7 +399,7 @@ fn invoice_facts(event: &Event<'_>) -> Result<(Vec<Stamped>, Vec<String>), Malfo
     let listed = object.payments.into_iter().flat_map(|p| p.data).filter_map(|p| p.payment);
     let listed = listed.flat_map(|p| [p.charge, p.payment_intent]);
     let charges = charge_ids([object.charge, object.payment_intent].into_iter().chain(listed))?;
-    Ok((facts.into_iter().map(|fact| event.stamp(fact)).collect(), charges))
+    Ok(InvoiceFacts { facts: facts.into_iter().map(|fact| event.stamp(fact)).collect(), charges, fault })
 }
 
 /// The ids of charges and payment intents.
@@ -346,7 +411,8 @@ fn charge_ids(references: impl IntoIterator<Item = Option<Reference>>) -> Result
     references.into_iter().flatten().map(checked).collect()
 }
 
-/// Since 2025-03-31: says which invoice a payment is for. That the invoice is paid is said by the invoice's own events.
+/// Since 2025-03-31: says which invoice a payment is for. That the invoice is paid is said by the invoice's own events;
+/// here it is only certain that this money is not under way any more.
 #[derive(Deserialize)]
 struct InvoicePaymentObject {
     invoice: Option<Reference>,
@@ -358,10 +424,14 @@ fn invoice_payment(event: &Event<'_>) -> Result<Content, Malformed> {
     let invoice = object.invoice.ok_or_else(|| Malformed::missing("data.object.invoice"))?;
     let invoice = InvoiceId::try_new(invoice.id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
     let charges = charge_ids(object.payment.into_iter().flat_map(|p| [p.charge, p.payment_intent]))?;
-    Ok(Content::Invoice { invoice, facts: Vec::new(), charges, fault: None })
+    Ok(Content::Invoice { invoice, facts: vec![event.stamp(Fact::Pending(false))], charges, fault: None })
 }
 
-fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<Snapshot, Malformed> {
+fn snapshot(
+    event: &Event<'_>,
+    object: &InvoiceObject,
+    status: &str,
+) -> Result<(Snapshot, Option<Malformed>), Malformed> {
     let currency = currency(object.currency.as_deref())?;
     let amount = |field: &'static str, value: Option<i64>| {
         value.map(|amount| minor_units(amount, currency)).ok_or_else(|| Malformed::missing(field))
@@ -379,6 +449,8 @@ fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<S
     let due = moment("data.object.due_date", object.due_date)?;
     let date = |at: Timestamp| event.zone.to_datetime(at).date();
     let id = object.id.clone().unwrap_or_default();
+    let mut fault = None;
+    let metadata = object.metadata.as_ref();
     let snapshot = Snapshot {
         customer: CustomerId::try_new(object.customer.as_ref().map(Reference::id).unwrap_or_default())
             .map_err(|e| Malformed::new("data.object.customer", e))?,
@@ -392,6 +464,11 @@ fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<S
         pay_url: Masked::new(object.hosted_invoice_url.clone().unwrap_or_default()),
         bill_to_name: Masked::new(object.customer_name.clone().unwrap_or_default()),
         bill_to_email: Masked::new(object.customer_email.clone().unwrap_or_default()),
+        source: Source::Stripe,
+        tags: metadata.map(|m| or_fault(m.tags(), &mut fault)).unwrap_or_default(),
+        campaign: metadata.map(|m| or_fault(m.campaign(), &mut fault)).unwrap_or_default(),
+        collects_itself: object.collection_method.as_deref() == Some("charge_automatically"),
+        partial: fault.is_some(),
     };
     snapshot.check().map_err(|fault| {
         let field = match fault.field {
@@ -405,7 +482,7 @@ fn snapshot(event: &Event<'_>, object: &InvoiceObject, status: &str) -> Result<S
         };
         Malformed { field, ..fault }
     })?;
-    Ok(snapshot)
+    Ok((snapshot, fault))
 }
 
 #[derive(Deserialize)]
@@ -413,10 +490,14 @@ struct CustomerObject {
     id: Option<String>,
     name: Option<String>,
     email: Option<String>,
-    #[serde(default)]
     preferred_locales: Option<Vec<String>>,
-    #[serde(default)]
-    metadata: Option<BTreeMap<String, String>>,
+    address: Option<Address>,
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    country: Option<String>,
 }
 
 fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
@@ -425,10 +506,12 @@ fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
         CustomerId::try_new(object.id.unwrap_or_default()).map_err(|e| Malformed::new("data.object.id", e))?;
     // Stripe knows no time zone of a customer; merchants who do put it into the metadata.
     let metadata = object.metadata.unwrap_or_default();
-    let time_zone = metadata.get("time_zone").or_else(|| metadata.get("timezone")).cloned().unwrap_or_default();
+    let time_zone = metadata.time_zone.as_ref().or(metadata.timezone.as_ref()).cloned().unwrap_or_default();
     if !time_zone.is_empty() {
         kernel::contact::zone(&time_zone).map_err(|e| Malformed::new("data.object.metadata.time_zone", e))?;
     }
+    let mut fault = None;
+    let country = object.address.and_then(|a| a.country).unwrap_or_default();
     let facts = CustomerFacts {
         at: event.at,
         id: event.id.to_owned(),
@@ -441,6 +524,11 @@ fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
         email: Masked::new(object.email.unwrap_or_default()),
         time_zone,
         locale: object.preferred_locales.and_then(|l| l.into_iter().next()).unwrap_or_default(),
+        country: or_fault(domain::country("data.object.address.country", &country), &mut fault),
+        tags: or_fault(metadata.tags(), &mut fault),
+        payer_kind: or_fault(metadata.payer_kind(), &mut fault),
+        campaign: or_fault(metadata.campaign(), &mut fault),
+        partial: fault.is_some(),
     };
     facts.check().map_err(|fault| {
         let field = match fault.field {
@@ -450,7 +538,44 @@ fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
         };
         Malformed { field, ..fault }
     })?;
-    Ok(Content::Customer { customer, facts })
+    Ok(Content::Customer { customer, facts, fault })
+}
+
+/// The parts of a charge or a payment intent that tell what it pays.
+#[derive(Deserialize)]
+struct MoneyObject {
+    id: Option<String>,
+    /// Until 2025-03-31.
+    invoice: Option<Reference>,
+    /// Of a charge.
+    payment_intent: Option<Reference>,
+    /// Of a payment intent.
+    latest_charge: Option<Reference>,
+}
+
+/// Money sets out, or is not under way any more. How it ended is said by the invoice's own events: a payment or a failure
+/// that was counted here too would count twice.
+fn pending(event: &Event<'_>) -> Result<Content, Malformed> {
+    let object: MoneyObject = event.object()?;
+    let id = object.id.ok_or_else(|| Malformed::missing("data.object.id"))?;
+    let came_to_nothing =
+        matches!(event.kind, "payment_intent.payment_failed" | "payment_intent.canceled" | "charge.failed");
+    // What has succeeded is under way too: to the invoice, whose own event follows a moment later and ends this.
+    let fact = event.stamp(Fact::Pending(!came_to_nothing));
+    let charges = charge_ids([Some(Reference::Id(id)), object.payment_intent, object.latest_charge])?;
+    of_charge(object.invoice, charges, fact)
+}
+
+/// What is said about a charge: about its invoice, if it names one.
+fn of_charge(invoice: Option<Reference>, charges: Vec<String>, fact: Stamped) -> Result<Content, Malformed> {
+    let facts = vec![fact];
+    match invoice {
+        Some(invoice) => {
+            let invoice = InvoiceId::try_new(invoice.id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
+            Ok(Content::Invoice { invoice, facts, charges, fault: None })
+        }
+        None => Ok(Content::Charge { charges, facts }),
+    }
 }
 
 #[derive(Deserialize)]
@@ -473,13 +598,7 @@ fn refund(event: &Event<'_>) -> Result<Content, Malformed> {
     check_amount("data.object.amount_refunded", amount_minor)?;
     let fact = event.stamp(Fact::Reversal { reversal: charge.clone(), kind: ReversalKind::Refund, amount_minor });
     let charges = charge_ids([Some(Reference::Id(charge)), object.payment_intent])?;
-    match object.invoice {
-        Some(invoice) => {
-            let invoice = InvoiceId::try_new(invoice.id()).map_err(|e| Malformed::new("data.object.invoice", e))?;
-            Ok(Content::Invoice { invoice, facts: vec![fact], charges, fault: None })
-        }
-        None => Ok(Content::Charge { charges, facts: vec![fact] }),
-    }
+    of_charge(object.invoice, charges, fact)
 }
 
 #[derive(Deserialize)]
@@ -534,7 +653,7 @@ fn minor_units(amount: i64, currency: Currency) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     const UTC: TimeZone = TimeZone::UTC;
 
@@ -689,7 +808,8 @@ mod tests {
         else {
             panic!("no invoice")
         };
-        assert_eq!((invoice.as_str(), facts.len(), charges), ("in_1", 0, vec!["pi_1".to_owned()]));
+        assert_eq!((invoice.as_str(), charges), ("in_1", vec!["pi_1".to_owned()]));
+        assert_eq!(facts.into_iter().map(|f| f.fact).collect::<Vec<_>>(), [Fact::Pending(false)], "it counts no money");
     }
 
     #[test]
@@ -737,6 +857,111 @@ mod tests {
         assert_eq!(facts("charge.dispute.closed", "won"), [dispute(false)]);
         let chargeback = Fact::Reversal { reversal: "dp_1".into(), kind: ReversalKind::Chargeback, amount_minor: 900 };
         assert_eq!(facts("charge.dispute.closed", "lost"), [dispute(false), chargeback]);
+    }
+
+    fn told(content: Result<Content, Malformed>) -> (Snapshot, Option<String>) {
+        let Ok(Content::Invoice { facts, fault, .. }) = content else { panic!("no invoice") };
+        let Some(Fact::Snapshot(snapshot)) = facts.into_iter().map(|f| f.fact).next() else { panic!("no snapshot") };
+        (*snapshot, fault.map(|f| f.to_string()))
+    }
+
+    #[test]
+    fn an_invoice_tells_what_campaigns_choose_by() {
+        let with = |change: fn(&mut Value)| {
+            let mut object = invoice_object();
+            change(&mut object);
+            told(event("invoice.finalized", object).content)
+        };
+        let (plain, fault) = with(|o| o["metadata"] = json!({}));
+        assert_eq!((plain.source, plain.collects_itself, plain.partial, fault), (Source::Stripe, false, false, None));
+        assert_eq!((plain.tags, plain.campaign.as_str()), (vec![], ""));
+        assert!(!with(|o| o["collection_method"] = json!("send_invoice")).0.collects_itself);
+        let (rich, fault) = with(|o| {
+            o["collection_method"] = json!("charge_automatically");
+            o["metadata"] =
+                json!({"dunlin_tags": "vip, eu west ,,vip", "dunlin_campaign": " gentle ", "order": "7", "note": null});
+        });
+        assert_eq!((rich.tags, rich.campaign.as_str()), (vec!["vip".to_owned(), "eu west".to_owned()], "gentle"));
+        assert_eq!((rich.collects_itself, rich.partial, fault), (true, false, None));
+    }
+
+    #[test]
+    fn a_fault_of_the_metadata_is_that_parts_only() {
+        let with = |metadata: Value| {
+            let mut object = invoice_object();
+            object["metadata"] = metadata;
+            told(event("invoice.finalized", object).content)
+        };
+        let (snapshot, fault) = with(json!({"dunlin_tags": "x".repeat(101), "dunlin_campaign": "gentle"}));
+        let too_long = "data.object.metadata.dunlin_tags: contains a tag that has 101 characters; at most 100 fit";
+        assert_eq!((snapshot.total_minor, snapshot.partial, fault.as_deref()), (1_000, true, Some(too_long)));
+        assert_eq!((snapshot.tags, snapshot.campaign.as_str()), (vec![], "gentle"));
+        let (snapshot, fault) = with(json!({"dunlin_tags": "vip", "dunlin_campaign": "a b"}));
+        assert_eq!((snapshot.tags, snapshot.campaign.as_str()), (vec!["vip".to_owned()], ""));
+        assert!(fault.unwrap().starts_with("data.object.metadata.dunlin_campaign: "));
+        assert_eq!(with(json!({"dunlin_tags": 5})).1.unwrap(), "data.object.metadata.dunlin_tags: is no text");
+        let mut object = invoice_object();
+        object["metadata"] = json!({"dunlin_tags": 5});
+        let Ok(Content::Invoice { facts, charges, .. }) = event("invoice.paid", object).content else { panic!() };
+        assert!(facts.iter().any(|f| f.fact == Fact::Paid { paid_at: None, certain: true }));
+        assert_eq!(charges, ["ch_1", "pi_1"], "what it links to is certain too");
+    }
+
+    #[test]
+    fn a_customer_tells_what_campaigns_choose_by() {
+        let with = |country: &str, payer: &str| {
+            let object = json!({
+                "id": "cus_1", "name": "Ada", "email": "ada@example.com", "address": {"city": null, "country": country},
+                "metadata": {"dunlin_tags": "vip", "dunlin_campaign": "gentle", "dunlin_payer": payer, "timezone": "UTC"}
+            });
+            let Ok(Content::Customer { facts, fault, .. }) = event("customer.updated", object).content else {
+                panic!()
+            };
+            (facts, fault.map(|f| f.to_string()))
+        };
+        let (facts, fault) = with("de", "consumer");
+        assert_eq!((facts.country.as_str(), facts.payer_kind), ("DE", Some(PayerKind::Consumer)));
+        assert_eq!((facts.tags, facts.campaign.as_str()), (vec!["vip".to_owned()], "gentle"));
+        assert_eq!((facts.time_zone.as_str(), facts.partial, fault), ("UTC", false, None));
+        assert_eq!(with("", "business").0.payer_kind, Some(PayerKind::Business));
+        let (facts, fault) = with("Germany", "robot");
+        assert_eq!(
+            (facts.email.reveal().as_str(), facts.country.as_str(), facts.payer_kind),
+            ("ada@example.com", "", None)
+        );
+        assert!(facts.partial);
+        assert!(fault.unwrap().starts_with("data.object.address.country: "), "the first fault");
+        assert!(with("DE", "robot").1.unwrap().starts_with("data.object.metadata.dunlin_payer: "));
+        let bare = event("customer.created", json!({"id": "cus_1", "address": null, "metadata": null})).content;
+        let Ok(Content::Customer { facts, fault: None, .. }) = bare else { panic!("{bare:?}") };
+        assert_eq!((facts.country.as_str(), facts.payer_kind), ("", None), "nothing is inferred");
+    }
+
+    #[test]
+    fn money_under_way_is_about_its_charge_or_invoice_and_counts_nothing() {
+        let told = |kind: &str, object: Value| match event(kind, object).content {
+            Ok(Content::Charge { charges, facts }) => (None, charges, facts.into_iter().map(|f| f.fact).collect()),
+            Ok(Content::Invoice { invoice, charges, facts, fault: None }) => {
+                (Some(invoice.to_string()), charges, facts.into_iter().map(|f| f.fact).collect::<Vec<_>>())
+            }
+            other => panic!("{other:?}"),
+        };
+        let both = vec!["pi_1".to_owned(), "ch_1".to_owned()];
+        let intent = json!({"id": "pi_1", "latest_charge": "ch_1", "amount": 1_000, "amount_received": 1_000});
+        for (kind, begins) in
+            [("processing", true), ("succeeded", true), ("payment_failed", false), ("canceled", false)]
+        {
+            let kind = format!("payment_intent.{kind}");
+            assert_eq!(told(&kind, intent.clone()), (None, both.clone(), vec![Fact::Pending(begins)]), "{kind}");
+        }
+        let charge = json!({"id": "ch_1", "payment_intent": {"id": "pi_1"}, "invoice": "in_1", "amount": 1_000});
+        let both = vec!["ch_1".to_owned(), "pi_1".to_owned()];
+        for (kind, begins) in [("pending", true), ("succeeded", true), ("failed", false)] {
+            let kind = format!("charge.{kind}");
+            let expected = (Some("in_1".to_owned()), both.clone(), vec![Fact::Pending(begins)]);
+            assert_eq!(told(&kind, charge.clone()), expected, "{kind}");
+        }
+        assert_eq!(event("payment_intent.created", intent).content, Ok(Content::Other));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //!
 //! The fact is a `dunlin.api.v1.Fact`; its id defaults to the event's, its moment to the event's time.
 
+use crate::domain::Source;
 use crate::facts::{self, Content, Message};
+use crate::flow::Heard;
 use crate::intake;
 use async_nats::jetstream;
 use bus::Failure;
@@ -40,7 +42,10 @@ impl Process for Upstream {
 
     async fn process(&self, messages: &mut [jetstream::Message]) -> Result<(), Failure> {
         let batch: Vec<Message> = messages.iter().map(|message| self.translate(message)).collect();
-        intake::accept(&self.host.bus, &batch).await.map(drop)
+        // Of merchants that nobody has configured nothing is expected.
+        let known = batch.iter().filter(|m| self.host.merchants.by_name(m.merchant.as_str()).is_some());
+        let heard: Heard = known.map(|m| ((m.merchant.clone(), Source::Nats), m.received_at)).collect();
+        intake::accept(&self.host.bus, &batch, &heard).await.map(drop)
     }
 }
 
@@ -88,7 +93,9 @@ pub fn translate(merchant: &MerchantId, headers: &[(String, String)], body: Byte
     let structured = header("content-type").is_some_and(|t| t.starts_with("application/cloudevents"));
     let read = if structured { read_structured(&body) } else { read_binary(header, &body) };
     let (source, external_id, kind, content) = match read {
-        Ok(Read { source, id, kind, fact }) => (source, id, kind, fact.and_then(|f| facts::translate(&f))),
+        Ok(Read { source, id, kind, fact }) => {
+            (source, id, kind, fact.and_then(|f| facts::translate(&f, Source::Nats)))
+        }
         Err(fault) => {
             let id = kernel::id::derive("intake", merchant.as_str(), &String::from_utf8_lossy(&body), "content");
             ("intake".to_owned(), id.to_string(), "unreadable".to_owned(), Err(fault))
@@ -118,7 +125,7 @@ pub fn retranslate(external_id: &str, body: &[u8], occurred_at: Option<Timestamp
             complete(fact, external_id, occurred_at)
         }
     };
-    facts::translate(&fact)
+    facts::translate(&fact, Source::Nats)
 }
 
 fn ce_time(header: impl Fn(&str) -> Option<String>) -> Option<Timestamp> {

@@ -3,12 +3,16 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use events::api::ingest_client::IngestClient;
-use events::api::{Fact, InvoiceFact, PaymentFact, PublishRequest, PublishStreamRequest, Verdict, VerdictKind, fact};
-use events::{AnyEvent, Invoice, Service, time};
+use events::api::{
+    Fact, InvoiceFact, PaymentFact, PendingFact, PublishRequest, PublishStreamRequest, Verdict, VerdictKind, fact,
+};
+use events::{AnyEvent, Invoice, Kind, Service, time};
+use ingest::domain::Source;
 use ingest::facts::Message;
+use ingest::flow::Heard;
 use ingest::store::Quarantined;
 use jiff::Timestamp;
-use kernel::{Clock, MerchantId, SharedClock, SystemClock};
+use kernel::{Clock, ManualClock, MerchantId, PayerKind, SharedClock, SystemClock};
 use prost::Message as _;
 use runtime::Merchants;
 use serde_json::{Value, json};
@@ -34,10 +38,13 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Self::with_clock(Arc::new(SystemClock)).await
+    }
+
+    async fn with_clock(clock: SharedClock) -> Self {
         let system = TestSystem::start(&[(Service::Ingest, &ingest::MIGRATIONS)]).await.unwrap();
         let mut merchants = Merchants::default();
         merchants.insert(merchant("acme", "Europe/Berlin").unwrap());
-        let clock: SharedClock = Arc::new(SystemClock);
         let host = system.host(Service::Ingest, &merchants, clock).await.unwrap();
         let (pool, bus) = (host.pool.clone(), host.bus.clone());
         let any = "127.0.0.1:0".parse().unwrap();
@@ -66,8 +73,21 @@ impl Rig {
         answer["verdict"].as_str().unwrap().to_owned()
     }
 
+    /// What was said about invoices and customers.
     async fn emitted(&self) -> Vec<AnyEvent> {
-        self.system.emitted(Service::Ingest).await.unwrap()
+        let mut events = self.system.emitted(Service::Ingest).await.unwrap();
+        events.retain(|e| e.kind() != Kind::SourceHeard);
+        events
+    }
+
+    /// The sources that were told to be heard, in order, and when.
+    async fn heard(&self) -> Vec<(String, Timestamp)> {
+        let events = self.system.emitted(Service::Ingest).await.unwrap();
+        let heard = events.into_iter().filter_map(|e| match e {
+            AnyEvent::SourceHeard(h) => Some((h.source, time::from_wire(h.heard_at).unwrap())),
+            _ => None,
+        });
+        heard.collect()
     }
 
     async fn names(&self) -> Vec<&'static str> {
@@ -105,7 +125,8 @@ impl Rig {
             ingest::upstream::translate(&merchant, &headers, fact.encode_to_vec().into(), SystemClock.now())
         };
         let messages: Vec<_> = facts.iter().map(message).collect();
-        Ok(ingest::intake::accept(&self.bus, &messages).await?.iter().map(|v| v.name()).collect())
+        let heard = Heard::from([((merchant.clone(), Source::Nats), SystemClock.now())]);
+        Ok(ingest::intake::accept(&self.bus, &messages, &heard).await?.iter().map(|v| v.name()).collect())
     }
 
     /// What is in quarantine, the oldest first.
@@ -514,6 +535,185 @@ async fn customers_keep_what_was_said_last() {
     rig.end().await;
 }
 
+/// A direct debit: the processor takes the money, and the bank confirms it days later or does not.
+#[tokio::test]
+async fn money_under_way_is_told_until_it_arrives_or_fails() {
+    let rig = Rig::start().await;
+    let object = |status: &str, remaining: i64| {
+        let mut object = invoice_object(status, remaining);
+        (object["payment_intent"], object["collection_method"]) = (json!("pi_1"), json!("charge_automatically"));
+        object
+    };
+    let intent = json!({"id": "pi_1", "object": "payment_intent", "latest_charge": "ch_1", "amount": 1_000});
+    // Before the invoice: it waits for it.
+    assert_eq!(rig.verdict(&event("evt_2", "payment_intent.processing", 2, intent.clone())).await, "parked");
+    rig.verdict(&event("evt_1", "invoice.finalized", 1, object("open", 1_000))).await;
+    let second = |n: i64| Timestamp::from_second(1_767_225_600 + n).unwrap();
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.pending_since, invoice.open_minor, invoice.collects_itself), (Some(second(2)), 1_000, true));
+    assert_eq!(invoice.source, "stripe");
+
+    let mut failed = intent.clone();
+    failed["last_payment_error"] = json!({"code": "x", "decline_code": "insufficient_funds"});
+    rig.verdict(&event("evt_3", "payment_intent.payment_failed", 5, failed.clone())).await;
+    assert_eq!(rig.invoice("in_1").await.pending_since, None);
+    let mut failing = object("open", 1_000);
+    failing["payment_intent"] = failed;
+    rig.verdict(&event("evt_4", "invoice.payment_failed", 5, failing)).await;
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.failed_attempts, invoice.decline_code.as_str()), (1, "insufficient_funds"), "counted once");
+
+    let charge = json!({"id": "ch_1", "object": "charge", "payment_intent": "pi_1", "amount": 1_000});
+    rig.verdict(&event("evt_5", "charge.pending", 8, charge.clone())).await;
+    assert_eq!(rig.invoice("in_1").await.pending_since, Some(second(8)));
+    rig.verdict(&event("evt_6", "charge.succeeded", 9, charge)).await;
+    rig.verdict(&event("evt_7", "payment_intent.succeeded", 9, intent)).await;
+    rig.verdict(&event("evt_8", "invoice.paid", 9, object("paid", 0))).await;
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.pending_since, invoice.open_minor), (None, 0));
+    let expected = [
+        "invoice-issued",
+        "invoice-changed",
+        "payment-failed",
+        "invoice-changed",
+        "invoice-changed",
+        "payment-received",
+    ];
+    assert_eq!(rig.names().await, expected);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn metadata_that_makes_no_sense_costs_nothing_else_and_can_be_corrected() {
+    let rig = Rig::start().await;
+    let object = |tags: &str| {
+        let mut object = invoice_object("open", 1_000);
+        object["metadata"] = json!({"dunlin_tags": tags, "dunlin_campaign": "gentle"});
+        object
+    };
+    let bad = "x".repeat(101);
+    assert_eq!(rig.verdict(&event("evt_1", "invoice.finalized", 0, object(&bad))).await, "quarantined");
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.open_minor, invoice.campaign.as_str(), invoice.tags.len()), (1_000, "gentle", 0));
+    let customer = |payer: &str| {
+        let metadata = json!({"dunlin_payer": payer});
+        json!({"id": "cus_1", "name": "Ada", "email": "ada@example.com", "address": {"country": "DE"}, "metadata": metadata})
+    };
+    assert_eq!(rig.verdict(&event("evt_2", "customer.updated", 0, customer("robot"))).await, "quarantined");
+    let told = || async {
+        let Some(AnyEvent::CustomerChanged(told)) = rig.emitted().await.pop() else { panic!("no change") };
+        events::Customer::try_from(told.customer.as_ref().unwrap()).unwrap()
+    };
+    assert_eq!((told().await.email.reveal().as_str(), told().await.payer_kind), ("ada@example.com", None));
+
+    let [bad_invoice, bad_customer] = &rig.quarantine().await[..] else { panic!("two messages") };
+    assert_eq!(bad_invoice.field, "data.object.metadata.dunlin_tags");
+    assert_eq!(bad_customer.field, "data.object.metadata.dunlin_payer");
+    let corrected = event("evt_1", "invoice.finalized", 0, object("vip")).to_string();
+    assert!(rig.replay(bad_invoice.id, Some(corrected.as_bytes())).await.is_none());
+    assert_eq!(rig.invoice("in_1").await.tags, ["vip"]);
+    let corrected = event("evt_2", "customer.updated", 0, customer("consumer")).to_string();
+    assert!(rig.replay(bad_customer.id, Some(corrected.as_bytes())).await.is_none());
+    let customer = told().await;
+    assert_eq!((customer.payer_kind, customer.country.as_str()), (Some(PayerKind::Consumer), "DE"));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn facts_by_grpc_tell_what_campaigns_choose_by() {
+    use VerdictKind::{Accepted, Rejected};
+    let rig = Rig::start().await;
+    let pending = |id: &str, minute: i64, pending: bool| Fact {
+        id: id.into(),
+        occurred_at: Some(time::to_wire(at_minute(minute))),
+        fact: Some(fact::Fact::Pending(PendingFact { invoice_id: "in_1".into(), pending })),
+    };
+    let mut rich = invoice_fact(1);
+    if let Some(fact::Fact::Invoice(i)) = &mut rich.fact {
+        (i.tags, i.campaign, i.collects_itself) = (vec!["vip".into(), "eu".into()], "gentle".into(), true);
+    }
+    let mut wrong = invoice_fact(2);
+    if let Some(fact::Fact::Invoice(i)) = &mut wrong.fact {
+        i.campaign = "not a name".into();
+    }
+    let verdicts = rig.publish(&[pending("p1", 1, true), rich, wrong]).await;
+    assert_eq!(
+        (kinds(&verdicts), verdicts[2].field.as_str()),
+        (vec![Accepted, Accepted, Rejected], "invoice.campaign")
+    );
+    let invoice = rig.invoice("in_1").await;
+    assert_eq!((invoice.source.as_str(), invoice.campaign.as_str()), ("grpc", "gentle"));
+    assert_eq!((invoice.tags.as_slice(), invoice.collects_itself), (&["vip".to_owned(), "eu".to_owned()][..], true));
+    assert_eq!(invoice.pending_since, Some(at_minute(1)));
+    rig.publish(&[pending("p2", 2, false)]).await;
+    assert_eq!(rig.invoice("in_1").await.pending_since, None);
+
+    let mut request = authorized(PublishRequest { merchant_id: "acme".into(), facts: vec![invoice_fact(3)] });
+    request.metadata_mut().insert("dunlin-source", "file".parse().unwrap());
+    rig.grpc().await.publish(request).await.unwrap();
+    assert_eq!(rig.invoice("in_3").await.source, "file");
+    let mut request = authorized(PublishRequest { merchant_id: "acme".into(), facts: vec![] });
+    request.metadata_mut().insert("dunlin-source", "stripe".parse().unwrap());
+    assert_eq!(rig.grpc().await.publish(request).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    rig.intake(&[invoice_fact(4)]).await.unwrap();
+    assert_eq!(rig.invoice("in_4").await.source, "nats");
+    rig.end().await;
+}
+
+fn at_minute(minute: i64) -> Timestamp {
+    Timestamp::from_second(1_767_607_200 + 60 * minute).unwrap()
+}
+
+/// What counts is that a source speaks, whatever it says.
+#[tokio::test]
+async fn a_source_that_speaks_is_heard_at_most_once_a_minute() {
+    let clock = Arc::new(ManualClock::new(at_minute(0)));
+    let rig = Rig::with_clock(clock.clone()).await;
+    let nothing_new = |id: &str| event(id, "plan.created", 0, json!({}));
+    for id in ["evt_1", "evt_2"] {
+        rig.verdict(&nothing_new(id)).await;
+    }
+    assert_eq!(rig.heard().await, [("stripe".to_owned(), at_minute(0))]);
+    clock.set(at_minute(1) - jiff::SignedDuration::from_millis(1));
+    rig.verdict(&nothing_new("evt_3")).await;
+    assert_eq!(rig.heard().await.len(), 1, "too soon");
+    clock.set(at_minute(1));
+    assert_eq!(rig.verdict(&event("evt_4", "invoice.finalized", 0, json!({"id": "in_1"}))).await, "quarantined");
+    assert_eq!(rig.heard().await.pop(), Some(("stripe".to_owned(), at_minute(1))), "even if it makes no sense");
+    clock.set(at_minute(2));
+    assert_eq!(rig.verdict(&nothing_new("evt_1")).await, "duplicate");
+    assert_eq!(rig.heard().await.pop(), Some(("stripe".to_owned(), at_minute(2))), "even if it is known");
+    assert_eq!(rig.post_signed(&nothing_new("evt_9").to_string(), "").await.status(), 401);
+
+    let mut wrong = invoice_fact(1);
+    wrong.occurred_at = None;
+    assert_eq!(kinds(&rig.publish(&[wrong]).await), [VerdictKind::Rejected]);
+    assert_eq!(rig.heard().await.len(), 4, "each source by itself");
+    let settings = rig.system.common.nats.broker(bus::permissions::UPSTREAM_USER);
+    let js = bus::broker::jetstream(bus::broker::connect("erp", &settings).await.unwrap());
+    for merchant in ["nobody-we-know", "acme"] {
+        js.publish(format!("dunlin.intake.v1.{merchant}"), "nonsense".into()).await.unwrap().await.unwrap();
+    }
+    wait::until_true("both to be kept", SOON, || async { rig.count("quarantine").await == 3 }).await;
+    let mut sources: Vec<_> = rig.heard().await.into_iter().map(|(source, _)| source).collect();
+    sources.sort();
+    assert_eq!(sources, ["grpc", "nats", "stripe", "stripe", "stripe"]);
+    assert_eq!(rig.count("source").await, 3);
+    rig.end().await;
+}
+
+/// Several replicas share the minute.
+#[tokio::test]
+async fn replicas_do_not_tell_twice_of_one_source() {
+    let rig = Rig::start().await;
+    let merchant = MerchantId::try_new("acme").unwrap();
+    let heard = Heard::from([((merchant, Source::Stripe), at_minute(0))]);
+    let tell = || async { ingest::intake::accept(&rig.bus, &[], &heard).await.unwrap() };
+    futures_util::future::join_all((0..8).map(|_| tell())).await;
+    assert_eq!(rig.heard().await.len(), 1);
+    rig.end().await;
+}
+
 fn invoice_fact(n: usize) -> Fact {
     Fact {
         id: format!("fact-{n}"),
@@ -707,7 +907,7 @@ async fn a_batch_leaves_what_waits_for_other_charges_alone() {
             sender_corrects: false,
         };
         let bus = host.bus.clone();
-        async move { ingest::intake::accept(&bus, &[message]).await.unwrap() }
+        async move { ingest::intake::accept(&bus, &[message], &Heard::new()).await.unwrap() }
     };
     for n in 1..=2 {
         let dispute = json!({"id": format!("dp_{n}"), "charge": format!("ch_{n}"), "status": "needs_response"});
@@ -720,7 +920,9 @@ async fn a_batch_leaves_what_waits_for_other_charges_alone() {
         sqlx::query_scalar("SELECT charge FROM ingest.parked").fetch_all(&host.pool).await.unwrap();
     assert_eq!(parked, ["ch_2"]);
     let mut work = host.bus.begin(&events::topology::INGEST_INTAKE).await.unwrap();
-    assert_eq!(ingest::flow::apply_parked(&mut work).await.unwrap(), 1, "the sweep finds it");
+    sqlx::query("UPDATE ingest.parked SET parked_at = now() - interval '2 hours'").execute(&host.pool).await.unwrap();
+    assert_eq!(ingest::flow::apply_parked(&mut work, 1).await.unwrap(), 0, "too long ago");
+    assert_eq!(ingest::flow::apply_parked(&mut work, 3).await.unwrap(), 1, "the sweep finds it");
 }
 
 #[tokio::test]

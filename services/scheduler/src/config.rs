@@ -1,12 +1,15 @@
-//! The scheduler's section of the settings, and its campaign files.
+//! The scheduler's section of the settings, and the files that its rules come from: campaigns and calendars.
 
-use campaign::{Campaign, CampaignFile};
+use campaign::calendar::{Calendar, CalendarFile};
+use campaign::{Calendars, Campaign, CampaignFile, PAYERS_CALENDAR};
 use runtime::config::{At, Document, Fault, Faults, Validate};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The scheduler's section of the settings.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -14,6 +17,8 @@ use std::path::Path;
 pub struct Config {
     /// How often due timers are looked for, in milliseconds.
     pub tick_milliseconds: u32,
+    /// How often the files of campaigns and calendars are looked at, in seconds: what changed comes into force.
+    pub reload_seconds: u32,
     /// Where operators' tools hold, release, skip and send by gRPC; nowhere if left out.
     #[schemars(schema_with = "runtime::config::address")]
     pub grpc_listen: Option<SocketAddr>,
@@ -21,7 +26,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { tick_milliseconds: 100, grpc_listen: None }
+        Self { tick_milliseconds: 100, reload_seconds: 5, grpc_listen: None }
     }
 }
 
@@ -29,6 +34,9 @@ impl Validate for Config {
     fn validate(&self, at: &mut At<'_>) {
         if !(1..=60_000).contains(&self.tick_milliseconds) {
             at.fault("tick_milliseconds", "must lie between 1 and 60000");
+        }
+        if !(1..=3_600).contains(&self.reload_seconds) {
+            at.fault("reload_seconds", "must lie between 1 and 3600");
         }
     }
 }
@@ -47,27 +55,113 @@ impl Validate for CampaignDocument {
     }
 }
 
-/// The campaigns of the configuration directory, by file name, each with its text.
-pub type Campaigns = BTreeMap<String, (Campaign, String)>;
+/// A calendar file as a document of the configuration.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct CalendarDocument(pub CalendarFile);
 
-/// Reads `<config_dir>/campaigns/*.yaml`. On faults reports all of them.
-pub fn read_campaigns(config_dir: &Path, faults: &mut Faults) -> Campaigns {
-    let mut campaigns = Campaigns::new();
-    for path in runtime::merchant::yaml_files(&config_dir.join("campaigns"), faults) {
-        let Some(CampaignDocument(file)) = runtime::merchant::read(&path, faults) else { continue };
-        let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
-        match std::fs::read_to_string(&path).map(|text| (Campaign::try_new(&file, &text), text)) {
-            Ok((Ok(campaign), text)) => _ = campaigns.insert(name, (campaign, text)),
-            // Checked a moment ago: the file has changed in between.
-            Ok((Err(_), _)) | Err(_) => faults.0.push(Fault {
-                file: path.display().to_string(),
-                line: None,
-                path: String::new(),
-                reason: "changed while it was read; try again".to_owned(),
-            }),
+impl Validate for CalendarDocument {
+    fn validate(&self, at: &mut At<'_>) {
+        for fault in Calendar::try_new(&self.0).err().into_iter().flatten() {
+            at.fault(&fault.path, fault.reason);
         }
     }
-    campaigns
+}
+
+/// Campaigns by file name, each with its text.
+pub type Campaigns = BTreeMap<String, (Campaign, String)>;
+
+/// The files that rules come from: `<config_dir>/campaigns/*.yaml` and, if there are any, `<config_dir>/calendars/*.yaml`.
+#[derive(Debug, Clone, Default)]
+pub struct RuleFiles {
+    /// The configuration directory.
+    pub directory: PathBuf,
+    /// The campaigns without a fault.
+    pub campaigns: Campaigns,
+    /// The names of all campaign files, those with faults too.
+    pub names: BTreeSet<String>,
+    /// The merchants' own calendars without a fault.
+    pub calendars: BTreeMap<String, Arc<Calendar>>,
+    /// All that is wrong with any of them.
+    pub faults: Faults,
+}
+
+impl RuleFiles {
+    /// Reads them. What has a fault is left out; its faults are all there.
+    pub fn read(config_dir: &Path) -> Self {
+        let mut files = Self { directory: config_dir.to_owned(), ..Self::default() };
+        let calendars = config_dir.join("calendars");
+        if calendars.is_dir() {
+            for path in runtime::merchant::yaml_files(&calendars, &mut files.faults) {
+                files.read_calendar(&path);
+            }
+        }
+        for path in runtime::merchant::yaml_files(&config_dir.join("campaigns"), &mut files.faults) {
+            files.read_campaign(&path);
+        }
+        files
+    }
+
+    /// The calendars for planning: the merchants' own before those that are shipped.
+    pub fn all_calendars(&self) -> Calendars {
+        Calendars::new(self.calendars.clone())
+    }
+
+    fn read_calendar(&mut self, path: &Path) {
+        let Some(CalendarDocument(file)) = runtime::merchant::read(path, &mut self.faults) else { return };
+        match Calendar::try_new(&file) {
+            Ok(calendar) if calendar.name() != stem(path) => {
+                let reason = format!("is {:?}, but campaigns know the calendar by its file's name", calendar.name());
+                self.fault(path, "name", reason);
+            }
+            Ok(calendar) => _ = self.calendars.insert(stem(path), Arc::new(calendar)),
+            Err(_) => self.fault(path, "", CHANGED),
+        }
+    }
+
+    fn read_campaign(&mut self, path: &Path) {
+        self.names.insert(stem(path));
+        let Some(CampaignDocument(file)) = runtime::merchant::read(path, &mut self.faults) else { return };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let Ok(campaign) = Campaign::try_new(&file, &text) else { return self.fault(path, "", CHANGED) };
+        let calendars = self.all_calendars();
+        let is_missing = |name: &str| name != PAYERS_CALENDAR && calendars.get(name).is_none();
+        let missing: Vec<usize> =
+            (0..).zip(&campaign.holidays).filter(|(_, name)| is_missing(name)).map(|(n, _)| n).collect();
+        if missing.is_empty() {
+            self.campaigns.insert(stem(path), (campaign, text));
+            return;
+        }
+        let known = format!("payer, {}", calendars.names().join(", "));
+        for n in missing {
+            self.fault(path, &format!("contact.holidays.{n}"), format!("is no calendar; there are {known}"));
+        }
+    }
+
+    fn fault(&mut self, path: &Path, key: &str, reason: impl Into<String>) {
+        let file = path.display().to_string();
+        self.faults.0.push(Fault { file, line: None, path: key.to_owned(), reason: reason.into() });
+    }
+}
+
+/// It was fine when it was checked a moment ago.
+const CHANGED: &str = "changed while it was read; try again";
+
+fn stem(path: &Path) -> String {
+    path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned()
+}
+
+/// Names, sizes and times of the files that rules come from: when they change, the files are read again.
+pub fn fingerprint(config_dir: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+    let files = ["campaigns", "calendars"].into_iter().filter_map(|d| std::fs::read_dir(config_dir.join(d)).ok());
+    let of = |entry: std::fs::DirEntry| {
+        // A ConfigMap's files are links: the time is that of what they lead to.
+        let metadata = std::fs::metadata(entry.path()).ok()?;
+        Some((entry.path(), metadata.len(), metadata.modified().ok()))
+    };
+    let mut all: Vec<_> = files.flatten().flatten().filter_map(of).collect();
+    all.sort();
+    all
 }
 
 /// Reads a campaign from text that was valid when it was stored.

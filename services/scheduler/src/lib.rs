@@ -8,6 +8,7 @@ pub mod config;
 pub mod domain;
 pub mod flow;
 pub mod operations;
+pub mod reload;
 pub mod rules;
 pub mod store;
 pub mod timers;
@@ -15,22 +16,30 @@ pub mod timers;
 pub use config::Config;
 
 use anyhow::Context;
-use campaign::Calendars;
-use config::Campaigns;
+use config::RuleFiles;
 use rules::Rules;
 use runtime::{Host, Service};
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// The scheduler's schema.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// Builds the service. `campaigns` are those in force; their versions are kept for the cases that begin with them.
-pub async fn build(config: Config, campaigns: Campaigns, host: Host) -> anyhow::Result<Service> {
+/// Builds the service. The campaigns of `files` come into force; one whose file has a fault stays in the version that was
+/// in force before. Errors: faults of a campaign that never was in force.
+pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Result<Service> {
     let load = || async {
-        Rules::load(host.clone(), &campaigns, Calendars::default()).await.map_err(|error| format!("{error:#}"))
+        Rules::load(host.clone(), &files.campaigns, files.all_calendars()).await.map_err(|error| format!("{error:#}"))
     };
     let rules = runtime::host::wait_for("the campaigns", load).await;
+    let in_force = rules.in_force();
+    if files.names.iter().any(|name| !in_force.campaigns.contains_key(name)) {
+        return Err(files.faults.into());
+    }
+    reload::report(&host.health, &files.faults);
     let mut service = Service::new(&host);
+    let (pause, stop) = (Duration::from_secs(config.reload_seconds.into()), service.stop());
+    service.task("campaigns", reload::run(files.directory, rules.clone(), host.health.clone(), pause, stop));
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
     if let Some(address) = config.grpc_listen {

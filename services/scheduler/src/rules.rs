@@ -87,9 +87,8 @@ impl Rules {
             store::put_in_force(&self.host.pool, name, &campaign.version, text, &steps).await?;
             all.insert(name.clone(), Arc::new(campaign.clone()));
         }
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        versions.extend(all.iter().map(|(name, c)| ((name.clone(), c.version.clone()), c.clone())));
-        drop(versions);
+        let named = all.iter().map(|(name, c)| ((name.clone(), c.version.clone()), c.clone()));
+        self.versions.write().unwrap_or_else(PoisonError::into_inner).extend(named);
         self.learn(&self.host.pool).await?;
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(InForce::new(all, calendars));
         Ok(())

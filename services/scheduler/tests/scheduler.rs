@@ -7,6 +7,7 @@ use events::{AnyEvent, Event, Flow, Service, v1};
 use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
 use runtime::{Host, Merchants};
+use scheduler::config::RuleFiles;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use std::collections::BTreeMap;
@@ -42,16 +43,15 @@ impl Rig {
         for service in others {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
         }
-        let mut faults = runtime::config::Faults::default();
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
-        let campaigns = scheduler::config::read_campaigns(&config, &mut faults);
-        assert_eq!(faults.0, []);
+        let files = RuleFiles::read(&config);
+        assert_eq!(files.faults.0, []);
         let (stop, mut running, mut pool) = (CancellationToken::new(), Vec::new(), None);
         for _ in 0..replicas {
             let host = system.host(Service::Scheduler, &merchants, Arc::new(clock.clone())).await.unwrap();
             pool = Some(PgPool::connect(&system.database.admin_url).await.unwrap());
-            let settings = scheduler::Config { tick_milliseconds: 10, grpc_listen: None };
-            let service = scheduler::build(settings, campaigns.clone(), host).await.unwrap();
+            let settings = scheduler::Config { tick_milliseconds: 10, ..Default::default() };
+            let service = scheduler::build(settings, files.clone(), host).await.unwrap();
             running.push(tokio::spawn(service.run(stop.clone())));
         }
         Self { system, clock, producers, pool: pool.unwrap(), stop, running }

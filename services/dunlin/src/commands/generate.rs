@@ -4,7 +4,7 @@ use super::write_file;
 use crate::settings::Settings;
 use runtime::config::editor_schema;
 use runtime::merchant::MerchantFile;
-use scheduler::config::CampaignDocument;
+use scheduler::config::{CalendarDocument, CampaignDocument};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (arguments.root.join("config/schema/settings.json"), pretty(&editor_schema::<Settings>())?),
         (arguments.root.join("config/schema/merchant.json"), pretty(&editor_schema::<MerchantFile>())?),
         (arguments.root.join("config/schema/campaign.json"), pretty(&editor_schema::<CampaignDocument>())?),
+        (arguments.root.join("config/schema/calendar.json"), pretty(&editor_schema::<CalendarDocument>())?),
         (
             arguments.root.join("config/schema/tracker.openapi.json"),
             pretty(&serde_json::to_value(tracker::api::openapi())?)?,

@@ -7,9 +7,11 @@ use super::{dev_settings, settings_path};
 use crate::settings::Configuration;
 use anyhow::{Context, bail};
 use events::api::ingest_client::IngestClient;
-use events::api::{Fact, InvoiceFact, PaymentFact, PublishRequest, Verdict, VerdictKind, fact};
-use events::time;
+use events::api::{CustomerFact, Fact, InvoiceFact, PaymentFact, PublishRequest, Verdict, VerdictKind, fact};
+use events::{api, time};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ingest::api::SOURCE_METADATA;
+use ingest::domain::Source;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -19,6 +21,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
@@ -60,8 +63,13 @@ pub struct Arguments {
 }
 
 const HELP: &str = "\
-Fields: customer, invoice, issue, due, amount are needed; paid, currency, number, name, email, pay_url may be there.
+Fields: customer, invoice, issue, due, amount are needed; paid, currency, number, name, email, pay_url, tags, campaign,
+collects_itself, country, payer_kind may be there.
 Without a map, a column of the field's own name is taken. Dates are YYYY-MM-DD, amounts plain decimals such as 1234.50.
+tags are the invoice's, separated by commas within the cell; campaign is the name of the one for this very invoice;
+collects_itself is yes where you collect without the payer's doing, otherwise no or empty. country (two letters) and
+payer_kind (business or consumer) tell about the customer: the first row with either replaces what was known of it, name and
+email included, and later ones must not contradict it.
 
 Examples:
   dunlin import ledger.csv --merchant acme --currency EUR
@@ -83,10 +91,15 @@ enum Field {
     Name,
     Email,
     PayUrl,
+    Tags,
+    Campaign,
+    CollectsItself,
+    Country,
+    PayerKind,
 }
 
 impl Field {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 16] = [
         Self::Customer,
         Self::Invoice,
         Self::Issue,
@@ -98,6 +111,11 @@ impl Field {
         Self::Name,
         Self::Email,
         Self::PayUrl,
+        Self::Tags,
+        Self::Campaign,
+        Self::CollectsItself,
+        Self::Country,
+        Self::PayerKind,
     ];
     const NEEDED: [Self; 5] = [Self::Customer, Self::Invoice, Self::Issue, Self::Due, Self::Amount];
 
@@ -114,6 +132,21 @@ impl Field {
             Self::Name => "name",
             Self::Email => "email",
             Self::PayUrl => "pay_url",
+            Self::Tags => "tags",
+            Self::Campaign => "campaign",
+            Self::CollectsItself => "collects_itself",
+            Self::Country => "country",
+            Self::PayerKind => "payer_kind",
+        }
+    }
+
+    /// Which cell a fault of ingest is about, where that is clear.
+    fn of_fault(field: &str) -> Option<Self> {
+        match field {
+            "invoice.tags" => Some(Self::Tags),
+            "invoice.campaign" => Some(Self::Campaign),
+            "customer.country" => Some(Self::Country),
+            _ => None,
         }
     }
 }
@@ -238,6 +271,8 @@ struct Ledger {
     bytes: u64,
     /// The line of each invoice that made sense.
     lines: HashMap<String, u64>,
+    /// What was told about each customer, with the line that told it first.
+    customers: HashMap<String, (u64, CustomerFact)>,
 }
 
 impl Ledger {
@@ -252,7 +287,8 @@ impl Ledger {
         if currency.is_none() && !columns.contains_key(&Field::Currency) {
             bail!("no column holds a currency: give --currency, or map one");
         }
-        Ok(Self { reader, header, columns, currency, zone, now: SystemClock.now(), bytes, lines: HashMap::new() })
+        let (now, lines, customers) = (SystemClock.now(), HashMap::new(), HashMap::new());
+        Ok(Self { reader, header, columns, currency, zone, now, bytes, lines, customers })
     }
 
     fn next(&mut self) -> anyhow::Result<Option<Row>> {
@@ -262,7 +298,7 @@ impl Ledger {
         match read {
             Ok(false) => Ok(None),
             Ok(true) => {
-                let facts = self.facts(&record).and_then(|facts| self.once(number, &record, facts));
+                let facts = self.read(number, &record);
                 Ok(Some(Row { number, record, facts }))
             }
             // Text that is no UTF-8 is a fault of its row; anything else means that the file cannot be read.
@@ -296,14 +332,79 @@ impl Ledger {
         text.parse().map(Some).map_err(|_| wrong())
     }
 
+    /// All facts of a row, checked as ingest would.
+    fn read(&mut self, number: u64, record: &csv::StringRecord) -> Result<Vec<Fact>, RowFault> {
+        let mut facts = self.facts(record)?;
+        let customer = self.customer(record)?.filter(|c| !self.customers.contains_key(&c.customer_id));
+        facts.extend(customer.clone().map(|customer| self.told_now(fact::Fact::Customer(customer))));
+        // What ingest would refuse a dry run finds as well.
+        for fact in &facts {
+            ingest::facts::translate(fact, Source::File).map_err(|fault| match Field::of_fault(fault.field) {
+                Some(field) => self.fault(field, fault.problem),
+                None => RowFault { column: fault.field.to_owned(), reason: fault.problem },
+            })?;
+        }
+        self.once(number, record)?;
+        self.customers.extend(customer.map(|customer| (customer.customer_id.clone(), (number, customer))));
+        Ok(facts)
+    }
+
     /// Refuses a second row of the same invoice: which of the two holds only the ledger's owner knows.
-    fn once(&mut self, number: u64, record: &csv::StringRecord, facts: Vec<Fact>) -> Result<Vec<Fact>, RowFault> {
+    fn once(&mut self, number: u64, record: &csv::StringRecord) -> Result<(), RowFault> {
         let invoice = self.cell(record, Field::Invoice).to_owned();
         if let Some(line) = self.lines.get(&invoice) {
             return Err(self.fault(Field::Invoice, format!("{invoice:?} is on line {line} already")));
         }
         self.lines.insert(invoice, number);
-        Ok(facts)
+        Ok(())
+    }
+
+    /// What a row says about its customer beside the invoice, if it does. It must not contradict an earlier row.
+    fn customer(&self, record: &csv::StringRecord) -> Result<Option<CustomerFact>, RowFault> {
+        let text = |field| self.cell(record, field).to_owned();
+        let (country, kind) = (text(Field::Country).to_ascii_uppercase(), text(Field::PayerKind));
+        if country.is_empty() && kind.is_empty() {
+            return Ok(None);
+        }
+        let payer_kind = match kind.as_str() {
+            "" => api::PayerKind::Unspecified,
+            "business" => api::PayerKind::Business,
+            "consumer" => api::PayerKind::Consumer,
+            other => return Err(self.fault(Field::PayerKind, format!("{other:?} is neither business nor consumer"))),
+        };
+        let customer = CustomerFact {
+            customer_id: text(Field::Customer),
+            name: text(Field::Name),
+            email: text(Field::Email),
+            country,
+            payer_kind: payer_kind.into(),
+            ..Default::default()
+        };
+        let Some((line, known)) = self.customers.get(&customer.customer_id) else { return Ok(Some(customer)) };
+        let contradicts = |field| {
+            let reason = format!("line {line} says something else about customer {:?}", customer.customer_id);
+            Err(self.fault(field, reason))
+        };
+        if known.country != customer.country {
+            return contradicts(Field::Country);
+        }
+        if known.payer_kind != customer.payer_kind {
+            return contradicts(Field::PayerKind);
+        }
+        Ok(Some(customer))
+    }
+
+    fn flag(&self, record: &csv::StringRecord, field: Field) -> Result<bool, RowFault> {
+        match self.cell(record, field) {
+            "yes" | "true" => Ok(true),
+            "" | "no" | "false" => Ok(false),
+            other => Err(self.fault(field, format!("{other:?} is neither yes nor no"))),
+        }
+    }
+
+    /// A fact that the file tells without a time. When it was read is no part of what it says.
+    fn told_now(&self, fact: fact::Fact) -> Fact {
+        Fact { occurred_at: Some(time::to_wire(self.now)), ..named(None, fact) }
     }
 
     /// The facts of a row: the invoice, and its payment if it is paid.
@@ -335,6 +436,7 @@ impl Ledger {
         if let Some(paid) = paid.filter(|paid| *paid < issue) {
             return Err(self.fault(Field::Paid, format!("{paid} lies before the date of issue, {issue}")));
         }
+        let tags = self.cell(record, Field::Tags).split(',').map(str::trim).filter(|tag| !tag.is_empty());
         let invoice = InvoiceFact {
             invoice_id: text(Field::Invoice),
             customer_id: text(Field::Customer),
@@ -346,7 +448,9 @@ impl Ledger {
             pay_url: text(Field::PayUrl),
             bill_to_name: text(Field::Name),
             bill_to_email: text(Field::Email),
-            ..Default::default()
+            tags: tags.map(str::to_owned).collect(),
+            campaign: text(Field::Campaign),
+            collects_itself: self.flag(record, Field::CollectsItself)?,
         };
         let payment = PaymentFact {
             payment_id: format!("csv:{}", invoice.invoice_id),
@@ -354,18 +458,11 @@ impl Ledger {
             amount_minor: amount.minor,
             currency: currency.to_string(),
         };
-        // When the invoice was read is no part of what it says.
-        let told = named(None, fact::Fact::Invoice(invoice));
-        let mut facts = vec![Fact { occurred_at: Some(time::to_wire(self.now)), ..told }];
+        let mut facts = vec![self.told_now(fact::Fact::Invoice(invoice))];
         if let Some(paid) = paid.filter(|_| amount.minor > 0) {
             // A ledger knows days, not times: noon where the merchant is.
             let noon = paid.at(12, 0, 0, 0).to_zoned(self.zone.clone()).map_err(|e| self.fault(Field::Paid, e))?;
             facts.push(named(Some(noon.timestamp()), fact::Fact::Payment(payment)));
-        }
-        // What ingest would refuse a dry run finds as well.
-        for fact in &facts {
-            ingest::facts::translate(fact)
-                .map_err(|fault| RowFault { column: fault.field.to_owned(), reason: fault.problem })?;
         }
         Ok(facts)
     }
@@ -445,7 +542,7 @@ impl Rejected<'_> {
 struct Sender {
     client: IngestClient<Channel>,
     merchant: String,
-    authorization: tonic::metadata::MetadataValue<tonic::metadata::Ascii>,
+    authorization: MetadataValue<tonic::metadata::Ascii>,
     waiting: Vec<(u64, csv::StringRecord, Vec<Fact>)>,
     in_flight: VecDeque<(Answer, Vec<SentRow>)>,
     total: Total,
@@ -498,6 +595,7 @@ impl Sender {
         }
         let mut request = tonic::Request::new(PublishRequest { merchant_id: self.merchant.clone(), facts });
         request.metadata_mut().insert("authorization", self.authorization.clone());
+        request.metadata_mut().insert(SOURCE_METADATA, MetadataValue::from_static("file"));
         let mut client = self.client.clone();
         let sent = tokio::spawn(async move { client.publish(request).await.map(|r| r.into_inner().verdicts) });
         self.in_flight.push_back((sent, rows));

@@ -180,8 +180,9 @@ impl Desk {
         let pool = pool(configuration, Service::Scheduler)?;
         let (clock, merchants) = (configuration.settings.clock(), configuration.merchants.clone());
         let sources = Sources { pool: pool.clone(), clock, merchants };
-        let rules =
-            Rules::load(sources, &Default::default(), Default::default()).await.context("the scheduler's tables")?;
+        let rules = Rules::load(sources, &Default::default(), configuration.rules.all_calendars())
+            .await
+            .context("the scheduler's tables")?;
         Ok(Self { pool, rules })
     }
 

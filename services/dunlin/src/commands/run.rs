@@ -45,9 +45,9 @@ pub async fn migrate(config: Option<PathBuf>) -> anyhow::Result<()> {
 /// `dunlin check`.
 pub fn check(config: Option<PathBuf>) -> anyhow::Result<()> {
     let path = settings_path(config)?;
-    let configuration = Configuration::load(&path).context("dunlin check")?;
+    let configuration = Configuration::check(&path).context("dunlin check")?;
     let merchants: Vec<_> = configuration.merchants.iter().map(|m| m.id.as_str()).collect();
-    let campaigns: Vec<_> = configuration.campaigns.keys().map(String::as_str).collect();
+    let campaigns: Vec<_> = configuration.rules.campaigns.keys().map(String::as_str).collect();
     println!("{} is fine: merchants {}; campaigns {}", path.display(), merchants.join(", "), campaigns.join(", "));
     Ok(())
 }

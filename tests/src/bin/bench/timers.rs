@@ -70,8 +70,8 @@ async fn scheduler(servers: &Processes, clock: &ManualClock) -> anyhow::Result<(
         &health,
     )
     .await?;
-    let rules = Rules::load(host.clone(), &configuration.campaigns, Default::default()).await?;
-    let version = configuration.campaigns["default"].0.version.clone();
+    let rules = Rules::load(host.clone(), &configuration.rules.campaigns, Default::default()).await?;
+    let version = configuration.rules.campaigns["default"].0.version.clone();
     Ok((host, (rules, version)))
 }
 
