@@ -1016,6 +1016,10 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
            AND EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer
                        AND (h.invoice IS NULL OR h.invoice = mine.invoice))
          UNION ALL
+         SELECT m.migrated_at, 'migrated to campaign version ' || m.to_version,
+                'from ' || m.from_version || ', by ' || m.migrated_by, m.case_id, NULL
+         FROM scheduler.migration AS m JOIN mine ON mine.id = m.case_id
+         UNION ALL
          SELECT ended_at, 'sequence of epoch ' || epoch || ' ended', ended_as, id, NULL FROM mine
          WHERE ended_at IS NOT NULL
          UNION ALL

@@ -5,7 +5,7 @@ use crate::arbitrary::{Event, Script, calendar, plus};
 use campaign::{
     Calendars, Campaign, CampaignFile, Case, Decided, Ending, Facts, Hold, Message, Place, Plan, Planned, Terms,
 };
-use campaign::{Reason, gather, plan};
+use campaign::{gather, plan};
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
