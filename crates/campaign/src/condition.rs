@@ -202,11 +202,15 @@ impl Condition {
 
     /// Whether it asks what a customer owes altogether: that changes with other invoices.
     pub fn asks_balance(&self) -> bool {
+        self.asks("balance")
+    }
+
+    /// Whether it asks anything under this key, at whatever depth.
+    pub fn asks(&self, key: &str) -> bool {
         self.0.iter().any(|m| match m {
-            Matcher::Balance(_) => true,
-            Matcher::All(inner) | Matcher::Any(inner) => inner.iter().any(Self::asks_balance),
-            Matcher::Not(inner) => inner.asks_balance(),
-            _ => false,
+            Matcher::All(inner) | Matcher::Any(inner) => inner.iter().any(|c| c.asks(key)),
+            Matcher::Not(inner) => inner.asks(key),
+            plain => plain.key() == key,
         })
     }
 }
@@ -308,8 +312,8 @@ pub(crate) mod tests {
             country: "DE",
             payer: PayerKind::Business,
             currency: Currency::try_new("EUR").unwrap(),
-            open_minor: 100_00,
-            balance_minor: 250_00,
+            open_minor: 10_000,
+            balance_minor: 25_000,
             invoice_tags: &[],
             failed_attempts: 2,
             decline_code: "insufficient_funds",

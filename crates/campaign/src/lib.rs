@@ -5,6 +5,7 @@
 //! something about a case changes and whenever its timer fires; `dunlin plan` and `dunlin backtest` call it under a
 //! virtual clock. All get the same answer for the same facts, so none needs to know what happened.
 
+pub mod backtest;
 pub mod calendar;
 mod campaign;
 mod case;
@@ -13,6 +14,7 @@ pub mod condition;
 pub mod file;
 pub mod law;
 mod plan;
+mod ramp;
 mod round;
 mod simulate;
 mod terms;
@@ -23,6 +25,7 @@ pub use choose::{Choice, choose};
 pub use condition::{Condition, Facts};
 pub use file::{CampaignFile, Channel, Ending, Tone};
 pub use plan::{Refusal, next_step, plan, send_now};
+pub use ramp::Ramp;
 pub use round::{Message, Planned, gather};
 pub use simulate::{Happening, Payer, SimulatedInvoice, simulate};
 pub use terms::{Calendars, Place, Terms};

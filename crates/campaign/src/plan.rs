@@ -204,7 +204,7 @@ impl<'a> Planning<'a> {
             State::Open => When::Unknown,
         };
         match &step.trigger {
-            Trigger::FromDue(offset) => self.from_due(step, *offset),
+            Trigger::FromDue(offset) => self.by_due_date(step, *offset),
             Trigger::AfterMonthEnd(days) => {
                 let end = self.anchor().map(Date::last_of_month);
                 on(end.and_then(|end| add_days(end, i64::from(*days) + self.catch_up)).map(|d| self.moved(step, d)))
@@ -222,7 +222,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    fn from_due(&self, step: &Step, offset: Offset) -> When {
+    fn by_due_date(&self, step: &Step, offset: Offset) -> When {
         if offset.is_by_due() && self.case.reopened_on.is_some() {
             return When::Unknown;
         }

@@ -87,6 +87,8 @@ pub enum Happening<'a> {
         message: &'a Message,
         /// Step and merged steps, in the order of the message's lines.
         steps: &'a [(String, Vec<String>)],
+        /// The date on which the first of them was due, in the same order.
+        since: &'a [Date],
     },
     /// A step will never be sent.
     Skip {
@@ -164,7 +166,6 @@ pub fn simulate(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the state of one customer, taken apart for the borrow checker")]
 fn fire(
     campaigns: &[&Campaign],
     calendars: &Calendars,
@@ -265,24 +266,22 @@ fn fire(
             invoice.decided.push(decided(&send.step, true));
         }
         // Steps that the end decides are looked at once more.
-        if plan.end.is_some() {
-            if let Some(state) = states.get_mut(*n) {
-                state.wake_at = Some(now);
-            }
+        if plan.end.is_some()
+            && let Some(state) = states.get_mut(*n)
+        {
+            state.wake_at = Some(now);
         }
     }
     if !messages.is_empty() {
         payer.contacts.push(today);
     }
     for message in &messages {
-        let steps = message.lines.iter().filter_map(|line| {
-            let send = plans.get(*line)?.send.as_ref()?;
-            Some((send.step.clone(), send.merged.clone()))
-        });
-        let steps: Vec<(String, Vec<String>)> = steps.collect();
+        let sends = || message.lines.iter().filter_map(|line| plans.get(*line)?.send.as_ref());
+        let steps: Vec<(String, Vec<String>)> = sends().map(|s| (s.step.clone(), s.merged.clone())).collect();
+        let since: Vec<Date> = sends().map(|s| s.since).collect();
         let lines = message.lines.iter().filter_map(|line| places.get(*line).copied()).collect();
         let speaker = places.get(message.speaker).copied().unwrap_or_default();
         let message = Message { speaker, lines, channel: message.channel };
-        on(now, invoices, Happening::Reminder { message: &message, steps: &steps });
+        on(now, invoices, Happening::Reminder { message: &message, steps: &steps, since: &since });
     }
 }

@@ -22,6 +22,8 @@ Examples:
   dunlin dev --demo                      the same with 90 days in two minutes
   dunlin explain acme/in_123             why an invoice was reminded, or was not
   dunlin import ledger.csv --merchant acme --currency EUR --dry-run
+  dunlin plan --output calendar           what will go out in the next 30 days
+  dunlin backtest --campaign new.yaml --ledger ledger.csv --currency EUR --html report.html
   dunlin hold list --waiting             what waits for a person
   dunlin dead-letters list               what needs an operator
 
@@ -41,6 +43,10 @@ enum Command {
     Doctor,
     /// Bring invoices (and payments already known) in from CSV.
     Import(commands::import::Arguments),
+    /// Run a campaign over recorded history: what it would have sent, and to whom in vain.
+    Backtest(commands::backtest::Arguments),
+    /// Say what will go out in the next 30 days, to whom, when and why; and what will not, and why not.
+    Plan(commands::plan::Arguments),
     /// Tell the story of an invoice: events, decisions with reasons, reminders, outcomes.
     Explain(commands::explain::Arguments),
     /// Keep reminders back, and list what does.
@@ -106,6 +112,8 @@ impl Cli {
             Command::Check => commands::run::check(config)?,
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
+            Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,
+            Command::Plan(arguments) => commands::plan::run(config, arguments).await?,
             Command::Explain(arguments) => commands::explain::run(config, arguments).await?,
             Command::Hold(command) => return commands::operations::hold(config, command).await,
             Command::Release(arguments) => return commands::operations::release(config, arguments).await,

@@ -84,12 +84,19 @@ pub struct RuleFiles {
     pub calendars: BTreeMap<String, Arc<Calendar>>,
     /// All that is wrong with any of them.
     pub faults: Faults,
+    /// How they looked just before they were read.
+    pub fingerprint: Fingerprint,
 }
+
+/// Names, sizes and times of files: when they change, the files are read again.
+pub type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
 impl RuleFiles {
     /// Reads them. What has a fault is left out; its faults are all there.
     pub fn read(config_dir: &Path) -> Self {
-        let mut files = Self { directory: config_dir.to_owned(), ..Self::default() };
+        // Taken first: what changes while they are read is read again.
+        let fingerprint = fingerprint(config_dir);
+        let mut files = Self { directory: config_dir.to_owned(), fingerprint, ..Self::default() };
         let calendars = config_dir.join("calendars");
         if calendars.is_dir() {
             for path in runtime::merchant::yaml_files(&calendars, &mut files.faults) {
@@ -121,27 +128,35 @@ impl RuleFiles {
 
     fn read_campaign(&mut self, path: &Path) {
         self.names.insert(stem(path));
-        let Some(CampaignDocument(file)) = runtime::merchant::read(path, &mut self.faults) else { return };
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let Ok(campaign) = Campaign::try_new(&file, &text) else { return self.fault(path, "", CHANGED) };
-        let calendars = self.all_calendars();
-        let is_missing = |name: &str| name != PAYERS_CALENDAR && calendars.get(name).is_none();
-        let missing: Vec<usize> =
-            (0..).zip(&campaign.holidays).filter(|(_, name)| is_missing(name)).map(|(n, _)| n).collect();
-        if missing.is_empty() {
-            self.campaigns.insert(stem(path), (campaign, text));
-            return;
-        }
-        let known = format!("payer, {}", calendars.names().join(", "));
-        for n in missing {
-            self.fault(path, &format!("contact.holidays.{n}"), format!("is no calendar; there are {known}"));
-        }
+        let read = read_campaign(path, &self.all_calendars(), &mut self.faults);
+        self.campaigns.extend(read.map(|campaign| (stem(path), campaign)));
     }
 
     fn fault(&mut self, path: &Path, key: &str, reason: impl Into<String>) {
         let file = path.display().to_string();
         self.faults.0.push(Fault { file, line: None, path: key.to_owned(), reason: reason.into() });
     }
+}
+
+/// Reads one campaign file, with its text. On faults reports all of them.
+pub fn read_campaign(path: &Path, calendars: &Calendars, faults: &mut Faults) -> Option<(Campaign, String)> {
+    let CampaignDocument(file) = runtime::merchant::read(path, faults)?;
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let mut fault = |key: String, reason: String| {
+        faults.0.push(Fault { file: path.display().to_string(), line: None, path: key, reason });
+    };
+    let Ok(campaign) = Campaign::try_new(&file, &text) else {
+        fault(String::new(), CHANGED.to_owned());
+        return None;
+    };
+    let is_missing = |name: &str| name != PAYERS_CALENDAR && calendars.get(name).is_none();
+    let missing: Vec<usize> =
+        (0..).zip(&campaign.holidays).filter(|(_, name)| is_missing(name)).map(|(n, _)| n).collect();
+    for n in &missing {
+        let known = calendars.names().join(", ");
+        fault(format!("contact.holidays.{n}"), format!("is no calendar; there are payer, {known}"));
+    }
+    missing.is_empty().then_some((campaign, text))
 }
 
 /// It was fine when it was checked a moment ago.
@@ -151,8 +166,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned()
 }
 
-/// Names, sizes and times of the files that rules come from: when they change, the files are read again.
-pub fn fingerprint(config_dir: &Path) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+/// The fingerprint of the files that rules come from.
+pub fn fingerprint(config_dir: &Path) -> Fingerprint {
     let files = ["campaigns", "calendars"].into_iter().filter_map(|d| std::fs::read_dir(config_dir.join(d)).ok());
     let of = |entry: std::fs::DirEntry| {
         // A ConfigMap's files are links: the time is that of what they lead to.

@@ -302,8 +302,8 @@ fn customer_key(merchant: &str, customer: &str) -> Result<CustomerKey, Malformed
 pub struct Fired {
     /// Timers that were due.
     pub timers: usize,
-    /// How late each was, in seconds of business time.
-    pub lateness_seconds: Vec<i64>,
+    /// How late each was, in business time.
+    pub lateness: Vec<SignedDuration>,
 }
 
 /// Fires up to `limit` due timers, in one transaction, and with them every other case of the same customers that is due:
@@ -348,8 +348,8 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
         round.look_at_customer(work, &in_force, cases, &traces)?;
     }
     round.save(work).await?;
-    let lateness_seconds = timers.iter().map(|t| now.duration_since(t.due_at).as_secs()).collect();
-    Ok(Fired { timers: timers.len(), lateness_seconds })
+    let lateness = timers.iter().map(|t| now.duration_since(t.due_at)).collect();
+    Ok(Fired { timers: timers.len(), lateness })
 }
 
 /// A case whose step goes into a message.

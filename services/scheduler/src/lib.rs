@@ -8,6 +8,7 @@ pub mod config;
 pub mod domain;
 pub mod flow;
 pub mod operations;
+pub mod outlook;
 pub mod reload;
 pub mod rules;
 pub mod store;
@@ -39,7 +40,10 @@ pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Resu
     reload::report(&host.health, &files.faults);
     let mut service = Service::new(&host);
     let (pause, stop) = (Duration::from_secs(config.reload_seconds.into()), service.stop());
-    service.task("campaigns", reload::run(files.directory, rules.clone(), host.health.clone(), pause, stop));
+    service.task(
+        "campaigns",
+        reload::run(files.directory, files.fingerprint, rules.clone(), host.health.clone(), pause, stop),
+    );
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
     if let Some(address) = config.grpc_listen {

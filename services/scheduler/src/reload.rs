@@ -1,7 +1,7 @@
 //! Brings changed campaigns and calendars into force while the scheduler runs. A file with a fault changes nothing: what was
 //! in force stays so, and the readiness page says what is wrong.
 
-use crate::config::{RuleFiles, fingerprint};
+use crate::config::{Fingerprint, RuleFiles, fingerprint};
 use crate::rules::Rules;
 use runtime::config::Faults;
 use runtime::health::Health;
@@ -9,16 +9,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Looks at the files every `pause` until `stop`.
-pub async fn run(directory: PathBuf, rules: Rules, health: Health, pause: Duration, stop: CancellationToken) {
-    let mut known = fingerprint(&directory);
+/// Looks at the files every `pause` until `stop`. `known` is how they looked when they were read last.
+pub async fn run(
+    directory: PathBuf,
+    mut known: Fingerprint,
+    rules: Rules,
+    health: Health,
+    pause: Duration,
+    stop: CancellationToken,
+) {
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        let now = fingerprint(&directory);
-        if now == known {
+        if fingerprint(&directory) == known {
             continue;
         }
         let files = RuleFiles::read(&directory);
@@ -30,7 +35,7 @@ pub async fn run(directory: PathBuf, rules: Rules, health: Health, pause: Durati
                     "campaigns read again"
                 );
                 report(&health, &files.faults);
-                known = now;
+                known = files.fingerprint;
             }
             // Tried again at the next look.
             Err(error) => tracing::warn!(%error, "changed campaigns are not in force yet"),

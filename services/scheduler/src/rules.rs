@@ -4,7 +4,7 @@
 use crate::config::{self, Campaigns};
 use crate::domain::CaseState;
 use crate::store;
-use campaign::{Calendars, Campaign};
+use campaign::{Calendars, Campaign, Ramp};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use kernel::{MerchantId, SharedClock};
@@ -15,6 +15,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// Campaigns by file name and version.
 type Versions = HashMap<(String, String), Arc<Campaign>>;
+
+/// Late invoices with the days on which they were first heard of, and the campaign that they follow.
+type Late<'a> = (Arc<Campaign>, Vec<(Date, &'a mut CaseState)>);
 
 /// What new cases begin on.
 #[derive(Debug, Default)]
@@ -168,58 +171,34 @@ impl Rules {
         Ok(both)
     }
 
-    /// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that
-    /// it began with.
+    /// See [`follow`].
     fn with_campaign(&self, case: &CaseState, in_force: &InForce) -> CaseState {
-        let mut after = case.clone();
-        let Some(merchant) = self.merchant(&case.merchant).filter(|_| case.is_unpinned() && case.end().is_none())
-        else {
-            return after;
-        };
-        let order = merchant.file.campaigns.iter().map(String::as_str);
-        let find = |name: &str| in_force.campaigns.get(name).map(Arc::as_ref);
-        let own = (case.own_campaign.as_str(), case.payer.campaign.as_str());
-        match campaign::choose(order, find, own, &case.facts(merchant)) {
-            Ok(choice) if choice.campaign == case.campaign => after.chosen_by = choice.rule,
-            Ok(choice) => {
-                after.campaign_version = find(choice.campaign).map(|c| c.version.clone()).unwrap_or_default();
-                (after.campaign, after.chosen_by) = (choice.campaign.to_owned(), choice.rule);
-            }
-            Err(reason) => {
-                (after.campaign, after.campaign_version) = (String::new(), String::new());
-                after.chosen_by = reason.as_str().to_owned();
-            }
-        }
-        after
+        self.merchant(&case.merchant).map_or_else(|| case.clone(), |merchant| follow(case, merchant, in_force))
     }
 
     /// Gives late invoices their day in the ramp of their campaign, in the order of their due dates.
     async fn take_turns(&self, tx: &mut PgConnection, cases: &mut [(CaseState, CaseState)]) -> sqlx::Result<()> {
-        let mut late: BTreeMap<(MerchantId, String), Vec<(Date, u32, &mut CaseState)>> = BTreeMap::new();
+        // By merchant, campaign and version: those of one have one limit.
+        let mut late: BTreeMap<(MerchantId, String, String), Late<'_>> = BTreeMap::new();
         for (_, case) in cases.iter_mut() {
             let Some(merchant) = self.merchant(&case.merchant) else { continue };
             let Some(campaign) = self.campaign(case) else { continue };
             let zone = crate::domain::payer_zone(&case.payer.time_zone, &merchant.zone);
-            let Some(most) = campaign.entry.at_most_per_day.filter(|_| case.needs_turn(&campaign, &zone)) else {
-                continue;
-            };
-            let opened_on = zone.to_datetime(case.opened_at).date();
-            late.entry((case.merchant.clone(), case.campaign.clone())).or_default().push((opened_on, most, case));
-        }
-        for ((merchant, campaign), mut cases) in late {
-            cases.sort_by(|a, b| (a.0, a.2.due_on, &a.2.invoice).cmp(&(b.0, b.2.due_on, &b.2.invoice)));
-            let Some(first) = cases.first().map(|(day, ..)| *day) else { continue };
-            let mut taken = store::lock_ramp(tx, &merchant, &campaign, first).await?;
-            for (opened_on, most, case) in cases {
-                let mut day = opened_on;
-                while taken.get(&day).copied().unwrap_or(0) >= i32::try_from(most).unwrap_or(i32::MAX) {
-                    let Ok(next) = day.tomorrow() else { break };
-                    day = next;
-                }
-                *taken.entry(day).or_insert(0) += 1;
-                case.not_before = Some(day);
+            if case.needs_turn(&campaign, &zone) {
+                let opened_on = zone.to_datetime(case.opened_at).date();
+                let key = (case.merchant.clone(), case.campaign.clone(), case.campaign_version.clone());
+                late.entry(key).or_insert_with(|| (campaign, Vec::new())).1.push((opened_on, case));
             }
-            store::save_ramp(tx, &merchant, &campaign, &taken).await?;
+        }
+        for ((merchant, name, _), (campaign, mut cases)) in late {
+            cases.sort_by(|a, b| (a.0, a.1.due_on, &a.1.invoice).cmp(&(b.0, b.1.due_on, &b.1.invoice)));
+            let Some(first) = cases.first().map(|(day, _)| *day) else { continue };
+            let taken = store::lock_ramp(tx, &merchant, &name, first).await?;
+            let Some(mut ramp) = Ramp::resume(&campaign, taken) else { continue };
+            for (opened_on, case) in cases {
+                case.not_before = Some(ramp.take(opened_on));
+            }
+            store::save_ramp(tx, &merchant, &name, &ramp.taken().collect()).await?;
         }
         Ok(())
     }
@@ -229,4 +208,28 @@ impl Rules {
         let overdue = self.merchant(&case.merchant).and_then(|m| case.overdue_at(&m.zone, now));
         [overdue, later].into_iter().flatten().min()
     }
+}
+
+/// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that it
+/// began with.
+pub fn follow(case: &CaseState, merchant: &Merchant, in_force: &InForce) -> CaseState {
+    let mut after = case.clone();
+    if !case.is_unpinned() || case.end().is_some() {
+        return after;
+    }
+    let order = merchant.file.campaigns.iter().map(String::as_str);
+    let find = |name: &str| in_force.campaigns.get(name).map(Arc::as_ref);
+    let own = (case.own_campaign.as_str(), case.payer.campaign.as_str());
+    match campaign::choose(order, find, own, &case.facts(merchant)) {
+        Ok(choice) if choice.campaign == case.campaign => after.chosen_by = choice.rule,
+        Ok(choice) => {
+            after.campaign_version = find(choice.campaign).map(|c| c.version.clone()).unwrap_or_default();
+            (after.campaign, after.chosen_by) = (choice.campaign.to_owned(), choice.rule);
+        }
+        Err(reason) => {
+            (after.campaign, after.campaign_version) = (String::new(), String::new());
+            after.chosen_by = reason.as_str().to_owned();
+        }
+    }
+    after
 }

@@ -889,7 +889,7 @@ pub async fn lock_ramp(
     merchant: &MerchantId,
     campaign: &str,
     from: Date,
-) -> sqlx::Result<BTreeMap<Date, i32>> {
+) -> sqlx::Result<BTreeMap<Date, u32>> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('scheduler.ramp'), hashtext($1 || '/' || $2))")
         .bind(merchant.as_str())
         .bind(campaign)
@@ -902,7 +902,7 @@ pub async fn lock_ramp(
             .bind(from.to_sqlx())
             .fetch_all(tx)
             .await?;
-    Ok(rows.into_iter().map(|(day, taken)| (day.to_jiff(), taken)).collect())
+    Ok(rows.into_iter().map(|(day, taken)| (day.to_jiff(), u32::try_from(taken).unwrap_or(0))).collect())
 }
 
 /// Keeps how many late invoices begin on each day.
@@ -910,7 +910,7 @@ pub async fn save_ramp(
     tx: &mut PgConnection,
     merchant: &MerchantId,
     campaign: &str,
-    days: &BTreeMap<Date, i32>,
+    days: &BTreeMap<Date, u32>,
 ) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO scheduler.ramp (merchant, campaign, day, taken)
@@ -920,7 +920,7 @@ pub async fn save_ramp(
     .bind(merchant.as_str())
     .bind(campaign)
     .bind(days.keys().map(|d| d.to_sqlx()).bind_iter())
-    .bind(days.values().copied().bind_iter())
+    .bind(days.values().map(|taken| i32::try_from(*taken).unwrap_or(i32::MAX)).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -1046,4 +1046,83 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
         trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
     };
     Ok(rows.into_iter().map(line).collect())
+}
+
+/// A case as history: what a campaign would have done about it can be computed again.
+#[expect(missing_docs, reason = "documented on the tables' columns")]
+pub struct PastCase {
+    pub customer: String,
+    pub invoice: String,
+    pub epoch: i32,
+    pub opened_at: Timestamp,
+    pub closed_at: Option<Timestamp>,
+    /// Empty while it is open.
+    pub closed_reason: String,
+    pub due_on: Option<Date>,
+    pub currency: Currency,
+    /// What is owed now: nothing, once it is paid.
+    pub open_minor: i64,
+    pub country: String,
+}
+
+/// All cases of a merchant, closed ones too, in the order in which they were opened.
+pub async fn past_cases(db: impl PgExecutor<'_>, merchant: &str) -> sqlx::Result<Vec<PastCase>> {
+    type Row = (
+        String,
+        String,
+        i32,
+        jiff_sqlx::Timestamp,
+        Option<jiff_sqlx::Timestamp>,
+        String,
+        Option<jiff_sqlx::Date>,
+        String,
+        i64,
+        String,
+    );
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT c.customer, c.invoice, c.epoch, c.opened_at, c.closed_at, coalesce(c.closed_reason, ''), i.due_on,
+                i.currency, i.open_minor, coalesce(u.country, '')
+         FROM scheduler.dunning_case AS c
+         JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+         LEFT JOIN scheduler.customer AS u ON u.merchant = c.merchant AND u.customer = c.customer
+         WHERE c.merchant = $1
+         ORDER BY c.opened_at, c.id",
+    )
+    .bind(merchant)
+    .fetch_all(db)
+    .await?;
+    let case = |row: Row| {
+        let (customer, invoice, epoch, opened_at, closed_at, closed_reason, due_on, currency, open_minor, country) =
+            row;
+        Ok(PastCase {
+            customer,
+            invoice,
+            epoch,
+            opened_at: opened_at.to_jiff(),
+            closed_at: closed_at.map(|at| at.to_jiff()),
+            closed_reason,
+            due_on: due_on.map(|on| on.to_jiff()),
+            currency: stored("invoice.currency", &currency, Currency::try_new(&currency).ok())?,
+            open_minor,
+            country,
+        })
+    };
+    rows.into_iter().map(case).collect()
+}
+
+/// The open cases of a merchant or of all, of a customer or of all, those of one customer after the other.
+pub async fn open_case_ids(
+    db: impl PgExecutor<'_>,
+    merchant: Option<&str>,
+    customer: Option<&str>,
+) -> sqlx::Result<Vec<(String, String, Uuid)>> {
+    sqlx::query_as(
+        "SELECT merchant, customer, id FROM scheduler.dunning_case
+         WHERE closed_at IS NULL AND ($1::text IS NULL OR merchant = $1) AND ($2::text IS NULL OR customer = $2)
+         ORDER BY merchant, customer, id",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_all(db)
+    .await
 }

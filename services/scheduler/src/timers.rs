@@ -73,8 +73,8 @@ impl Metrics {
 
     fn fired(&self, fired: &flow::Fired) {
         self.fired.add(fired.timers as u64, &[]);
-        for seconds in &fired.lateness_seconds {
-            self.lateness.record(*seconds as f64, &[]);
+        for late in &fired.lateness {
+            self.lateness.record(late.as_secs_f64(), &[]);
         }
     }
 

@@ -32,6 +32,11 @@ struct Rig {
 
 impl Rig {
     async fn start(now: &str, replicas: usize) -> Self {
+        Self::start_with(now, replicas, "").await
+    }
+
+    /// With more in the default campaign than there is.
+    async fn start_with(now: &str, replicas: usize, more: &str) -> Self {
         let others = [Service::Ingest, Service::Segmenter, Service::Notifier];
         let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
         services.push((Service::Scheduler, &scheduler::MIGRATIONS));
@@ -44,8 +49,12 @@ impl Rig {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
         }
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
-        let files = RuleFiles::read(&config);
+        let mut files = RuleFiles::read(&config);
         assert_eq!(files.faults.0, []);
+        for (campaign, text) in files.campaigns.values_mut() {
+            *text += more;
+            *campaign = scheduler::config::parse_campaign(text).unwrap();
+        }
         let (stop, mut running, mut pool) = (CancellationToken::new(), Vec::new(), None);
         for _ in 0..replicas {
             let host = system.host(Service::Scheduler, &merchants, Arc::new(clock.clone())).await.unwrap();
@@ -529,5 +538,93 @@ async fn what_is_unknown_may_become_known_in_any_order() {
     }
     rig.wait_for("decision WHERE outcome = 'sent' AND reason = ''", 2).await;
     rig.wait_for("reminder WHERE on_day = '2026-06-04' AND state IN ('sent', 'unknown')", 2).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_is_planned_is_what_then_happens() {
+    let rig = Rig::start("2026-05-20T10:00:00Z", 1).await;
+    let mut disputed = invoice("in_4", "cus_3", 1, "2026-06-01");
+    disputed.disputed = true;
+    let invoices = [
+        invoice("in_1", "cus_1", 1, "2026-06-01"),
+        invoice("in_2", "cus_1", 1, "2026-06-05"),
+        invoice("in_3", "cus_2", 1, "2026-05-18"),
+        disputed,
+    ];
+    rig.emit(&INGEST_INTAKE, invoices.map(issued)).await;
+    rig.wait_for("dunning_case", 4).await;
+    rig.wait_for("timer", 4).await;
+    let (from, to) = ("2026-05-20".parse().unwrap(), "2026-06-30".parse().unwrap());
+    let now = rig.clock.now();
+    let query = scheduler::outlook::Query { merchant: Some("acme"), customer: None, now, from, to };
+    let mut merchants = Merchants::default();
+    merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
+    let look = || scheduler::outlook::outlook(&rig.pool, &merchants, campaign::Calendars::default(), &query);
+    let planned = look().await.unwrap();
+    assert_eq!(planned.reminders, look().await.unwrap().reminders, "the same again");
+    assert_eq!(planned.cases, 4);
+    let holds: Vec<_> = planned.silences.iter().filter(|s| s.what == "waits").collect();
+    assert_eq!(holds.len(), 1, "{holds:?}");
+    assert_eq!((holds[0].invoice.as_str(), holds[0].reason.as_str(), &holds[0].until), ("in_4", "dispute", &None));
+
+    // Every moment comes, and every reminder arrives.
+    let mut happened = Vec::new();
+    let mut told = 0;
+    for _ in 0..60 {
+        let next: Option<jiff_sqlx::Timestamp> =
+            sqlx::query_scalar("SELECT min(due_at) FROM scheduler.timer").fetch_one(&rig.pool).await.unwrap();
+        let Some(next) = next.map(|at| at.to_jiff()).filter(|at| *at < at_end()) else { break };
+        rig.advance_to(&next.max(rig.clock.now()).to_string()).await;
+        let reminders = rig.reminders().await;
+        for due in &reminders[told..] {
+            let reminder = due.reminder.as_ref().unwrap();
+            let lines: Vec<&str> = reminder.lines.iter().map(|l| l.invoice_id.as_str()).collect();
+            rig.sent(due, &lines).await;
+            let mut lines: Vec<String> = lines.into_iter().map(str::to_owned).collect();
+            lines.sort();
+            happened.push((rig.clock.now(), reminder.customer_id.clone(), lines));
+        }
+        told = reminders.len();
+    }
+    let mut expected: Vec<_> = planned
+        .reminders
+        .iter()
+        .map(|r| {
+            let mut lines: Vec<String> = r.invoices.iter().map(|line| line.invoice.clone()).collect();
+            lines.sort();
+            (r.at.timestamp(), r.customer.clone(), lines)
+        })
+        .collect();
+    let past = scheduler::store::past_cases(&rig.pool, "acme").await.unwrap();
+    let known: Vec<_> = past.iter().map(|c| (c.customer.as_str(), c.invoice.as_str(), c.due_on, c.closed_at)).collect();
+    assert_eq!(known.len(), 4, "a back-test sees the same cases");
+    assert!(known.contains(&("cus_2", "in_3", Some("2026-05-18".parse().unwrap()), None)), "{known:?}");
+    expected.sort();
+    happened.sort();
+    assert!(expected.len() >= 5, "{expected:?}");
+    assert_eq!(happened, expected);
+    rig.end().await;
+}
+
+fn at_end() -> Timestamp {
+    at("2026-06-30T22:00:00Z")
+}
+
+#[tokio::test]
+async fn late_invoices_begin_some_a_day_on_days_that_are_open() {
+    let rig = Rig::start_with("2026-06-05T10:00:00Z", 1, "\nentry: { at_most_per_day: 2 }\n").await;
+    // A Friday; all have been due for long.
+    let invoices = (1..6).map(|n| issued(invoice(&format!("in_{n}"), &format!("cus_{n}"), 1, "2026-05-10")));
+    rig.emit(&INGEST_INTAKE, invoices).await;
+    rig.wait_for("dunning_case WHERE not_before IS NOT NULL", 5).await;
+    let days: Vec<String> = sqlx::query_scalar("SELECT day || ' ' || taken FROM scheduler.ramp ORDER BY day")
+        .fetch_all(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(days, ["2026-06-05 2", "2026-06-08 2", "2026-06-09 1"], "nothing begins on a weekend");
+    // One more goes on where they stopped.
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_6", "cus_6", 1, "2026-05-10"))]).await;
+    rig.wait_for("ramp WHERE day = '2026-06-09' AND taken = 2", 1).await;
     rig.end().await;
 }

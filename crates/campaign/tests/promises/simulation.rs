@@ -84,7 +84,7 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
             Happening::End { invoice, .. } => assert!(ended.insert(invoice), "the end is told once"),
             Happening::Close { invoice, cancelled } => _ = closed.insert(invoice, cancelled),
             Happening::Wait { until, .. } => assert!(until.is_none_or(|until| until > now)),
-            Happening::Reminder { message, steps } => {
+            Happening::Reminder { message, steps, .. } => {
                 assert_eq!(message.lines.len(), steps.len());
                 let currency = invoices[message.speaker].currency;
                 assert!(at_once.insert((currency, message.channel)), "two reminders at once for {currency}");

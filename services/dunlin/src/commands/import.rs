@@ -30,15 +30,9 @@ const BATCH: usize = 400;
 /// The API key of development merchants.
 pub const DEVELOPMENT_KEY: &str = "dunlin-dev";
 
-/// Bring invoices (and payments already known) in from CSV.
+/// How a ledger is to be read.
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
-pub struct Arguments {
-    /// A CSV file with a header line.
-    file: PathBuf,
-    /// The merchant whose ledger it is.
-    #[arg(long)]
-    merchant: String,
+pub struct Format {
     /// ISO 4217 code for rows that name no currency.
     #[arg(long)]
     currency: Option<String>,
@@ -48,6 +42,19 @@ pub struct Arguments {
     /// The same as a YAML file: `field: column`.
     #[arg(long)]
     map_file: Option<PathBuf>,
+}
+
+/// Bring invoices (and payments already known) in from CSV.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub struct Arguments {
+    /// A CSV file with a header line.
+    file: PathBuf,
+    /// The merchant whose ledger it is.
+    #[arg(long)]
+    merchant: String,
+    #[command(flatten)]
+    format: Format,
     /// Check everything, send nothing.
     #[arg(long)]
     dry_run: bool,
@@ -161,7 +168,7 @@ fn parse_pair(text: &str) -> Result<(Field, String), String> {
 /// `dunlin import`.
 pub async fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let target = Target::find(config, &arguments)?;
-    let mut ledger = Ledger::open(&arguments, target.zone.clone())?;
+    let mut ledger = Ledger::open(&arguments.file, &arguments.format, target.zone.clone())?;
     let rejected_path = arguments.rejected.clone().unwrap_or_else(|| arguments.file.with_extension("rejected.csv"));
     let mut rejected = Rejected { path: &rejected_path, header: ledger.header.clone(), writer: None, count: 0 };
     let mut sender = if arguments.dry_run { None } else { Some(Sender::connect(&target, &arguments.merchant).await?) };
@@ -248,20 +255,20 @@ impl Target {
 }
 
 /// A fault of a row.
-struct RowFault {
-    column: String,
-    reason: String,
+pub(super) struct RowFault {
+    pub(super) column: String,
+    pub(super) reason: String,
 }
 
 /// A row of the ledger.
-struct Row {
-    number: u64,
+pub(super) struct Row {
+    pub(super) number: u64,
     record: csv::StringRecord,
-    facts: Result<Vec<Fact>, RowFault>,
+    pub(super) facts: Result<Vec<Fact>, RowFault>,
 }
 
-/// The file.
-struct Ledger {
+/// The file. A back-test reads it too: what would not go in is not back-tested.
+pub(super) struct Ledger {
     reader: csv::Reader<std::fs::File>,
     header: csv::StringRecord,
     columns: BTreeMap<Field, (usize, String)>,
@@ -276,14 +283,14 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn open(arguments: &Arguments, zone: TimeZone) -> anyhow::Result<Self> {
-        let file = std::fs::File::open(&arguments.file).with_context(|| arguments.file.display().to_string())?;
+    pub(super) fn open(file: &Path, format: &Format, zone: TimeZone) -> anyhow::Result<Self> {
+        let file = std::fs::File::open(file).with_context(|| file.display().to_string())?;
         let bytes = file.metadata()?.len();
         // A row with too many or too few cells is that row's fault, not the file's.
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
         let header = reader.headers()?.clone();
-        let columns = columns(&header, arguments)?;
-        let currency = arguments.currency.as_deref().map(Currency::try_new).transpose().context("--currency")?;
+        let columns = columns(&header, format)?;
+        let currency = format.currency.as_deref().map(Currency::try_new).transpose().context("--currency")?;
         if currency.is_none() && !columns.contains_key(&Field::Currency) {
             bail!("no column holds a currency: give --currency, or map one");
         }
@@ -291,7 +298,7 @@ impl Ledger {
         Ok(Self { reader, header, columns, currency, zone, now, bytes, lines, customers })
     }
 
-    fn next(&mut self) -> anyhow::Result<Option<Row>> {
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Row>> {
         let mut record = csv::StringRecord::new();
         let read = self.reader.read_record(&mut record);
         let number = record.position().map_or(0, csv::Position::line);
@@ -476,12 +483,12 @@ fn named(at: Option<Timestamp>, fact: fact::Fact) -> Fact {
 }
 
 /// Which column holds what. Faults of the map are reported all at once.
-fn columns(header: &csv::StringRecord, arguments: &Arguments) -> anyhow::Result<BTreeMap<Field, (usize, String)>> {
+fn columns(header: &csv::StringRecord, format: &Format) -> anyhow::Result<BTreeMap<Field, (usize, String)>> {
     let mut wanted: BTreeMap<Field, String> = BTreeMap::new();
-    if let Some(path) = &arguments.map_file {
+    if let Some(path) = &format.map_file {
         wanted.extend(read_map(path)?);
     }
-    wanted.extend(arguments.map.iter().cloned());
+    wanted.extend(format.map.iter().cloned());
     let mut faults = Vec::new();
     let mut found = BTreeMap::new();
     for field in Field::ALL {

@@ -1,5 +1,6 @@
 //! What operators and developers ask for.
 
+pub mod backtest;
 pub mod campaign;
 pub mod campaign_migrate;
 pub mod dead_letters;
@@ -10,6 +11,7 @@ pub mod generate;
 pub mod healthcheck;
 pub mod import;
 pub mod operations;
+pub mod plan;
 pub mod quarantine;
 pub mod replay;
 pub mod run;
@@ -76,6 +78,11 @@ pub fn parse_service(name: &str) -> Result<Service, String> {
         let names: Vec<_> = Service::ALL.iter().map(|s| s.name()).collect();
         format!("one of {}", names.join(", "))
     })
+}
+
+/// Reads a date.
+pub fn parse_date(text: &str) -> Result<jiff::civil::Date, String> {
+    text.parse().map_err(|_| format!("{text:?} is no date such as 2026-01-31"))
 }
 
 /// Writes a file, and its directories.

@@ -206,7 +206,7 @@ async fn wait_until_ready(home: &std::path::Path, http: &reqwest::Client) -> any
     }
 }
 
-fn memory_of(id: u32) -> anyhow::Result<(f64, f64)> {
+pub(crate) fn memory_of(id: u32) -> anyhow::Result<(f64, f64)> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find(|l| l.starts_with(name)).context("no such field")?;

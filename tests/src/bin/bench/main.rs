@@ -8,6 +8,7 @@
 
 mod dev;
 mod ingest;
+mod planning;
 mod report;
 mod sending;
 mod sink;
@@ -17,7 +18,19 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 6] = ["e2e", "ingest_grpc", "ingest_webhooks", "time_to_suppress", "timers", "memory"];
+const NAMES: [&str; 11] = [
+    "e2e",
+    "ingest_grpc",
+    "ingest_webhooks",
+    "time_to_suppress",
+    "replan",
+    "fire",
+    "timers",
+    "timers_10m",
+    "memory",
+    "plan",
+    "backtest",
+];
 
 /// How often each figure is measured; the median counts.
 pub(crate) const RUNS: usize = 3;
@@ -43,8 +56,23 @@ async fn main() -> anyhow::Result<()> {
     if is_wanted("time_to_suppress") {
         report.extend([sending::time_to_suppress().await?]);
     }
+    if is_wanted("replan") {
+        report.extend([timers::replan().await?]);
+    }
+    if is_wanted("fire") {
+        report.extend([timers::fire_consolidated().await?]);
+    }
     if is_wanted("timers") {
         report.extend([timers::claims().await?]);
+    }
+    if is_wanted("timers_10m") {
+        report.extend(timers::ten_million().await?);
+    }
+    if is_wanted("plan") {
+        report.extend([planning::one_plan()?]);
+    }
+    if is_wanted("backtest") {
+        report.extend(planning::ledger()?);
     }
     report.finish()
 }
