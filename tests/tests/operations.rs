@@ -297,6 +297,8 @@ async fn operators_act_from_the_command_line_and_the_story_names_them() {
     stdout(dunlin(&settings, &[&["skip", "acme/in_1", "overdue-3"], &why[..]].concat()));
     assert_eq!(dunlin(&settings, &[&["skip", "acme/in_1", "overdue-3"], &why[..]].concat()).status.code(), Some(3));
     assert_eq!(dunlin(&settings, &["skip", "acme/in_1", "overdue-7"]).status.code(), Some(2), "without a reason");
+    let past = dunlin(&settings, &[&["hold", "place", "acme/in_1", "--until", "2020-01-01"], &why[..]].concat());
+    assert_eq!(past.status.code(), Some(2), "in the past");
 
     // What a command decides is told by the running service.
     let pending = || async {

@@ -178,7 +178,7 @@ pub async fn release(
     lock_customers(work.tx(), &BTreeSet::from([customer])).await?;
     let released = store::release_holds(work.tx(), which, operator, now).await?;
     if released.is_empty() {
-        return Err(Denied::NotFound("there is no open hold of it".to_owned()));
+        return Err(Denied::NotFound("there is no open hold of it by itself".to_owned()));
     }
     // Holds of a customer include those of its invoices, so all of them are planned anew.
     replan(rules, work, &target, now).await?;

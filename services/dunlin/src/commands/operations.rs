@@ -12,12 +12,15 @@ use kernel::MerchantId;
 use scheduler::operations::store::Which;
 use scheduler::operations::{self, Denied, OpenHold, Operator, Target};
 use scheduler::rules::{Rules, Sources};
+use scheduler::store::InvoiceKey;
 use sqlx::PgPool;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit code of an operation that something stands in the way of: the same call may work later.
-pub const REFUSED: u8 = 3;
+const REFUSED: u8 = 3;
+/// The same as clap's, for what only the tables can tell.
+const WRONG_USAGE: u8 = 2;
 
 const HOLD_EXAMPLES: &str = "\
 Examples:
@@ -90,8 +93,8 @@ Example:
   dunlin skip acme/in_123 overdue-7 --reason \"they pay by cheque on Friday\"")]
 pub struct SkipArguments {
     /// `<merchant>/<invoice>`.
-    #[arg(value_name = "MERCHANT/INVOICE", value_parser = parse_invoice)]
-    invoice: Target,
+    #[arg(value_name = "MERCHANT/INVOICE", value_parser = parse_invoice_key)]
+    invoice: InvoiceKey,
     /// Key of the step in the campaign, such as overdue-7.
     step: String,
     /// Who and why.
@@ -110,8 +113,8 @@ Examples:
 Exit codes: 0 on its way; 1 failed; 2 wrong usage; 3 refused: something stands in the way.")]
 pub struct SendNowArguments {
     /// `<merchant>/<invoice>`.
-    #[arg(value_name = "MERCHANT/INVOICE", value_parser = parse_invoice)]
-    invoice: Target,
+    #[arg(value_name = "MERCHANT/INVOICE", value_parser = parse_invoice_key)]
+    invoice: InvoiceKey,
     /// Key of a step in the campaign; steps before it are merged into it. Without it, the step that comes next.
     #[arg(long)]
     step: Option<String>,
@@ -151,8 +154,12 @@ where
     Ok((merchant.parse().map_err(|e| format!("the merchant {e}"))?, id.parse().map_err(|e| format!("the id {e}"))?))
 }
 
+fn parse_invoice_key(text: &str) -> Result<InvoiceKey, String> {
+    parse_pair(text, "<merchant>/<invoice>, such as acme/in_123")
+}
+
 fn parse_invoice(text: &str) -> Result<Target, String> {
-    parse_pair(text, "<merchant>/<invoice>, such as acme/in_123").map(Target::Invoice)
+    parse_invoice_key(text).map(Target::Invoice)
 }
 
 fn parse_customer(text: &str) -> Result<Target, String> {
@@ -198,12 +205,17 @@ impl Desk {
     }
 }
 
-/// Says what was denied; refused is something else than failed.
-fn denied(denied: Denied) -> anyhow::Result<ExitCode> {
-    match denied {
+/// The exit code of what was done or denied: refused is something else than failed.
+fn exit_code(outcome: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
+    match error.downcast::<Denied>()? {
         Denied::Refused(refusal) => {
             eprintln!("dunlin: refused: {refusal}");
             Ok(ExitCode::from(REFUSED))
+        }
+        invalid @ Denied::Invalid { .. } => {
+            eprintln!("dunlin: {invalid}");
+            Ok(ExitCode::from(WRONG_USAGE))
         }
         other => Err(other.into()),
     }
@@ -211,27 +223,27 @@ fn denied(denied: Denied) -> anyhow::Result<ExitCode> {
 
 /// `dunlin hold`.
 pub async fn hold(config: Option<PathBuf>, command: HoldCommand) -> anyhow::Result<ExitCode> {
+    exit_code(place_or_list(config, command).await)
+}
+
+async fn place_or_list(config: Option<PathBuf>, command: HoldCommand) -> anyhow::Result<()> {
     let desk = Desk::open(&configuration(config)?).await?;
+    let mut work = desk.begin().await?;
     match command {
         HoldCommand::Place { target, until, promise, operator } => {
             let target = target.invoice.or(target.customer).context("give an invoice or a customer")?;
             let operator = Operator::try_new(&operator.by, &operator.reason)?;
-            let mut work = desk.begin().await?;
-            let placed = match operations::hold(&desk.rules, &mut work, &target, until, promise, &operator).await {
-                Ok(placed) => placed,
-                Err(error) => return denied(error),
-            };
+            let placed = operations::hold(&desk.rules, &mut work, &target, until, promise, &operator).await?;
             work.commit().await?;
             let end = until.map_or("until somebody releases it".to_owned(), |until| format!("until {until}"));
             println!("hold {} {end}; open invoices that it holds now: {}", placed.id, placed.invoices);
         }
         HoldCommand::List { merchant, waiting, options } => {
-            let mut work = desk.begin().await?;
             let list = operations::list(&desk.rules, work.tx(), merchant.as_ref(), waiting, options.limit).await?;
             print_holds(&list, options.output)?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn print_holds(list: &[OpenHold], output: Output) -> anyhow::Result<()> {
@@ -262,52 +274,51 @@ fn print_holds(list: &[OpenHold], output: Output) -> anyhow::Result<()> {
 
 /// `dunlin release`.
 pub async fn release(config: Option<PathBuf>, arguments: ReleaseArguments) -> anyhow::Result<ExitCode> {
-    let desk = Desk::open(&configuration(config)?).await?;
+    exit_code(released(config, arguments).await)
+}
+
+async fn released(config: Option<PathBuf>, arguments: ReleaseArguments) -> anyhow::Result<()> {
     let which =
         arguments.which.or(arguments.customer.map(Which::All)).context("give a hold, an invoice or a customer")?;
     let operator = Operator::try_without_reason(&arguments.by, &arguments.reason)?;
+    let desk = Desk::open(&configuration(config)?).await?;
     let mut work = desk.begin().await?;
-    match operations::release(&desk.rules, &mut work, None, &which, &operator).await {
-        Ok(released) => {
-            work.commit().await?;
-            let numbers: Vec<String> = released.iter().map(i64::to_string).collect();
-            println!("released: {}", numbers.join(", "));
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => denied(error),
-    }
+    let released = operations::release(&desk.rules, &mut work, None, &which, &operator).await?;
+    work.commit().await?;
+    let numbers: Vec<String> = released.iter().map(i64::to_string).collect();
+    println!("released: {}", numbers.join(", "));
+    Ok(())
 }
 
 /// `dunlin skip`.
 pub async fn skip(config: Option<PathBuf>, arguments: SkipArguments) -> anyhow::Result<ExitCode> {
+    exit_code(skipped(config, arguments).await)
+}
+
+async fn skipped(config: Option<PathBuf>, arguments: SkipArguments) -> anyhow::Result<()> {
+    let SkipArguments { invoice, step, operator } = arguments;
+    let operator = Operator::try_new(&operator.by, &operator.reason)?;
     let desk = Desk::open(&configuration(config)?).await?;
-    let Target::Invoice(invoice) = &arguments.invoice else { anyhow::bail!("give an invoice") };
-    let operator = Operator::try_new(&arguments.operator.by, &arguments.operator.reason)?;
     let mut work = desk.begin().await?;
-    match operations::skip(&desk.rules, &mut work, invoice, &arguments.step, &operator).await {
-        Ok(()) => {
-            work.commit().await?;
-            println!("step {} of {}/{} is skipped", arguments.step, invoice.0, invoice.1);
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => denied(error),
-    }
+    operations::skip(&desk.rules, &mut work, &invoice, &step, &operator).await?;
+    work.commit().await?;
+    println!("step {step} of {}/{} is skipped", invoice.0, invoice.1);
+    Ok(())
 }
 
 /// `dunlin send-now`.
 pub async fn send_now(config: Option<PathBuf>, arguments: SendNowArguments) -> anyhow::Result<ExitCode> {
+    exit_code(sent(config, arguments).await)
+}
+
+async fn sent(config: Option<PathBuf>, arguments: SendNowArguments) -> anyhow::Result<()> {
+    let SendNowArguments { invoice, step, operator } = arguments;
+    let operator = Operator::try_new(&operator.by, &operator.reason)?;
     let desk = Desk::open(&configuration(config)?).await?;
-    let Target::Invoice(invoice) = &arguments.invoice else { anyhow::bail!("give an invoice") };
-    let operator = Operator::try_new(&arguments.operator.by, &arguments.operator.reason)?;
     let mut work = desk.begin().await?;
-    match operations::send_now(&desk.rules, &mut work, invoice, arguments.step.as_deref(), &operator).await {
-        Ok(sent) => {
-            work.commit().await?;
-            let merged =
-                if sent.merged.is_empty() { String::new() } else { format!(", with {}", sent.merged.join(", ")) };
-            println!("step {}{merged} goes out within seconds as reminder {}", sent.step, sent.reminder);
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => denied(error),
-    }
+    let sent = operations::send_now(&desk.rules, &mut work, &invoice, step.as_deref(), &operator).await?;
+    work.commit().await?;
+    let merged = if sent.merged.is_empty() { String::new() } else { format!(", with {}", sent.merged.join(", ")) };
+    println!("step {}{merged} goes out within seconds as reminder {}", sent.step, sent.reminder);
+    Ok(())
 }

@@ -4,7 +4,7 @@ use crate::campaign::tests::{SAMPLE, parse, sample};
 use crate::case::{Decided, Hold};
 use crate::plan::tests::{at, case, date, late, reminded, sends, silent, skips, strict_law, terms};
 
-fn ask<'a>(campaign: &Campaign, case: &Case<'_>, step: Option<&str>, now: &str) -> Result<Plan, Refusal> {
+fn ask(campaign: &Campaign, case: &Case<'_>, step: Option<&str>, now: &str) -> Result<Plan, Refusal> {
     send_now(&terms(campaign, "Europe/Berlin"), case, step, at(now))
 }
 
