@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["invoice", "payment", "customer", "reminder"]
         .map(|name| format!("dunlin/events/v1/{name}.proto"))
         .into_iter()
-        .chain(["dunlin/api/v1/ingest.proto".to_owned()]);
+        .chain(["ingest", "operations"].map(|name| format!("dunlin/api/v1/{name}.proto")));
     let descriptors = protox::compile(files, [root])?;
 
     // Reflection and the JSON view of dead letters read the descriptors at run time.

@@ -65,7 +65,8 @@ impl Dunlin {
                     ingest::build(ingest::Config { http_listen: any, grpc_listen: any }, host).await.unwrap()
                 }
                 Service::Scheduler => {
-                    let config = scheduler::Config { tick_milliseconds: 5, ..Default::default() };
+                    let config =
+                        scheduler::Config { tick_milliseconds: 5, grpc_listen: Some(any), ..Default::default() };
                     scheduler::build(config, files.clone(), host).await.unwrap()
                 }
                 Service::Segmenter => segmenter::build(segmenter::Config {}, host).await.unwrap(),

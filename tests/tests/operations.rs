@@ -265,3 +265,57 @@ async fn the_story_of_an_invoice_is_told_in_order_and_what_was_sent_can_be_shown
 fn panic_with(expected: &str, story: &str) -> usize {
     panic!("{expected:?} is missing, or out of order, in\n{story}")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_act_from_the_command_line_and_the_story_names_them() {
+    let dunlin_system = Dunlin::start(START).await;
+    let settings = dunlin_system.settings_file();
+    // The commands live in the machine's time: what is due then is far away from what the test's clock says.
+    dunlin_system.issue("in_1", "cus_1", "2036-06-08").await;
+    dunlin_system.settle().await;
+    let place = |more: &[&str]| dunlin(&settings, &[&["hold", "place"], more].concat());
+    let why = ["--by", "anna", "--reason", "asked for a copy"];
+    let told = stdout(place(&[&["acme/in_1"], &why[..]].concat()));
+    assert_eq!(told, "hold 1 until somebody releases it; open invoices that it holds now: 1\n");
+    stdout(place(&[&["--customer", "acme/cus_1", "--until", "2036-06-20", "--promise"], &why[..]].concat()));
+    let listed = stdout(dunlin(&settings, &["hold", "list"]));
+    assert!(listed.contains("manual   acme/in_1") && listed.contains("waits for a person"), "{listed}");
+    assert!(listed.contains("promise  acme/cus_1 (all)") && listed.contains("2036-06-20"), "{listed}");
+    let waiting: serde_json::Value =
+        serde_json::from_str(&stdout(dunlin(&settings, &["hold", "list", "--waiting", "--output", "json"]))).unwrap();
+    assert_eq!(waiting.as_array().unwrap().len(), 1, "{waiting:#}");
+    assert_eq!((&waiting[0]["kind"], &waiting[0]["by"]), (&"manual".into(), &"anna".into()));
+
+    let refused = dunlin(&settings, &[&["send-now", "acme/in_1"], &why[..]].concat());
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{told}");
+    assert!(told.contains("refused: "), "{told}");
+    assert_eq!(stdout(dunlin(&settings, &["release", "1", "--by", "bert"])), "released: 1\n");
+    assert_eq!(dunlin(&settings, &["release", "1", "--by", "bert"]).status.code(), Some(3));
+    assert_eq!(dunlin(&settings, &["release", "77", "--by", "bert"]).status.code(), Some(1));
+    assert_eq!(stdout(dunlin(&settings, &["release", "--customer", "acme/cus_1", "--by", "bert"])), "released: 2\n");
+    stdout(dunlin(&settings, &[&["skip", "acme/in_1", "overdue-3"], &why[..]].concat()));
+    assert_eq!(dunlin(&settings, &[&["skip", "acme/in_1", "overdue-3"], &why[..]].concat()).status.code(), Some(3));
+    assert_eq!(dunlin(&settings, &["skip", "acme/in_1", "overdue-7"]).status.code(), Some(2), "without a reason");
+    let past = dunlin(&settings, &[&["hold", "place", "acme/in_1", "--until", "2020-01-01"], &why[..]].concat());
+    assert_eq!(past.status.code(), Some(2), "in the past");
+
+    // What a command decides is told by the running service.
+    let pending = || async {
+        let pending = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM scheduler.outbox_pending");
+        pending.fetch_one(&dunlin_system.pool).await.unwrap() == 0
+    };
+    wait::until_true("the skipped step to be published", PATIENCE, pending).await;
+    let story = stdout(dunlin(&settings, &["explain", "acme/in_1"]));
+    for expected in [
+        "hold 1 (asked for a copy, by anna)",
+        "released hold 1 (by bert)",
+        "promise to pay 2 until 2036-06-20",
+        "decided step overdue-3: skipped (operator, operator anna: asked for a copy",
+    ] {
+        assert!(story.contains(expected), "{expected:?} is missing in\n{story}");
+    }
+    let told = stdout(dunlin(&settings, &["campaign", "migrate", "default", "--dry-run", "--by", "anna"]));
+    assert!(told.starts_with("0 running cases of default would move"), "{told}");
+    dunlin_system.end().await;
+}

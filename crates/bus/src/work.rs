@@ -17,7 +17,8 @@ const MAX_EVENT_BYTES: usize = 200 * 1024;
 /// finds them in the outbox.
 pub struct Work {
     flow: &'static Flow,
-    relay: Relay,
+    /// Missing in a process that is no service: the sweep of one publishes.
+    relay: Option<Relay>,
     tx: Transaction<'static, Postgres>,
     emitted: Vec<OutboxRow>,
     rejected: Vec<(Uuid, String)>,
@@ -25,7 +26,13 @@ pub struct Work {
 
 impl Work {
     pub(crate) async fn begin(pool: &PgPool, flow: &'static Flow, relay: Relay) -> Result<Self, sqlx::Error> {
-        Ok(Self { flow, relay, tx: pool.begin().await?, emitted: Vec::new(), rejected: Vec::new() })
+        Ok(Self { relay: Some(relay), ..Self::begin_without_relay(pool, flow).await? })
+    }
+
+    /// Begins a unit of work in a process that has no broker, such as an operator's command: what it emits is published
+    /// by the sweep of the running service, some seconds later.
+    pub async fn begin_without_relay(pool: &PgPool, flow: &'static Flow) -> Result<Self, sqlx::Error> {
+        Ok(Self { flow, relay: None, tx: pool.begin().await?, emitted: Vec::new(), rejected: Vec::new() })
     }
 
     /// The transaction.
@@ -96,7 +103,9 @@ impl Work {
         }
         let created_at = store::insert_outbox(&mut self.tx, &self.emitted).await?;
         self.tx.commit().await?;
-        self.relay.offer(created_at, self.emitted).await;
+        if let Some(relay) = self.relay {
+            relay.offer(created_at, self.emitted).await;
+        }
         Ok(())
     }
 }

@@ -210,6 +210,18 @@ reasons! {
     UnknownCampaign = "unknown_campaign";
     /// No campaign's audience fits.
     NoCampaign = "no_campaign";
+    /// Nothing is owed any more, so there is nothing to ask for.
+    NotOpen = "not_open";
+    /// The campaign has no such step.
+    UnknownStep = "unknown_step";
+    /// The step has its decision, and gets no other.
+    AlreadyDecided = "already_decided";
+    /// No undecided step of the campaign has a date.
+    NothingLeft = "nothing_left";
+    /// The due date has not passed, and the step says that it has.
+    NotDue = "not_due";
+    /// The law wants more days between the due date and the first reminder.
+    LawEarliest = "law_earliest";
 }
 
 impl Reason {

@@ -27,7 +27,7 @@ pub use case::{Case, Decided, Deferral, Hold, Outcome, Plan, Reason, Send, Skip}
 pub use choose::{Choice, choose};
 pub use condition::{Condition, Facts};
 pub use file::{CampaignFile, Channel, Ending, Tone};
-pub use plan::plan;
+pub use plan::{Refusal, next_step, plan, send_now};
 pub use ramp::Ramp;
 pub use round::{Message, Planned, gather};
 pub use simulate::{Happening, Payer, SimulatedInvoice, simulate};

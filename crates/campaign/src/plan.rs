@@ -11,6 +11,10 @@ use kernel::ContactHours;
 use kernel::contact::Weekdays;
 use std::borrow::Cow;
 
+mod send_now;
+
+pub use send_now::{Refusal, next_step, send_now};
+
 /// Plans a case.
 ///
 /// Never early: a step's moment is the opening of the payer's first window from its date on, plus the customer's place in
@@ -69,6 +73,9 @@ enum When {
     /// A calendar lacks a year.
     NoCalendar,
 }
+
+/// Why to wait, what says so, and until when; `None`: until there is news, or a person ends it.
+type Wait = (Reason, Cow<'static, str>, Option<Timestamp>);
 
 struct Planning<'a> {
     terms: &'a Terms<'a>,
@@ -316,7 +323,7 @@ impl<'a> Planning<'a> {
         if let Some(key) = step.only_if.failing(&case.facts) {
             return Some((Reason::Condition, format!("steps.{}.only_if.{key}", step.key)));
         }
-        if let Some(further) = self.overtaken_by(n, step) {
+        if let Some(further) = self.overtaken_by(n, step, date) {
             return Some((Reason::LaterStep, format!("steps.{}", self.key(further))));
         }
         let maximum = self.terms.law.and_then(|rules| rules.max_reminders).filter(|_| !step.is_by_due());
@@ -325,25 +332,45 @@ impl<'a> Planning<'a> {
             .map(|_| (Reason::LawMaximum, law_rule(self.terms, "max_reminders")))
     }
 
-    /// The dates of the invoice's reminders after due.
+    /// The dates of the invoice's reminders after due. Of steps that this version of the campaign does not have nobody
+    /// knows any more what they said: they count.
     fn overdue_reminders(&self) -> impl Iterator<Item = Date> {
-        let states = self.states.iter().zip(&self.terms.campaign.steps);
-        states.filter_map(|(state, step)| match state {
+        let steps = &self.terms.campaign.steps;
+        let known = self.states.iter().zip(steps).filter_map(|(state, step)| match state {
             State::Reminded(on) if !step.is_by_due() => Some(*on),
             _ => None,
-        })
+        });
+        let foreign = self.case.decided.iter().filter(|d| d.reminded && !steps.iter().any(|s| s.key == d.step));
+        known.chain(foreign.map(|d| d.on))
     }
 
-    /// The further step that has spoken since the one that a follow-up counts from: after the last call nobody asks mildly.
-    fn overtaken_by(&self, n: usize, step: &Step) -> Option<usize> {
-        let Trigger::AfterStep { base, .. } = step.trigger else { return None };
-        let State::Reminded(base) = self.state(base) else { return None };
+    /// The further step that has spoken since a step's date, or since the step that a follow-up counts from: after the
+    /// last call nobody asks mildly.
+    fn overtaken_by(&self, n: usize, step: &Step, date: Date) -> Option<usize> {
+        let since = match step.trigger {
+            Trigger::AfterStep { base, .. } => match self.state(base) {
+                State::Reminded(base) => base,
+                _ => return None,
+            },
+            // Only one that came into the campaign, or got another date, after the further one had spoken.
+            Trigger::FromDue(_) | Trigger::AfterMonthEnd(_) => date,
+            _ => return None,
+        };
         let further = self.states.iter().enumerate().skip(n + 1);
-        further.filter_map(|(m, s)| matches!(s, State::Reminded(on) if *on >= base).then_some(m)).next_back()
+        further.filter_map(|(m, s)| matches!(s, State::Reminded(on) if *on >= since).then_some(m)).next_back()
     }
 
     /// Why nothing may be sent now, what says so, and until when.
-    fn wait(&self) -> Option<(Reason, Cow<'static, str>, Option<Timestamp>)> {
+    fn wait(&self) -> Option<Wait> {
+        let turn = self.case.not_before.filter(|turn| self.today < *turn);
+        let turn = turn.map(|turn| (Reason::Ramp, "entry.at_most_per_day".into(), Some(self.opening_or_later(turn))));
+        // The customer's place in the spread holds for what waited until today as well: whatever is looked at in between
+        // would go out by itself, and not together with what is due at that place.
+        self.unrested().or(turn).or_else(|| self.closed(self.reached == self.today))
+    }
+
+    /// Why nothing may be sent to the customer, or about the invoice, whatever the time of day.
+    fn unrested(&self) -> Option<Wait> {
         let (campaign, today) = (self.terms.campaign, self.today);
         let until = |reason, rule, date: Date| Some((reason, rule, Some(self.opening_or_later(date))));
         if let Some(hold) = self.hold() {
@@ -373,16 +400,16 @@ impl<'a> Planning<'a> {
         if self.is_in_flight() {
             return Some((Reason::InFlight, "customer.in_flight".into(), Some(self.tomorrow())));
         }
-        if let Some(turn) = self.case.not_before.filter(|turn| today < *turn) {
-            return until(Reason::Ramp, "entry.at_most_per_day".into(), turn);
+        None
+    }
+
+    /// Why the payer may not be written to at this time of day. `in_place`: its place in the spread has come.
+    fn closed(&self, in_place: bool) -> Option<Wait> {
+        if self.terms.holidays.missing_year(self.today).is_some() {
+            return Some((Reason::CalendarMissing, self.missing_calendar(self.today), Some(self.tomorrow())));
         }
-        if self.terms.holidays.missing_year(today).is_some() {
-            return Some((Reason::CalendarMissing, self.missing_calendar(today), Some(self.tomorrow())));
-        }
-        // The customer's place in the spread holds for what waited until today as well: whatever is looked at in between
-        // would go out by itself, and not together with what is due at that place.
         let is_open = self.hours.is_open(self.now);
-        if is_open && self.reached == self.today {
+        if is_open && in_place {
             return None;
         }
         let rule = if is_open { "contact.spread_minutes" } else { "contact" };
@@ -393,7 +420,7 @@ impl<'a> Planning<'a> {
     }
 
     /// The hold that lasts longest.
-    fn hold(&self) -> Option<(Reason, Cow<'static, str>, Option<Timestamp>)> {
+    fn hold(&self) -> Option<Wait> {
         let (case, holds) = (self.case, &self.terms.campaign.holds);
         let open = |date: Date| self.opening_or_later(date);
         let promise = self.promise_broken_on().filter(|broken| self.today < *broken);
@@ -405,7 +432,7 @@ impl<'a> Planning<'a> {
         let others = others.map(|hold| (hold.reason, hold.rule.clone().into(), hold.until));
         let all = others.chain(promise).chain(pending);
         // No end lasts longest.
-        all.max_by_key(|(.., until): &(Reason, Cow<'static, str>, Option<Timestamp>)| until.unwrap_or(Timestamp::MAX))
+        all.max_by_key(|(.., until): &Wait| until.unwrap_or(Timestamp::MAX))
     }
 
     /// Whether to wait for an earlier reminder. One that nobody has told the end of for two weeks is for people to look

@@ -1,7 +1,7 @@
 //! What services tell each other.
 //!
 //! - [`v1`]: the events, generated from `proto/dunlin/events/v1`.
-//! - [`api`]: the gRPC edge of ingest, generated from `proto/dunlin/api/v1`.
+//! - [`api`]: the gRPC edges of ingest and the scheduler, generated from `proto/dunlin/api/v1`.
 //! - [`kind`]: every event on one screen: its name on the wire and the service that emits it.
 //! - [`topology`]: who takes what and who emits what. Streams, durables, broker permissions and the event map are
 //!   derived from it, so none of them can drift from the others.
@@ -16,7 +16,7 @@ pub mod v1 {
     tonic::include_proto!("dunlin.events.v1");
 }
 
-/// The gRPC edge of ingest.
+/// The gRPC edges of ingest and the scheduler.
 #[expect(clippy::allow_attributes, reason = "generated")]
 pub mod api {
     tonic::include_proto!("dunlin.api.v1");

@@ -145,6 +145,14 @@ pub const SCHEDULER_TIMERS: Flow = Flow {
     emits: &[InvoiceOverdue, ReminderDue, StepDecided, SequenceEnded],
 };
 
+/// Operators hold, release, skip and send.
+pub const SCHEDULER_OPERATIONS: Flow = Flow {
+    service: Service::Scheduler,
+    name: "scheduler-operations",
+    takes: &[],
+    emits: &[InvoiceOverdue, ReminderDue, StepDecided],
+};
+
 /// What became of reminders.
 pub const SCHEDULER_OUTCOMES: Flow = Flow {
     service: Service::Scheduler,
@@ -210,11 +218,12 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 10] = [
+pub const FLOWS: [&Flow; 11] = [
     &INGEST_INTAKE,
     &SEGMENTER_PAYERS,
     &SCHEDULER_CASES,
     &SCHEDULER_TIMERS,
+    &SCHEDULER_OPERATIONS,
     &SCHEDULER_OUTCOMES,
     &NOTIFIER_BALANCES,
     &NOTIFIER_REMINDERS,

@@ -4,11 +4,13 @@
 //! - [`database`]: one pool per role, schemas and migrations.
 //! - [`host`]: what a service is given, and how it starts and drains.
 //! - [`health`], [`http`], [`problem`]: `/livez`, `/readyz`, `/metrics`, server spans, RFC 9457 errors.
+//! - [`grpc`]: API keys, health and reflection of gRPC edges.
 //! - [`links`]: signed links in messages: the notifier makes them, the tracker serves them.
 //! - [`telemetry`]: OTLP traces and metrics, logs with trace ids.
 
 pub mod config;
 pub mod database;
+pub mod grpc;
 pub mod health;
 pub mod host;
 pub mod http;

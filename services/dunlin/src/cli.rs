@@ -25,9 +25,10 @@ Examples:
   dunlin plan --output calendar           what will go out in the next 30 days
   dunlin backtest --campaign new.yaml --ledger ledger.csv --currency EUR --html report.html
   dunlin campaign check --strict         all faults and warnings of campaigns, for CI
+  dunlin hold list --waiting             what waits for a person
   dunlin dead-letters list               what needs an operator
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 64 faults in the configuration.";
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused, since something stands in the way; 64 faults in the configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -39,7 +40,7 @@ enum Command {
     Migrate,
     /// Check the settings and all files of the configuration directory.
     Check,
-    /// Check campaigns with everything they refer to, or say what differs between two.
+    /// Check campaigns with everything they refer to, say what differs between two, put running cases on a new version.
     #[command(subcommand)]
     Campaign(commands::campaign::Command),
     /// Say what this machine is missing, and how to get it.
@@ -52,6 +53,15 @@ enum Command {
     Plan(commands::plan::Arguments),
     /// Tell the story of an invoice: events, decisions with reasons, reminders, outcomes.
     Explain(commands::explain::Arguments),
+    /// Keep reminders back, and list what does.
+    #[command(subcommand)]
+    Hold(commands::operations::HoldCommand),
+    /// Release holds.
+    Release(commands::operations::ReleaseArguments),
+    /// Decide that a step of an invoice is never sent.
+    Skip(commands::operations::SkipArguments),
+    /// Send the next step of an invoice now, if nothing stands in the way.
+    SendNow(commands::operations::SendNowArguments),
     /// Events that a service gave up.
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
@@ -107,6 +117,10 @@ impl Cli {
             Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,
             Command::Plan(arguments) => commands::plan::run(config, arguments).await?,
             Command::Explain(arguments) => commands::explain::run(config, arguments).await?,
+            Command::Hold(command) => return commands::operations::hold(config, command).await,
+            Command::Release(arguments) => return commands::operations::release(config, arguments).await,
+            Command::Skip(arguments) => return commands::operations::skip(config, arguments).await,
+            Command::SendNow(arguments) => return commands::operations::send_now(config, arguments).await,
             Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,

@@ -22,7 +22,6 @@ use kernel::{Clock, SystemClock};
 use prost::Message as _;
 use runtime::{Host, Merchant, Problem};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::pin::Pin;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
@@ -114,14 +113,7 @@ async fn stripe_webhook(
 impl Edge {
     /// The merchant, if the request carries one of its keys.
     fn authorize<T>(&self, request: &Request<T>, merchant: &str) -> Result<&Merchant, Status> {
-        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let key = header.strip_prefix("Bearer ").unwrap_or_default();
-        let hash = hex::encode(Sha256::digest(key.as_bytes()));
-        let known = self.host.merchants.by_name(merchant);
-        // Which of the two is wrong is nobody's business who has no key.
-        known
-            .filter(|m| m.file.api_key_sha256.iter().any(|h| h.eq_ignore_ascii_case(&hash)))
-            .ok_or_else(|| Status::unauthenticated("no such merchant, or not one of its API keys"))
+        runtime::grpc::authorize(&self.host.merchants, request.metadata(), merchant)
     }
 
     async fn publish_facts(

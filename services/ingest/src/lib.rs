@@ -42,34 +42,13 @@ pub async fn build(config: Config, host: Host) -> anyhow::Result<Service> {
 
     let grpc = TcpListener::bind(config.grpc_listen).await.context("ingest.grpc_listen")?;
     service.listens("grpc", grpc.local_addr()?);
-    service.task("grpc", serve_grpc(grpc, edge, service.stop()));
+    service.task("grpc", runtime::grpc::serve(grpc, edge.grpc(), service.stop()));
 
     let (upstream, js, stop) = (upstream::Upstream::new(host.clone()), host.bus.jetstream().clone(), service.stop());
     service.task(events::topology::INTAKE_DURABLE, async move {
         bus::consume::pull(&js, events::topology::INTAKE_STREAM, &upstream, &stop).await;
     });
     Ok(service)
-}
-
-async fn serve_grpc(listener: TcpListener, edge: api::Edge, stop: tokio_util::sync::CancellationToken) {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<events::api::ingest_server::IngestServer<api::Edge>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(events::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    let reflection = match reflection {
-        Ok(reflection) => reflection,
-        Err(error) => return tracing::error!(%error, "gRPC reflection cannot be built"),
-    };
-    let served = tonic::transport::Server::builder()
-        .add_service(edge.grpc())
-        .add_service(health_service)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), stop.cancelled());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "gRPC server ended");
-    }
 }
 
 fn retranslate_fact(body: &[u8], source: Source) -> Result<facts::Content, Malformed> {

@@ -107,6 +107,7 @@ COMMENT ON COLUMN scheduler.invoice.collects_itself IS 'The processor collects b
 COMMENT ON COLUMN scheduler.invoice.pending_since   IS 'Business time since when money is under way: holds the case';
 COMMENT ON COLUMN scheduler.invoice.decline_code    IS 'The processor''s reason of the last failure in this epoch';
 
+CREATE INDEX invoice_disputed ON scheduler.invoice (merchant) WHERE status = 'open' AND disputed;
 CREATE INDEX invoice_open_balance ON scheduler.invoice (merchant, customer) INCLUDE (currency, open_minor) WHERE status = 'open';
 
 CREATE TABLE scheduler.source (
@@ -185,6 +186,7 @@ COMMENT ON COLUMN scheduler.dunning_case.armed_at            IS 'due_at of its t
 COMMENT ON COLUMN scheduler.dunning_case.generation          IS 'Of its timer: a timer of another generation does nothing';
 
 CREATE INDEX dunning_case_customer ON scheduler.dunning_case (merchant, customer) WHERE closed_at IS NULL;
+CREATE INDEX dunning_case_handed_over ON scheduler.dunning_case (merchant) WHERE closed_at IS NULL AND ended_as = 'hand_over';
 
 CREATE TABLE scheduler.timer (
     shard       smallint    NOT NULL,
@@ -266,6 +268,7 @@ CREATE TABLE scheduler.hold (
     placed_at   timestamptz NOT NULL,
     released_by text,
     released_at timestamptz,
+    release_reason text     NOT NULL DEFAULT '',
     CHECK (kind IN ('manual', 'promise')),
     CHECK (kind <> 'promise' OR until IS NOT NULL)
 );
@@ -282,8 +285,25 @@ COMMENT ON COLUMN scheduler.hold.placed_by   IS 'Who';
 COMMENT ON COLUMN scheduler.hold.placed_at   IS 'Business time';
 COMMENT ON COLUMN scheduler.hold.released_by IS 'Who ended it, if somebody did';
 COMMENT ON COLUMN scheduler.hold.released_at IS 'Business time';
+COMMENT ON COLUMN scheduler.hold.release_reason IS 'In the operator''s words';
 
 CREATE INDEX hold_customer ON scheduler.hold (merchant, customer) WHERE released_at IS NULL;
+
+CREATE TABLE scheduler.migration (
+    case_id      uuid        NOT NULL,
+    from_version text        NOT NULL,
+    to_version   text        NOT NULL,
+    migrated_by  text        NOT NULL,
+    migrated_at  timestamptz NOT NULL,
+    PRIMARY KEY (case_id, migrated_at)
+);
+
+COMMENT ON TABLE  scheduler.migration IS 'Running cases that an operator put on another version of their campaign. Insert only';
+COMMENT ON COLUMN scheduler.migration.case_id      IS 'The case';
+COMMENT ON COLUMN scheduler.migration.from_version IS 'The version that it was on';
+COMMENT ON COLUMN scheduler.migration.to_version   IS 'The version that it is on since then';
+COMMENT ON COLUMN scheduler.migration.migrated_by  IS 'Who';
+COMMENT ON COLUMN scheduler.migration.migrated_at  IS 'Business time';
 
 CREATE VIEW scheduler.step_decision AS
 SELECT c.merchant, c.customer, c.invoice, c.epoch, d.step, d.outcome, d.reason, d.rule, c.campaign, d.campaign_version,

@@ -6,6 +6,7 @@ use runtime::config::{At, Document, Fault, Faults, Validate};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,11 +19,14 @@ pub struct Config {
     pub tick_milliseconds: u32,
     /// How often the files of campaigns and calendars are looked at, in seconds: what changed comes into force.
     pub reload_seconds: u32,
+    /// Where operators' tools hold, release, skip and send by gRPC; nowhere if left out.
+    #[schemars(schema_with = "runtime::config::address")]
+    pub grpc_listen: Option<SocketAddr>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { tick_milliseconds: 100, reload_seconds: 5 }
+        Self { tick_milliseconds: 100, reload_seconds: 5, grpc_listen: None }
     }
 }
 

@@ -7,11 +7,12 @@
 //! | `customer-segmented` | segment by version; where a merchant has several campaigns, the customer's open cases planned anew | – |
 //! | `customer-responded` (unsubscribed) | opted out (looked at when a step is due) | – |
 //! | `source-heard` | when the source spoke last (looked at when a step is due) | – |
+//! | an operator holds, releases, skips or sends ([`crate::operations`]) | hold; case planned; decisions; next timer | `reminder-due`, `step-decided`, `invoice-overdue` |
 //! | a timer is due | timer gone; case planned; decisions; next timer | `invoice-overdue`, `reminder-due`, `step-decided`, `sequence-ended` |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | decisions settled; the customer's reminder in flight no more, its day noted | – |
 //!
-//! Events only ever move timers; every reminder comes from a timer that fired. So there is one place that sends, and it
-//! sees all cases of a customer at once.
+//! Events only ever move timers; every reminder comes from a timer that fired, unless an operator asks for it. So there is
+//! one place that sends, and it sees all cases of a customer at once.
 
 use crate::domain::{self, CaseState, Situation, case_id};
 use crate::rules::{InForce, Rules};
@@ -31,21 +32,21 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// A case that can be planned here: its merchant and its campaign are known.
-struct Ready<'a> {
-    case: &'a CaseState,
+pub(crate) struct Ready<'a> {
+    pub(crate) case: &'a CaseState,
     merchant: &'a Merchant,
-    campaign: Arc<Campaign>,
+    pub(crate) campaign: Arc<Campaign>,
     situation: Situation,
 }
 
 impl<'a> Ready<'a> {
     /// `None` if its merchant or campaign is not known here (another replica may know better), or if it has no campaign.
-    fn new(rules: &'a Rules, case: &'a CaseState, now: Timestamp) -> Option<Self> {
+    pub(crate) fn new(rules: &'a Rules, case: &'a CaseState, now: Timestamp) -> Option<Self> {
         let merchant = rules.merchant(&case.merchant)?;
         Some(Self { case, merchant, campaign: rules.campaign(case)?, situation: case.situation(merchant, now) })
     }
 
-    fn plan(&self, in_force: &InForce, now: Timestamp) -> Planned<'_> {
+    pub(crate) fn plan(&self, in_force: &InForce, now: Timestamp) -> Planned<'_> {
         let place = self.case.place(&self.situation, self.merchant);
         let today = place.zone.to_datetime(now).date();
         let terms = campaign::Terms::new(&self.campaign, &place, &in_force.calendars, today);
@@ -54,7 +55,7 @@ impl<'a> Ready<'a> {
         Planned { invoice: self.case.invoice.as_str(), terms, case, plan }
     }
 
-    fn today(&self, now: Timestamp) -> Date {
+    pub(crate) fn today(&self, now: Timestamp) -> Date {
         self.situation.zone.to_datetime(now).date()
     }
 }
@@ -144,7 +145,7 @@ impl Cases {
     }
 
     /// What news change about a case: its campaign, whether it has ended, and when to look at it again.
-    fn replan(
+    pub(crate) fn replan(
         &self,
         in_force: &InForce,
         before: &CaseState,
@@ -346,12 +347,7 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
     for cases in people.values() {
         round.look_at_customer(work, &in_force, cases, &traces)?;
     }
-    store::save_cases(work.tx(), &round.changes).await?;
-    store::insert_decisions(work.tx(), &round.decisions).await?;
-    if !round.deferrals.is_empty() {
-        store::insert_deferrals(work.tx(), &round.deferrals, now).await?;
-    }
-    store::note_reminded(work.tx(), &round.reminded).await?;
+    round.save(work).await?;
     let lateness = timers.iter().map(|t| now.duration_since(t.due_at)).collect();
     Ok(Fired { timers: timers.len(), lateness })
 }
@@ -390,20 +386,60 @@ const fn wire_tone(tone: Tone) -> v1::Tone {
     }
 }
 
-/// What one transaction of firing writes.
-struct Round {
+/// What one transaction of firing, or of an operator, writes.
+pub(crate) struct Round {
     now: Timestamp,
     decisions: Vec<NewDecision>,
     deferrals: Vec<(Uuid, campaign::Deferral)>,
-    changes: Vec<CaseChange>,
+    pub(crate) changes: Vec<CaseChange>,
     /// Customer, reminder and the payer's day.
-    reminded: Vec<(CustomerKey, Uuid, Date)>,
+    pub(crate) reminded: Vec<(CustomerKey, Uuid, Date)>,
+    /// Who asked for the reminder and why, if it is not the campaign that did.
+    asked: Option<String>,
 }
 
 impl Round {
-    fn new(now: Timestamp) -> Self {
+    pub(crate) fn new(now: Timestamp) -> Self {
         let (decisions, deferrals, changes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { now, decisions, deferrals, changes, reminded: Vec::new() }
+        Self { now, decisions, deferrals, changes, reminded: Vec::new(), asked: None }
+    }
+
+    pub(crate) async fn save(&self, work: &mut Work) -> Result<(), Failure> {
+        store::save_cases(work.tx(), &self.changes).await?;
+        store::insert_decisions(work.tx(), &self.decisions).await?;
+        if !self.deferrals.is_empty() {
+            store::insert_deferrals(work.tx(), &self.deferrals, self.now).await?;
+        }
+        Ok(store::note_reminded(work.tx(), &self.reminded).await?)
+    }
+
+    /// Sends what an operator asked for, in the same way as what is due. `asked`: who and why.
+    pub(crate) fn send_asked(
+        &mut self,
+        work: &mut Work,
+        before: &CaseState,
+        ready: &Ready<'_>,
+        planned: Planned<'_>,
+        asked: String,
+    ) -> Result<(), Failure> {
+        self.asked = Some(asked);
+        let mut planned = [planned];
+        let messages = campaign::gather(&mut planned, self.now);
+        let [planned] = &planned;
+        let trace = self.look(work, before, ready, planned, trace::current())?;
+        let line = Line { ready, planned, trace: trace.as_deref() };
+        messages.iter().try_for_each(|message| self.remind(work, message, line, &[line]))
+    }
+
+    /// Decides that a step is never sent, because an operator says so.
+    pub(crate) fn skip_asked(
+        &mut self,
+        work: &mut Work,
+        ready: &Ready<'_>,
+        step: &str,
+        asked: String,
+    ) -> Result<(), Failure> {
+        self.decide(work, ready, step, Decision::aside(Reason::Operator, asked))
     }
 
     /// A case that cannot be planned here: that the invoice is overdue is told all the same.
@@ -549,7 +585,8 @@ impl Round {
         let _inside = span.enter();
         let reminder_id = kernel::id::at(self.now);
         let today = hours.date_at(self.now);
-        let due_at = lines.iter().filter_map(|l| l.case().armed_at).max().unwrap_or(self.now);
+        // What an operator asks for is due now.
+        let due_at = lines.iter().filter_map(|l| l.case().armed_at).max().unwrap_or(self.now).min(self.now);
         let event = v1::ReminderDue {
             reminder: Some(reminder_due(reminder_id, message, speaker, lines, today)),
             due_at: Some(time::to_wire(due_at)),
@@ -560,7 +597,7 @@ impl Round {
         for line in lines {
             let Some(send) = &line.planned.plan.send else { continue };
             let own = if line.case().id == case.id {
-                let rule = format!("steps.{}", send.step);
+                let rule = self.asked.clone().unwrap_or_else(|| format!("steps.{}", send.step));
                 Decision { outcome: Outcome::Requested, reason: None, rule, reminder: Some(reminder_id), speaks: true }
             } else {
                 let rule = format!("invoices.{}.steps.{}", case.invoice, speaker.step());

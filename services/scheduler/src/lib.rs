@@ -1,11 +1,13 @@
 //! Scheduler: decides when a reminder is due, and whether.
 //!
-//! [`flow`] shows what happens to an event and to a timer; [`domain`] joins what is known of a case with the campaign's
+//! [`flow`] shows what happens to an event and to a timer, [`operations`] what operators do; [`domain`] joins what is known of a case with the campaign's
 //! plan; the campaign language and the planning itself are in the crate `campaign`.
 
+pub mod api;
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod operations;
 pub mod outlook;
 pub mod reload;
 pub mod rules;
@@ -14,10 +16,12 @@ pub mod timers;
 
 pub use config::Config;
 
+use anyhow::Context;
 use config::RuleFiles;
 use rules::Rules;
 use runtime::{Host, Service};
 use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// The scheduler's schema.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -42,6 +46,12 @@ pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Resu
     );
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
+    if let Some(address) = config.grpc_listen {
+        let listener = TcpListener::bind(address).await.context("scheduler.grpc_listen")?;
+        service.listens("grpc", listener.local_addr()?);
+        let edge = api::Edge::new(rules.clone(), host.bus.clone());
+        service.task("grpc", runtime::grpc::serve(listener, edge.grpc(), service.stop()));
+    }
     service.task("timers", timers::run(config, rules, host, service.stop()));
     Ok(service)
 }

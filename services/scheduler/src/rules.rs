@@ -7,9 +7,9 @@ use crate::store;
 use campaign::{Calendars, Campaign, Ramp};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::MerchantId;
-use runtime::{Host, Merchant};
-use sqlx::{PgConnection, PgExecutor};
+use kernel::{MerchantId, SharedClock};
+use runtime::{Host, Merchant, Merchants};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -41,10 +41,27 @@ impl InForce {
     }
 }
 
+/// What rules are read from: a service's host has it, and so has an operator's command.
+#[derive(Clone)]
+pub struct Sources {
+    /// The scheduler's schema.
+    pub pool: PgPool,
+    /// Business time.
+    pub clock: SharedClock,
+    /// All merchants.
+    pub merchants: Arc<Merchants>,
+}
+
+impl From<Host> for Sources {
+    fn from(host: Host) -> Self {
+        Self { pool: host.pool, clock: host.clock, merchants: host.merchants }
+    }
+}
+
 /// The rules. Cheap to clone; all clones see the same.
 #[derive(Clone)]
 pub struct Rules {
-    host: Host,
+    host: Sources,
     in_force: Arc<RwLock<Arc<InForce>>>,
     /// All versions met so far.
     versions: Arc<RwLock<Versions>>,
@@ -53,8 +70,8 @@ pub struct Rules {
 impl Rules {
     /// Puts campaigns into force and reads back all versions that a running case may be on. A campaign whose file has a
     /// fault is not among `campaigns`: the version of it that was in force last stays so.
-    pub async fn load(host: Host, campaigns: &Campaigns, calendars: Calendars) -> anyhow::Result<Self> {
-        let rules = Self { host, in_force: Arc::default(), versions: Arc::default() };
+    pub async fn load(host: impl Into<Sources>, campaigns: &Campaigns, calendars: Calendars) -> anyhow::Result<Self> {
+        let rules = Self { host: host.into(), in_force: Arc::default(), versions: Arc::default() };
         rules.put_in_force(campaigns, calendars).await?;
         Ok(rules)
     }
@@ -107,12 +124,23 @@ impl Rules {
 
     /// Business time.
     pub fn now(&self) -> Timestamp {
-        self.host.now()
+        self.host.clock.now()
     }
 
     /// A configured merchant.
     pub fn merchant(&self, id: &MerchantId) -> Option<&Merchant> {
         self.host.merchants.get(id)
+    }
+
+    /// All merchants.
+    pub fn merchants(&self) -> &Merchants {
+        &self.host.merchants
+    }
+
+    /// A version of a campaign that is not in force, nor need be stored: to look at what it would do.
+    pub fn know(&self, name: &str, campaign: Campaign) {
+        let mut known = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert((name.to_owned(), campaign.version.clone()), Arc::new(campaign));
     }
 
     /// The campaign version that a case is on.

@@ -98,7 +98,7 @@ pub async fn lock_customers(
     Ok(zones)
 }
 
-fn customer_key(merchant: String, customer: String) -> sqlx::Result<CustomerKey> {
+pub(crate) fn customer_key(merchant: String, customer: String) -> sqlx::Result<CustomerKey> {
     Ok((
         stored("customer.merchant", &merchant, merchant.parse().ok())?,
         stored("customer.customer", &customer, customer.parse().ok())?,
@@ -589,7 +589,7 @@ impl CaseRow {
     }
 }
 
-fn stored<T>(column: &str, text: &str, value: Option<T>) -> sqlx::Result<T> {
+pub(crate) fn stored<T>(column: &str, text: &str, value: Option<T>) -> sqlx::Result<T> {
     value.ok_or_else(|| sqlx::Error::Decode(format!("scheduler.{column}: {text:?} is not valid").into()))
 }
 
@@ -1018,11 +1018,16 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          WHERE EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer
                        AND (h.invoice IS NULL OR h.invoice = mine.invoice))
          UNION ALL
-         SELECT h.released_at, 'released hold ' || h.id, 'by ' || h.released_by, NULL, NULL
+         SELECT h.released_at, 'released hold ' || h.id,
+                concat_ws(', ', nullif(h.release_reason, ''), 'by ' || h.released_by), NULL, NULL
          FROM scheduler.hold AS h
          WHERE h.released_at IS NOT NULL
            AND EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer
                        AND (h.invoice IS NULL OR h.invoice = mine.invoice))
+         UNION ALL
+         SELECT m.migrated_at, 'migrated to campaign version ' || m.to_version,
+                'from ' || m.from_version || ', by ' || m.migrated_by, m.case_id, NULL
+         FROM scheduler.migration AS m JOIN mine ON mine.id = m.case_id
          UNION ALL
          SELECT ended_at, 'sequence of epoch ' || epoch || ' ended', ended_as, id, NULL FROM mine
          WHERE ended_at IS NOT NULL

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::flow;
+use crate::operations;
 use crate::rules::Rules;
 use crate::store;
 use bus::Failure;
@@ -55,6 +56,7 @@ struct Metrics {
     lateness: Histogram<f64>,
     due: Gauge<i64>,
     oldest: Gauge<f64>,
+    waiting_for_person: Gauge<i64>,
 }
 
 impl Metrics {
@@ -65,6 +67,7 @@ impl Metrics {
             lateness: meter.f64_histogram("dunlin.timer.lateness").with_unit("s").build(),
             due: meter.i64_gauge("dunlin.timer.due").build(),
             oldest: meter.f64_gauge("dunlin.timer.oldest_due_age").with_unit("s").build(),
+            waiting_for_person: meter.i64_gauge("dunlin.hold.waiting_for_person").build(),
         }
     }
 
@@ -85,6 +88,9 @@ impl Metrics {
         if let Ok((due, oldest)) = store::due_backlog(&host.pool, now).await {
             self.due.record(due, &[]);
             self.oldest.record(oldest.map_or(0.0, |at| now.duration_since(at).as_secs_f64()), &[]);
+        }
+        if let Ok(waiting) = operations::store::waiting_for_person(&host.pool).await {
+            self.waiting_for_person.record(waiting, &[]);
         }
     }
 }

@@ -7,21 +7,21 @@ use kernel::Segment;
 use kernel::contact::zone;
 use std::sync::Arc;
 
-fn at(text: &str) -> Timestamp {
+pub(super) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn date(text: &str) -> Date {
+pub(super) fn date(text: &str) -> Date {
     text.parse().unwrap()
 }
 
-fn terms<'a>(campaign: &'a Campaign, zone_name: &str) -> Terms<'a> {
+pub(super) fn terms<'a>(campaign: &'a Campaign, zone_name: &str) -> Terms<'a> {
     let hours = Some(campaign.hours.in_zone(zone(zone_name).unwrap()));
     Terms { campaign, hours, holidays: calendar::Holidays::default(), law: None }
 }
 
 /// Due on Monday, 1 June 2026, in Berlin; known since 1 May.
-fn case<'a>(decided: &'a [Decided]) -> Case<'a> {
+pub(super) fn case<'a>(decided: &'a [Decided]) -> Case<'a> {
     Case {
         is_open: true,
         facts: crate::Facts { segment: Segment::New, failed_attempts: 0, decline_code: "", ..facts() },
@@ -47,19 +47,19 @@ fn run(campaign: &Campaign, case: &Case<'_>, now: &str) -> Plan {
     plan(&terms(campaign, "Europe/Berlin"), case, at(now))
 }
 
-fn reminded(step: &str, on: &str) -> Decided {
+pub(super) fn reminded(step: &str, on: &str) -> Decided {
     Decided { step: step.to_owned(), on: date(on), reminded: true }
 }
 
-fn silent(step: &str, on: &str) -> Decided {
+pub(super) fn silent(step: &str, on: &str) -> Decided {
     Decided { step: step.to_owned(), on: date(on), reminded: false }
 }
 
-fn sends(plan: &Plan) -> Option<(&str, Vec<&str>)> {
+pub(super) fn sends(plan: &Plan) -> Option<(&str, Vec<&str>)> {
     plan.send.as_ref().map(|s| (s.step.as_str(), s.merged.iter().map(String::as_str).collect()))
 }
 
-fn skips(plan: &Plan) -> Vec<(&str, Reason, &str)> {
+pub(super) fn skips(plan: &Plan) -> Vec<(&str, Reason, &str)> {
     plan.skip.iter().map(|s| (s.step.as_str(), s.reason, s.rule.as_str())).collect()
 }
 
@@ -67,7 +67,7 @@ fn waits(plan: &Plan) -> Option<(Reason, &str, Option<Timestamp>)> {
     plan.deferred.as_ref().map(|d| (d.reason, d.rule.as_ref(), d.until))
 }
 
-fn late(decided: &[Decided]) -> Case<'_> {
+pub(super) fn late(decided: &[Decided]) -> Case<'_> {
     let case = case(decided);
     Case { facts: crate::Facts { segment: Segment::Late, ..case.facts }, ..case }
 }
@@ -445,4 +445,35 @@ fn the_previous_reminder_is_the_latest_and_news_is_not_waited_for() {
     let text = SAMPLE.replace("{ after_step: { step: overdue-3, days: 3 } }", "{ failed_attempts: 5 }");
     let text = text.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
     assert_eq!(next(&parse(&text), &decided[1..2]).as_deref(), Some("2026-06-15T07:00:00Z"), "the 14th is a Sunday");
+}
+
+#[test]
+fn a_step_that_came_into_the_campaign_late_is_spoken_for_by_the_further_one() {
+    let campaign =
+        parse(&SAMPLE.replace("days_after_due: 3 }, tone", "days_after_due: 2 }, tone").replace("overdue-3", "new"));
+    let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-7", "2026-06-08")];
+    let case = Case { contacts: &[date("2026-06-08")], ..late(&decided) };
+    let plan = run(&campaign, &case, "2026-06-10T12:00:00Z");
+    assert_eq!(sends(&plan), None);
+    assert_eq!(skips(&plan)[0], ("new", Reason::LaterStep, "steps.overdue-7"));
+}
+
+/// A law that is stricter than any that is shipped.
+pub(super) fn strict_law() -> &'static crate::law::Rules {
+    let norway = crate::law::rules("NO", kernel::PayerKind::Consumer, date("2026-06-01")).unwrap();
+    let strict = crate::law::Rules { max_reminders: Some(2), earliest_days_after_due: Some(14), ..norway.clone() };
+    Box::leak(Box::new(strict))
+}
+
+#[test]
+fn reminders_of_steps_that_the_campaign_has_no_more_count_for_the_law() {
+    let campaign = sample();
+    let terms = Terms { law: Some(strict_law()), ..terms(&campaign, "Europe/Berlin") };
+    let gone = [reminded("first", "2026-06-16"), reminded("second", "2026-06-20")];
+    let plan = plan(&terms, &late(&gone), at("2026-06-30T12:00:00Z"));
+    assert_eq!(sends(&plan), None);
+    assert!(
+        skips(&plan).contains(&("overdue-7", Reason::LawMaximum, "NO/inkassoforskriften/2020.max_reminders")),
+        "{plan:?}"
+    );
 }

@@ -43,6 +43,8 @@ pub enum Command {
         /// After.
         b: String,
     },
+    /// Put running cases on the version in force; they stay on the one they began with until then.
+    Migrate(super::campaign_migrate::Arguments),
 }
 
 /// `dunlin campaign`.
@@ -60,6 +62,7 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<Ex
             say(if changes.is_empty() { "They say the same.".to_owned() } else { changes.join("\n") });
             Ok(ExitCode::SUCCESS)
         }
+        Command::Migrate(arguments) => super::campaign_migrate::run(config, arguments).await,
     }
 }
 

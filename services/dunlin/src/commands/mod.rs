@@ -2,6 +2,7 @@
 
 pub mod backtest;
 pub mod campaign;
+pub mod campaign_migrate;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod doctor;
@@ -9,6 +10,7 @@ pub mod explain;
 pub mod generate;
 pub mod healthcheck;
 pub mod import;
+pub mod operations;
 pub mod plan;
 pub mod quarantine;
 pub mod replay;

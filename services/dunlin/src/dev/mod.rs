@@ -110,6 +110,7 @@ impl Servers {
             },
             "time_lapse": lapse,
             "ingest": { "http_listen": preferred_port(8081), "grpc_listen": preferred_port(8082) },
+            "scheduler": { "grpc_listen": preferred_port(8084) },
             "notifier": { "smtp": { "host": "127.0.0.1", "port": self.catcher.address.port() } },
             "tracker": { "pages_listen": pages, "dashboard_listen": preferred_port(8080) },
         });
@@ -169,6 +170,7 @@ fn print_addresses(running: &Running, servers: &Servers, mailbox: SocketAddr) {
         ("Caught mail", format!("http://{mailbox}")),
         ("Stripe webhooks", format!("http://{}/v1/webhooks/<merchant>/stripe", at(Service::Ingest, "http"))),
         ("gRPC", format!("{} (dunlin.api.v1.Ingest, health, reflection)", at(Service::Ingest, "grpc"))),
+        ("", format!("{} (dunlin.api.v1.Operations)", at(Service::Scheduler, "grpc"))),
         ("Pay links", format!("http://{}", at(Service::Tracker, "pages"))),
         ("API document", format!("http://{}/openapi.json", at(Service::Tracker, "dashboard"))),
         ("Metrics, health", format!("http://{0}/metrics  http://{0}/readyz?verbose", running.admin)),
