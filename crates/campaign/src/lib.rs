@@ -9,8 +9,10 @@ pub mod backtest;
 pub mod calendar;
 mod campaign;
 mod case;
+pub mod check;
 mod choose;
 pub mod condition;
+pub mod diff;
 pub mod file;
 pub mod law;
 mod plan;
@@ -18,6 +20,7 @@ mod ramp;
 mod round;
 mod simulate;
 mod terms;
+pub mod words;
 
 pub use campaign::{Campaign, Fault, MAX_CAP_DAYS, Offset, PAYERS_CALENDAR, Step, Trigger};
 pub use case::{Case, Decided, Deferral, Hold, Outcome, Plan, Reason, Send, Skip};

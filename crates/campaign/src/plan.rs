@@ -550,7 +550,8 @@ impl<'a> Planning<'a> {
         self.opening(date).unwrap_or_else(|| {
             let closed_until = add_days(date, LONGEST_CLOSURE_DAYS as i64);
             let closed_until = closed_until.and_then(|day| day.to_zoned(self.hours.zone().clone()).ok());
-            closed_until.map_or(self.now, |day| day.timestamp()).max(later(self.now))
+            let closed_until = closed_until.map(|day| day.timestamp()).filter(|moment| *moment > self.now);
+            closed_until.unwrap_or_else(|| later(self.now))
         })
     }
 

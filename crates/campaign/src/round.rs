@@ -4,6 +4,7 @@ use crate::case::{Case, Deferral, Plan, Reason, Send};
 use crate::file::{Channel, Tone};
 use crate::plan::next_day;
 use crate::terms::Terms;
+use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use kernel::Currency;
 use std::collections::BTreeMap;
@@ -45,6 +46,16 @@ impl Planned<'_> {
         step.and_then(|s| s.channels.first().copied()).unwrap_or(Channel::Email)
     }
 
+    /// Whether so many other reminders of the same moment have used up a cap.
+    fn is_capped(&self, others: usize, now: Timestamp) -> bool {
+        let Some(today) = self.terms.hours.as_ref().map(|hours| hours.date_at(now)) else { return false };
+        let lawful = self.terms.law.and_then(|rules| rules.cap);
+        let mut caps = self.terms.campaign.cap.into_iter().chain(lawful);
+        let is_recent = |on: &&Date, days: u16| (today - **on).get_days() < days.into();
+        let used = |days| others + self.case.contacts.iter().filter(|on| is_recent(on, days)).count();
+        others > 0 && caps.any(|cap| used(cap.days) >= cap.reminders.into())
+    }
+
     /// Replaces its reminder of now by a wait.
     fn wait(&mut self, reason: Reason, rule: &'static str, until: Timestamp) {
         let Some(send) = self.plan.send.take() else { return };
@@ -68,6 +79,13 @@ pub fn gather(cases: &mut [Planned<'_>], now: Timestamp) -> Vec<Message> {
     }
     let mut messages = Vec::new();
     for ((_, channel), mut lines) in groups {
+        // Each currency has a reminder of its own, and each counts.
+        let is_capped = |n: &mut usize| cases.get(*n).is_some_and(|p| p.is_capped(messages.len(), now));
+        for n in lines.extract_if(.., is_capped).collect::<Vec<_>>() {
+            let Some(planned) = cases.get_mut(n) else { continue };
+            let until = next_day(&planned.terms, &planned.case, now);
+            planned.wait(Reason::Cap, "contact.cap", until);
+        }
         lines.sort_by_key(|n| cases.get(*n).map(|p| (p.case.due_on, p.invoice)));
         let weight = |n: &usize| cases.get(*n).map(Planned::weight);
         let Some(speaker) = lines.iter().rev().copied().max_by_key(weight) else { continue };

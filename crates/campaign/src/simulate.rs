@@ -272,9 +272,7 @@ fn fire(
             state.wake_at = Some(now);
         }
     }
-    if !messages.is_empty() {
-        payer.contacts.push(today);
-    }
+    payer.contacts.extend(messages.iter().map(|_| today));
     for message in &messages {
         let sends = || message.lines.iter().filter_map(|line| plans.get(*line)?.send.as_ref());
         let steps: Vec<(String, Vec<String>)> = sends().map(|s| (s.step.clone(), s.merged.clone())).collect();

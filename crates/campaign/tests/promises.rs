@@ -1,5 +1,7 @@
 //! What planning promises, whatever the campaign, the calendar, the zone, the payments and the outages.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
+
 #[path = "promises/arbitrary.rs"]
 mod arbitrary;
 #[path = "promises/simulation.rs"]

@@ -5,13 +5,15 @@
 //! - Where a type says [`kernel::Masked`], the value may be given as `<key>_file: path` instead, and no fault quotes it.
 //! - Environment variables override the settings file: `DUNLIN_NOTIFIER__SMTP__HOST` is `notifier.smtp.host`.
 
+mod schema;
+
+use schema::check_schema;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_saphyr::granit_parser::{Event, Parser};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// One thing that is wrong in a configuration file.
@@ -191,6 +193,8 @@ impl Document {
         }
         if let Some(value) = &typed {
             value.validate(&mut At { path: String::new(), found: &mut found });
+        } else if found.len() > files {
+            found.extend(rule_faults::<T>(&schema, &self.value));
         }
         let mut located: Vec<Fault> = found.into_iter().map(|(path, reason)| self.locate(path, reason)).collect();
         located.sort();
@@ -216,21 +220,36 @@ impl Document {
         changed
     }
 
-    /// Finds the line of a path, or of the nearest one above it.
     fn locate(&self, path: String, reason: String) -> Fault {
         if let Some(variable) = self.overrides.get(&path) {
             return Fault { file: variable.clone(), line: None, path, reason };
         }
-        let mut above = path.as_str();
-        let line = loop {
-            match (self.lines.get(above), above.rsplit_once('.')) {
-                (Some(line), _) => break Some(*line),
-                (None, Some((parent, _))) => above = parent,
-                (None, None) => break None,
-            }
-        };
-        Fault { file: self.file.clone(), line, path, reason }
+        Fault { file: self.file.clone(), line: self.line(&path), path, reason }
     }
+
+    /// The line of a dotted path, or of the nearest one above it.
+    pub fn line(&self, path: &str) -> Option<usize> {
+        let mut above = path;
+        loop {
+            match (self.lines.get(above), above.rsplit_once('.')) {
+                (Some(line), _) => return Some(*line),
+                (None, Some((parent, _))) => above = parent,
+                (None, None) => return None,
+            }
+        }
+    }
+}
+
+/// The faults by the type's rules of what is left of a document without what the schema refuses. None if too little is left.
+fn rule_faults<T: DeserializeOwned + Validate>(schema: &Value, value: &Value) -> Vec<(String, String)> {
+    let Some((repaired, touched)) = schema::repaired(schema, value) else { return Vec::new() };
+    let Ok(typed) = T::deserialize(repaired) else { return Vec::new() };
+    let mut found = Vec::new();
+    typed.validate(&mut At { path: String::new(), found: &mut found });
+    // What was touched has its fault already, and a rule about something around it may be about its absence.
+    let is_touched = |path: &str| touched.iter().any(|t| schema::is_below(path, t) || schema::is_below(t, path));
+    found.retain(|(path, _)| !is_touched(path));
+    found
 }
 
 /// Reads small YAML that is not part of the configuration, such as a column map.
@@ -275,61 +294,6 @@ fn offer_files(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(offer_files),
         _ => {}
     }
-}
-
-fn check_schema(schema: &Value, value: &Value, found: &mut Vec<(String, String)>) {
-    use jsonschema::error::ValidationErrorKind as Kind;
-    let is_address = |text: &str| text.parse::<SocketAddr>().is_ok();
-    let options = jsonschema::options().should_validate_formats(true).with_format(ADDRESS, is_address);
-    let validator = match options.build(schema) {
-        Ok(validator) => validator,
-        Err(error) => return found.push((String::new(), format!("schema: {error}"))),
-    };
-    for error in validator.iter_errors(value) {
-        let path = dotted(error.instance_path().as_str());
-        match error.kind() {
-            Kind::AdditionalProperties { unexpected } => {
-                let known = error.schema_path().as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
-                let known = schema.pointer(&format!("{known}/properties")).and_then(Value::as_object);
-                for key in unexpected {
-                    let hint = known.and_then(|k| nearest(key, k.keys()));
-                    let hint = hint.map(|k| format!("; did you mean {k}?")).unwrap_or_default();
-                    found.push((join(&path, key), format!("is not a known key{hint}")));
-                }
-            }
-            Kind::Required { property } => {
-                found.push((join(&path, property.as_str().unwrap_or_default()), "is missing".to_owned()));
-            }
-            Kind::Format { format } if format == ADDRESS => {
-                found.push((path, "is no address with a port, such as 127.0.0.1:8080".to_owned()));
-            }
-            // The message without the value, which may be a secret.
-            _ => found.push((path, error.masked().to_string())),
-        }
-    }
-}
-
-/// The known key that differs least, if it is close enough to have been meant.
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    known.map(|k| (edit_distance(key, k), k)).filter(|(d, k)| *d <= 1 + k.len() / 4).min().map(|(_, k)| k)
-}
-
-/// Levenshtein distance.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let next = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
-            diagonal = std::mem::replace(cell, next);
-            left = next;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 /// Replaces `<key>_file: path` by `<key>: content`, everywhere. Paths are relative to the document's directory.
@@ -530,6 +494,91 @@ mod tests {
             "DUNLIN_RELAY__TIMEOUT_SECONDS: relay.timeout_seconds: value is not of type \"integer\""
         );
         assert_eq!(faults.0.len(), 1, "{faults}");
+    }
+
+    /// What is asked of a list, with names that refer to each other.
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct List {
+        entries: Vec<Entry>,
+        #[serde(default)]
+        most: u16,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Entry {
+        key: String,
+        #[expect(dead_code, reason = "only its presence matters")]
+        tone: Tone,
+        after: Option<String>,
+        #[expect(dead_code, reason = "only its presence matters")]
+        second: Option<Tone>,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum Tone {
+        /// Kind.
+        Friendly,
+        /// Clear.
+        Firm,
+    }
+
+    impl Validate for List {
+        fn validate(&self, at: &mut At<'_>) {
+            for (n, entry) in self.entries.iter().enumerate() {
+                if let Some(after) = entry.after.as_ref().filter(|after| !self.entries.iter().any(|e| e.key == **after))
+                {
+                    at.fault(&format!("entries.{n}.after"), format!("{after} is no entry"));
+                }
+                if entry.key.len() < 2 {
+                    at.fault(&format!("entries.{n}.key"), "is too short");
+                }
+            }
+            if self.entries.len() > usize::from(self.most) {
+                at.fault("most", "is below the number of entries");
+            }
+        }
+    }
+
+    fn list_faults(text: &str) -> Vec<String> {
+        let mut faults = Faults::default();
+        let document = Document::parse(Path::new("list.yaml"), text).unwrap();
+        assert!(document.check::<List>(&mut faults).is_none());
+        faults.0.iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn rules_are_checked_beside_what_the_schema_refuses() {
+        let text = "most: 1\nentries:\n  - { key: one, tone: frim }\n  - { key: x, tone: firm, colour: red }\n  - { key: three, after: none }\n  - { key: four, tone: firm, after: one }\n";
+        assert_eq!(
+            list_faults(text),
+            [
+                "list.yaml:1: most: is below the number of entries",
+                "list.yaml:3: entries.0.tone: is not one of friendly, firm; did you mean firm?",
+                "list.yaml:4: entries.1.colour: is not a known key",
+                "list.yaml:4: entries.1.key: is too short",
+                "list.yaml:5: entries.2.after: none is no entry",
+                "list.yaml:5: entries.2.tone: is missing",
+            ],
+            "and `four` comes after `one`, whatever that lacks"
+        );
+    }
+
+    #[test]
+    fn what_is_refused_has_one_fault_and_none_follows_from_its_absence() {
+        // `most` would be 0 without it, and the key too short.
+        assert_eq!(
+            list_faults("most: many\nentries:\n  - { key: [], tone: firm, second: friendyl }\n"),
+            [
+                r#"list.yaml:1: most: value is not of type "integer""#,
+                r#"list.yaml:3: entries.0.key: value is not of type "string""#,
+                "list.yaml:3: entries.0.second: is not one of friendly, firm; did you mean friendly?",
+            ]
+        );
+        assert_eq!(list_faults("most: 3\nentries: none\n"), [r#"list.yaml:2: entries: value is not of type "array""#]);
+        assert_eq!(list_faults("- 1\n").len(), 1, "nothing is left");
     }
 
     #[test]

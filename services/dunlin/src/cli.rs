@@ -24,6 +24,7 @@ Examples:
   dunlin import ledger.csv --merchant acme --currency EUR --dry-run
   dunlin plan --output calendar           what will go out in the next 30 days
   dunlin backtest --campaign new.yaml --ledger ledger.csv --currency EUR --html report.html
+  dunlin campaign check --strict         all faults and warnings of campaigns, for CI
   dunlin hold list --waiting             what waits for a person
   dunlin dead-letters list               what needs an operator
 
@@ -39,6 +40,9 @@ enum Command {
     Migrate,
     /// Check the settings and all files of the configuration directory.
     Check,
+    /// Check campaigns with everything they refer to, say what differs between two, put running cases on another version.
+    #[command(subcommand)]
+    Campaign(commands::campaign::Command),
     /// Say what this machine is missing, and how to get it.
     Doctor,
     /// Bring invoices (and payments already known) in from CSV.
@@ -58,9 +62,6 @@ enum Command {
     Skip(commands::operations::SkipArguments),
     /// Send the next step of an invoice now, if nothing stands in the way.
     SendNow(commands::operations::SendNowArguments),
-    /// Campaigns: put running cases on another version.
-    #[command(subcommand)]
-    Campaign(commands::campaign::Command),
     /// Events that a service gave up.
     #[command(subcommand)]
     DeadLetters(commands::dead_letters::Command),
@@ -110,6 +111,7 @@ impl Cli {
             Command::Dev(arguments) => return dev::run(config, arguments).await,
             Command::Migrate => commands::run::migrate(config).await?,
             Command::Check => commands::run::check(config)?,
+            Command::Campaign(command) => return commands::campaign::run(config, command).await,
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
             Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,
@@ -119,7 +121,6 @@ impl Cli {
             Command::Release(arguments) => return commands::operations::release(config, arguments).await,
             Command::Skip(arguments) => return commands::operations::skip(config, arguments).await,
             Command::SendNow(arguments) => return commands::operations::send_now(config, arguments).await,
-            Command::Campaign(command) => return commands::campaign::run(config, command).await,
             Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,

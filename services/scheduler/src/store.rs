@@ -49,6 +49,15 @@ pub async fn campaigns_in_force(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(St
         .await
 }
 
+/// The text of a version that was ever in force.
+pub async fn campaign_text(db: impl PgExecutor<'_>, name: &str, version: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT text FROM scheduler.campaign WHERE name = $1 AND version = $2")
+        .bind(name)
+        .bind(version)
+        .fetch_optional(db)
+        .await
+}
+
 /// All campaign versions: name, version, text.
 pub async fn campaigns(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, String)>> {
     sqlx::query_as("SELECT name, version, text FROM scheduler.campaign").fetch_all(db).await

@@ -96,15 +96,13 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
                     judge(&script.campaigns[of(*n)], zone.to_datetime(now), now, &contacts);
                 }
                 let today = zone.to_datetime(now).date();
-                if contacts.last().is_none_or(|(at, _)| *at != now) {
-                    contacts.push((now, today));
-                }
+                contacts.push((now, today));
             }
         }
     });
-    for n in 0..invoices.len() {
+    for (n, campaign) in chosen.iter().enumerate() {
         let count = decided.iter().filter(|(m, _)| *m == n).count() + closed.get(&n).copied().unwrap_or_default();
-        let steps = chosen[n].steps.len();
+        let steps = campaign.steps.len();
         assert!(
             count == steps || !closed.contains_key(&n) && !ended.contains(&n),
             "in_{n}: {count} of {steps} decided"
@@ -122,7 +120,7 @@ fn judge(file: &campaign::CampaignFile, local: jiff::civil::DateTime, now: Times
         contacts.iter().filter(|(at, _)| *at != now).map(|(_, on)| (today - *on).get_days()).collect();
     assert!(earlier.iter().all(|days| *days >= contact.min_gap_days.into()), "{earlier:?} days after another");
     if let Some(cap) = contact.cap {
-        let recent = earlier.iter().filter(|days| **days < cap.days.into()).count();
+        let recent = contacts.iter().filter(|(_, on)| (today - *on).get_days() < cap.days.into()).count();
         assert!(recent < cap.reminders.into(), "{recent} reminders in the last {} days already", cap.days);
     }
 }

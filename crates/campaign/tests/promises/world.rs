@@ -305,7 +305,7 @@ impl<'a> World<'a> {
             case.wake_at = if plan.end.is_some() { Some(now) } else { plan.wake_at };
         }
         if !messages.is_empty() {
-            self.contacts.push(today);
+            self.contacts.extend(messages.iter().map(|_| today));
             let lines = messages.iter().flat_map(|m| &m.lines);
             let steps = lines.map(|place| (known[*place], plans[*place].send.as_ref().unwrap().step.clone())).collect();
             if self.script.delivery.0 > 0 {
@@ -355,10 +355,12 @@ impl World<'_> {
             let currency = self.cases[known[message.speaker]].currency;
             assert!(kinds.insert((currency, message.channel)), "two reminders at once for {currency}");
             assert!(message.lines.contains(&message.speaker));
+            // Those of other currencies at the same moment count as well.
+            let others = messages.iter().position(|m| m == message).unwrap_or_default();
             for place in &message.lines {
                 let (n, send) = (known[*place], plans[*place].send.as_ref().expect("a line has something to say"));
                 assert_eq!(self.cases[n].currency, currency, "currencies are never mixed");
-                self.judge_contact(n);
+                self.judge_contact(n, others);
                 self.judge_line(n, &send.step, today);
                 for merged in send.merged.iter().filter(|key| self.is_dated(n, key)) {
                     let earliest = self.earliest(n, merged).expect("merged before its date is known");
@@ -378,7 +380,7 @@ impl World<'_> {
     }
 
     /// Hours, gap and cap of the campaign.
-    fn judge_contact(&self, n: usize) {
+    fn judge_contact(&self, n: usize, others: usize) {
         let (contact, local) = (&self.file(n).contact, self.zone.to_datetime(self.now));
         let today = local.date();
         let clock = format!("{:02}:{:02}", local.hour(), local.minute());
@@ -391,6 +393,7 @@ impl World<'_> {
         assert!(apart.is_none_or(|days| days >= contact.min_gap_days.into()), "only {apart:?} days after the last");
         if let Some(cap) = contact.cap {
             let recent = self.contacts.iter().filter(|on| (today - **on).get_days() < cap.days.into()).count();
+            let recent = recent + others;
             assert!(recent < cap.reminders.into(), "{recent} reminders in the last {} days already", cap.days);
         }
     }
