@@ -40,7 +40,7 @@ enum Command {
     Migrate,
     /// Check the settings and all files of the configuration directory.
     Check,
-    /// Check campaigns with everything they refer to, say what differs between two, put running cases on a new version.
+    /// Check campaigns with everything they refer to, say what differs between two, put running cases on another version.
     #[command(subcommand)]
     Campaign(commands::campaign::Command),
     /// Say what this machine is missing, and how to get it.

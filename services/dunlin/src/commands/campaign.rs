@@ -1,6 +1,6 @@
-//! `dunlin campaign`: what is wrong with campaigns, and what differs between two.
+//! `dunlin campaign`: what is wrong with campaigns, what differs between two, and running cases on another version.
 
-use super::{configuration, pool, settings_path};
+use super::{campaign_migrate, configuration, pool, settings_path};
 use crate::cli::Output;
 use crate::settings::Settings;
 use anyhow::{Context, bail};
@@ -44,7 +44,7 @@ pub enum Command {
         b: String,
     },
     /// Put running cases on the version in force; they stay on the one they began with until then.
-    Migrate(super::campaign_migrate::Arguments),
+    Migrate(campaign_migrate::Arguments),
 }
 
 /// `dunlin campaign`.
@@ -62,7 +62,7 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<Ex
             say(if changes.is_empty() { "They say the same.".to_owned() } else { changes.join("\n") });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Migrate(arguments) => super::campaign_migrate::run(config, arguments).await,
+        Command::Migrate(arguments) => campaign_migrate::run(config, arguments).await,
     }
 }
 
