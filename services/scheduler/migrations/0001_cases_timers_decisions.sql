@@ -213,7 +213,7 @@ CREATE TABLE scheduler.decision (
     speaks      boolean     NOT NULL,
     segment     text        NOT NULL,
     rule        text        NOT NULL,
-    inputs      jsonb       NOT NULL,
+    inputs      json        NOT NULL,
     campaign_version text   NOT NULL,
     decided_on  date        NOT NULL,
     decided_at  timestamptz NOT NULL,
@@ -231,7 +231,7 @@ COMMENT ON COLUMN scheduler.decision.reminder_id IS 'The reminder that carries o
 COMMENT ON COLUMN scheduler.decision.speaks      IS 'The step that speaks for its own invoice: follow-ups count from it';
 COMMENT ON COLUMN scheduler.decision.segment     IS 'The customer''s, then';
 COMMENT ON COLUMN scheduler.decision.rule        IS 'What in the campaign, the law or the operation caused it, such as steps.upcoming.only_if.segment';
-COMMENT ON COLUMN scheduler.decision.inputs      IS 'What was known then, as far as it counts: due date, open amount, segment, days of earlier reminders, holds. No personal data';
+COMMENT ON COLUMN scheduler.decision.inputs      IS 'What was known then, as far as it counts: due date, open amount, country, days of the last reminders. No personal data';
 COMMENT ON COLUMN scheduler.decision.campaign_version IS 'Version of the campaign that was asked';
 COMMENT ON COLUMN scheduler.decision.decided_on  IS 'The payer''s date';
 COMMENT ON COLUMN scheduler.decision.decided_at  IS 'Business time';

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment};
 use runtime::Merchant;
-use serde_json::json;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -245,22 +245,38 @@ impl CaseState {
         [planned, self.overdue_at(merchant_zone, now)].into_iter().flatten().min()
     }
 
-    /// What was known when something was decided, as far as it counts.
-    pub fn inputs(&self, merchant: &Merchant) -> serde_json::Value {
+    /// What was known when something was decided, as far as it counts, as JSON.
+    pub fn inputs(&self, merchant: &Merchant) -> String {
         let facts = self.facts(merchant);
-        json!({
-            "due_on": self.due_on,
-            "open_minor": self.open_minor,
-            "currency": self.currency,
-            "invoice_version": self.invoice_version,
-            "segment": facts.segment,
-            "country": facts.country,
-            "payer": facts.payer,
-            "failed_attempts": self.failed_attempts,
-            "contacts": self.payer.contacts.iter().rev().take(5).collect::<Vec<_>>(),
-            "chosen_by": self.chosen_by,
-        })
+        let last = self.payer.contacts.len().saturating_sub(INPUT_CONTACTS);
+        let inputs = Inputs {
+            due_on: self.due_on,
+            open_minor: self.open_minor,
+            currency: self.currency,
+            invoice_version: self.invoice_version,
+            country: facts.country,
+            payer: facts.payer,
+            failed_attempts: self.failed_attempts,
+            contacts: self.payer.contacts.get(last..).unwrap_or_default(),
+        };
+        serde_json::to_string(&inputs).unwrap_or_else(|_| "{}".to_owned())
     }
+}
+
+/// How many days of earlier reminders a decision remembers.
+const INPUT_CONTACTS: usize = 5;
+
+/// What a decision was made on, apart from what its row says itself.
+#[derive(Serialize)]
+struct Inputs<'a> {
+    due_on: Option<Date>,
+    open_minor: i64,
+    currency: Currency,
+    invoice_version: i64,
+    country: &'a str,
+    payer: PayerKind,
+    failed_attempts: i32,
+    contacts: &'a [Date],
 }
 
 /// When to look again at a plan. What only a person or the source itself can end is looked at now and then all the same.

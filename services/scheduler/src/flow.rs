@@ -313,8 +313,7 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
     if timers.is_empty() {
         return Ok(Fired::default());
     }
-    let due: Vec<Uuid> = timers.iter().map(|t| t.case_id).collect();
-    let customers = store::customers_of_cases(work.tx(), &due).await?;
+    let customers: BTreeSet<CustomerKey> = timers.iter().filter_map(|t| t.customer.clone()).collect();
     // Customers, cases, timers: the order in which event handlers lock them too.
     store::lock_customers(work.tx(), &customers).await?;
     let in_force = rules.in_force();

@@ -439,9 +439,6 @@ struct PayerRow {
     tags: Vec<String>,
     payer_kind: String,
     campaign: String,
-    contacts: Vec<jiff_sqlx::Date>,
-    in_flight: bool,
-    has_holds: bool,
 }
 
 /// Customers by merchant and id.
@@ -455,33 +452,22 @@ async fn load_payers(
     with_balances: bool,
 ) -> sqlx::Result<Payers> {
     let rows: Vec<PayerRow> = sqlx::query_as(
-        "SELECT u.merchant, u.customer, u.time_zone, u.segment, u.deleted OR u.opted_out AS silent, u.country, u.tags,
-                u.payer_kind, u.campaign, r.contacts, r.in_flight,
-                EXISTS (SELECT FROM scheduler.hold AS h WHERE h.merchant = u.merchant AND h.customer = u.customer
-                        AND h.released_at IS NULL) AS has_holds
-         FROM scheduler.customer AS u
-         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
-              ON wanted.merchant = u.merchant AND wanted.customer = u.customer
-         CROSS JOIN LATERAL (
-             SELECT coalesce(array_agg(on_day ORDER BY on_day), '{}') AS contacts,
-                    coalesce(bool_or(state = 'in_flight'), false) AS in_flight
-             FROM scheduler.reminder AS r
-             WHERE r.merchant = u.merchant AND r.customer = u.customer AND r.state <> 'gone'
-               AND r.on_day > ($3::timestamptz - $4 * interval '1 day')::date
-         ) AS r",
+        "SELECT merchant, customer, time_zone, segment, deleted OR opted_out AS silent, country, tags, payer_kind, campaign
+         FROM scheduler.customer JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
+              USING (merchant, customer)",
     )
     .bind(people.iter().map(|p| p.0).bind_iter())
     .bind(people.iter().map(|p| p.1).bind_iter())
-    .bind(now.to_sqlx())
-    .bind(i32::from(campaign::MAX_CAP_DAYS) + 1)
     .fetch_all(&mut *tx)
     .await?;
-    let mut holds = if rows.iter().any(|r| r.has_holds) { load_holds(tx, people).await? } else { HashMap::new() };
+    let mut reminders = load_reminders(tx, people, now).await?;
+    let mut holds = load_holds(tx, people).await?;
     let mut balances = if with_balances { load_balances(tx, people).await? } else { HashMap::new() };
     let payer = |row: PayerRow| {
         let key = (row.merchant, row.customer);
         let kind = (!row.payer_kind.is_empty())
             .then(|| stored("customer.payer_kind", &row.payer_kind, PayerKind::parse(&row.payer_kind)));
+        let (contacts, in_flight) = reminders.remove(&key).unwrap_or_default();
         let payer = Payer {
             time_zone: row.time_zone,
             segment: Some(stored("customer.segment", &row.segment, Segment::parse(&row.segment))?),
@@ -490,14 +476,37 @@ async fn load_payers(
             tags: row.tags,
             kind: kind.transpose()?,
             campaign: row.campaign,
-            contacts: row.contacts.into_iter().map(|d| d.to_jiff()).collect(),
-            in_flight: row.in_flight,
+            contacts,
+            in_flight,
             balances: balances.remove(&key).unwrap_or_default(),
             holds: holds.remove(&key).unwrap_or_default(),
         };
         Ok((key, Arc::new(payer)))
     };
     rows.into_iter().map(payer).collect()
+}
+
+/// The days of customers' reminders that went out or may have, as far back as caps reach, and whether one is on its way.
+async fn load_reminders(
+    tx: &mut PgConnection,
+    people: &BTreeSet<(&str, &str)>,
+    now: Timestamp,
+) -> sqlx::Result<HashMap<(String, String), (Vec<Date>, bool)>> {
+    let rows: Vec<(String, String, Vec<jiff_sqlx::Date>, bool)> = sqlx::query_as(
+        "SELECT merchant, customer, array_agg(on_day ORDER BY on_day), bool_or(state = 'in_flight')
+         FROM scheduler.reminder JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
+              USING (merchant, customer)
+         WHERE state <> 'gone' AND on_day > ($3::timestamptz - $4 * interval '1 day')::date
+         GROUP BY merchant, customer",
+    )
+    .bind(people.iter().map(|p| p.0).bind_iter())
+    .bind(people.iter().map(|p| p.1).bind_iter())
+    .bind(now.to_sqlx())
+    .bind(i32::from(campaign::MAX_CAP_DAYS) + 1)
+    .fetch_all(tx)
+    .await?;
+    let days = |days: Vec<jiff_sqlx::Date>| days.into_iter().map(|d| d.to_jiff()).collect();
+    Ok(rows.into_iter().map(|(merchant, customer, on, flying)| ((merchant, customer), (days(on), flying))).collect())
 }
 
 async fn load_holds(
@@ -690,6 +699,8 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented on the table's columns")]
 pub struct DueTimer {
+    /// Whose case it is; unset if the case is gone.
+    pub customer: Option<CustomerKey>,
     pub shard: i16,
     pub due_at: Timestamp,
     pub case_id: Uuid,
@@ -704,7 +715,7 @@ pub struct DueTimer {
 pub async fn due_timers(tx: &mut PgConnection, now: Timestamp, start: i32, limit: i64) -> sqlx::Result<Vec<DueTimer>> {
     /// Shards per transaction: leaves some for other replicas.
     const SHARDS: i64 = 16;
-    type Row = (i16, jiff_sqlx::Timestamp, Uuid, i32, Option<String>);
+    type Row = (i16, jiff_sqlx::Timestamp, Uuid, i32, Option<String>, Option<String>, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
         "WITH busy AS MATERIALIZED (
              SELECT ((n + $2) % 64)::int2 AS shard FROM generate_series(0, 63) AS n
@@ -712,13 +723,14 @@ pub async fn due_timers(tx: &mut PgConnection, now: Timestamp, start: i32, limit
          ), mine AS MATERIALIZED (
              SELECT shard FROM busy WHERE pg_try_advisory_xact_lock(hashtext('scheduler.fire'), shard) LIMIT $3
          )
-         SELECT t.shard, t.due_at, t.case_id, t.generation, t.traceparent
+         SELECT t.shard, t.due_at, t.case_id, t.generation, t.traceparent, c.merchant, c.customer
          FROM mine CROSS JOIN LATERAL (
              SELECT * FROM scheduler.timer AS t
              WHERE t.shard = mine.shard AND t.due_at <= $1
              ORDER BY t.due_at, t.case_id
              LIMIT greatest(1, $4 / (SELECT count(*) FROM mine))
-         ) AS t",
+         ) AS t
+         LEFT JOIN scheduler.dunning_case AS c ON c.id = t.case_id",
     )
     .bind(now.to_sqlx())
     .bind(start)
@@ -726,14 +738,11 @@ pub async fn due_timers(tx: &mut PgConnection, now: Timestamp, start: i32, limit
     .bind(limit)
     .fetch_all(tx)
     .await?;
-    let timer = |(shard, due_at, case_id, generation, traceparent): Row| DueTimer {
-        shard,
-        due_at: due_at.to_jiff(),
-        case_id,
-        generation,
-        traceparent,
+    let timer = |(shard, due_at, case_id, generation, traceparent, merchant, customer): Row| {
+        let customer = merchant.zip(customer).map(|(m, c)| customer_key(m, c)).transpose()?;
+        Ok(DueTimer { customer, shard, due_at: due_at.to_jiff(), case_id, generation, traceparent })
     };
-    Ok(rows.into_iter().map(timer).collect())
+    rows.into_iter().map(timer).collect()
 }
 
 /// Deletes timers, unless their case was armed anew for the same moment.
@@ -778,7 +787,7 @@ pub struct NewDecision {
     pub speaks: bool,
     pub segment: Segment,
     pub rule: String,
-    pub inputs: serde_json::Value,
+    pub inputs: String,
     pub campaign_version: String,
     pub decided_on: Date,
     pub decided_at: Timestamp,
@@ -794,8 +803,12 @@ pub async fn insert_decisions(tx: &mut PgConnection, decisions: &[NewDecision]) 
         "INSERT INTO scheduler.decision
              (case_id, step, outcome, reason, reminder_id, speaks, segment, decided_on, decided_at, traceparent, rule,
               inputs, campaign_version)
-         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::bool[], $7::text[],
-                              $8::date[], $9::timestamptz[], $10::text[], $11::text[], $12::jsonb[], $13::text[])",
+         SELECT case_id, step, outcome, reason, reminder_id, speaks, segment, decided_on, decided_at, traceparent, rule,
+                inputs::json, campaign_version
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::bool[], $7::text[], $8::date[],
+                     $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[])
+              AS d (case_id, step, outcome, reason, reminder_id, speaks, segment, decided_on, decided_at, traceparent,
+                    rule, inputs, campaign_version)",
     )
     .bind(decisions.iter().map(|d| d.case_id).bind_iter())
     .bind(decisions.iter().map(|d| &d.step).bind_iter())

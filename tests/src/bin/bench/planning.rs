@@ -33,7 +33,7 @@ steps:
   - { key: upcoming, when: { business_days_before_due: 3 }, only_if: { segment: [late, new], country: [DE, AT] }, tone: friendly }
   - { key: failed, when: { failed_attempts: 3 }, only_if: { failed_attempts: 3, decline_code: [expired_card] }, tone: firm }
   - { key: overdue-3, when: { days_after_due: 3 }, only_if: { payer: [business], customer_tag: [a, b] }, tone: friendly }
-  - { key: follow-up, when: { after_step: { step: overdue-3, days: 3 } }, only_if: { invoice_tag: [x, y] }, tone: firm }
+  - { key: follow-up, when: { after_step: { step: overdue-3, days: 3 } }, only_if: { invoice_tag: [x, z] }, tone: firm }
   - { key: overdue-10, when: { business_days_after_due: 10 }, only_if: { balance: { EUR: { at_least: 20 } } }, tone: firm }
   - { key: month-end, when: { days_after_month_end: 5 }, only_if: { any: [{ country: [FR] }, { all: [{ currency: [EUR] }] }] }, tone: firm }
   - { key: promise, when: { days_after_broken_promise: 1 }, only_if: { not: { segment: [prompt] } }, tone: firm }
@@ -47,7 +47,7 @@ pub(crate) fn one_plan() -> anyhow::Result<Figure> {
     let campaign = scheduler::config::parse_campaign(CAMPAIGN)?;
     let calendars = Calendars::default();
     let place = Place { zone: kernel::contact::zone("Europe/Berlin")?, country: "DE", payer: PayerKind::Business };
-    let (customer_tags, invoice_tags) = (["b".to_owned()], ["y".to_owned()]);
+    let (customer_tags, invoice_tags) = (["b".to_owned()], ["z".to_owned()]);
     let facts = Facts {
         merchant: "acme",
         customer: "cus_1",

@@ -108,6 +108,10 @@ impl Rig {
     /// Arms timers: the first at `from`, each `apart` (an interval) after the one before.
     async fn arm(&self, arming: &Arming<'_>, from: &str, apart: &str) -> anyhow::Result<()> {
         let statements = [
+            // A customer is heard of before its first step is due.
+            "INSERT INTO scheduler.customer (merchant, customer, version, country)
+             SELECT 'acme', 'cus_' || $1 || n, 1, 'DE' FROM generate_series(0, ($2 - 1) / $3) AS n
+             WHERE $4 <> '' AND $5 <> '' AND $6 <> '' AND $7 <> ''",
             "INSERT INTO scheduler.invoice (merchant, invoice, customer, version, epoch, status, currency, open_minor,
                                             due_on, disputed, overdue_hint, failed_attempts, source, tags, campaign,
                                             collects_itself, decline_code)
@@ -136,7 +140,7 @@ impl Rig {
                 .execute(&self.pool)
                 .await?;
         }
-        for table in ["timer", "dunning_case", "invoice"] {
+        for table in ["timer", "dunning_case", "invoice", "customer"] {
             sqlx::raw_sql(sqlx::AssertSqlSafe(format!("VACUUM ANALYZE scheduler.{table}"))).execute(&self.pool).await?;
         }
         sqlx::raw_sql("CHECKPOINT").execute(&self.pool).await?;
