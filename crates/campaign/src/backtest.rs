@@ -484,6 +484,7 @@ fn enter(
         last_failed_on: None,
         promised_on: None,
         pending_since: None,
+        collects_itself: false,
         holds: Vec::new(),
         decided: Vec::new(),
         ended: false,

@@ -51,6 +51,12 @@ pub struct Calendar {
 }
 
 impl Calendar {
+    /// One that knows no year, in place of one that is not there.
+    pub fn without_years(name: &str) -> Self {
+        let (title, source) = (String::new(), String::new());
+        Self { name: name.to_owned(), title, source, first_year: 0, closed: Vec::new(), days: BTreeMap::new() }
+    }
+
     /// Reads a file; reports everything that makes no sense. What is not YAML of the right shape is one fault without a
     /// path.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {

@@ -28,6 +28,9 @@ pub struct Case<'a> {
     pub promised_on: Option<Date>,
     /// Since when money is under way.
     pub pending_since: Option<Date>,
+    /// The processor collects by itself and has not failed: there is nothing to remind of, until some days after the due
+    /// date it has not collected either.
+    pub collects_itself: bool,
     /// What else holds the case.
     pub holds: &'a [Hold],
     /// The customer asked not to be reminded.

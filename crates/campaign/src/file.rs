@@ -155,7 +155,8 @@ impl Default for ConsolidationFile {
 pub struct HoldsFile {
     /// So many days after a promised date the promise counts as broken.
     pub promise_grace_days: u16,
-    /// Money under way (a direct debit, say) holds for at most so many days.
+    /// Money under way (a direct debit, say) holds for at most so many days; a processor that collects by itself until so
+    /// many days after the due date, unless it fails.
     pub pending_payment_days: u16,
 }
 

@@ -34,6 +34,8 @@ pub fn plan(terms: &Terms<'_>, case: &Case<'_>, now: Timestamp) -> Plan {
                 rule: law_rule(terms, "contact").into(),
                 until: None,
             }),
+            // Rules change: looked at daily, and on record.
+            wake_at: Some(later(now)),
             ..Plan::default()
         },
     }
@@ -207,7 +209,8 @@ impl<'a> Planning<'a> {
             Trigger::FromDue(offset) => self.by_due_date(step, *offset),
             Trigger::AfterMonthEnd(days) => {
                 let end = self.anchor().map(Date::last_of_month);
-                on(end.and_then(|end| add_days(end, i64::from(*days) + self.catch_up)).map(|d| self.moved(step, d)))
+                let date = end.and_then(|end| add_days(end, i64::from(*days) + self.catch_up));
+                on(date.map(|date| self.lawful(self.moved(step, date))))
             }
             Trigger::FailedAttempts { count, decline_codes } => {
                 let facts = &case.facts;
@@ -223,11 +226,8 @@ impl<'a> Planning<'a> {
     }
 
     fn by_due_date(&self, step: &Step, offset: Offset) -> When {
-        if offset.is_by_due() && self.case.reopened_on.is_some() {
-            return When::Unknown;
-        }
         let Some(date) = self.counted(offset) else {
-            return if self.case.due_on.is_none() { When::Unknown } else { When::NoCalendar };
+            return if self.base(offset).is_none() { When::Unknown } else { When::NoCalendar };
         };
         let shift = if offset.is_by_due() { 0 } else { self.catch_up };
         add_days(date, shift).map_or(When::Unknown, |date| When::On(self.moved(step, date)))
@@ -235,21 +235,40 @@ impl<'a> Planning<'a> {
 
     /// The date at an offset from the due date; the law may put it off.
     fn counted(&self, offset: Offset) -> Option<Date> {
-        let (due_on, anchor) = (self.case.due_on?, self.anchor()?);
+        let anchor = self.base(offset)?;
         let date = match offset {
             Offset::Days(n) => add_days(anchor, n.into())?,
             Offset::BusinessDays(n) => {
                 calendar::add_business_days(anchor, n, Weekdays::BUSINESS, &self.terms.holidays)?
             }
         };
-        let lawful = self.terms.law.and_then(|rules| rules.earliest_days_after_due).filter(|_| !offset.is_by_due());
-        Some(date.max(add_days(due_on, lawful.unwrap_or(0).into()).filter(|_| lawful.is_some()).unwrap_or(date)))
+        Some(if offset.is_by_due() { date } else { self.lawful(date) })
     }
 
-    /// What days after the due date count from.
+    /// What an offset counts from.
+    fn base(&self, offset: Offset) -> Option<Date> {
+        if offset.is_by_due() { self.case.due_on } else { self.anchor() }
+    }
+
+    /// The date, unless the law puts a reminder of what is overdue off.
+    fn lawful(&self, date: Date) -> Date {
+        let days = self.terms.law.and_then(|rules| rules.earliest_days_after_due);
+        let earliest = days.and_then(|days| add_days(self.case.due_on?, days.into()));
+        earliest.map_or(date, |earliest| date.max(earliest))
+    }
+
+    /// What days after the due date count from. A debt that was opened again has had the reminders of its first due date,
+    /// if it ever had one.
     fn anchor(&self) -> Option<Date> {
-        let due_on = self.case.due_on?;
-        Some(self.case.reopened_on.map_or(due_on, |reopened| due_on.max(reopened)))
+        match (self.case.due_on, self.case.reopened_on) {
+            (Some(due_on), Some(reopened_on)) => Some(due_on.max(reopened_on)),
+            (due_on, reopened_on) => due_on.or(reopened_on),
+        }
+    }
+
+    /// When the case entered the campaign: a late invoice on its turn in the ramp.
+    fn entered_on(&self) -> Date {
+        self.case.not_before.map_or(self.case.opened_on, |turn| turn.max(self.case.opened_on))
     }
 
     /// Where the payer's habits move an adaptive step; inside its window, and not past the due date if it lies by it.
@@ -299,7 +318,7 @@ impl<'a> Planning<'a> {
             _ => None,
         };
         let first = self.terms.campaign.steps.iter().filter_map(date).min();
-        first.map_or(0, |first| (self.case.opened_on - first).get_days().max(0).into())
+        first.map_or(0, |first| (self.entered_on() - first).get_days().max(0).into())
     }
 
     fn promise_broken_on(&self) -> Option<Date> {
@@ -317,7 +336,7 @@ impl<'a> Planning<'a> {
             return Some((Reason::TooLate, format!("steps.{}.when", step.key)));
         }
         let is_dated = matches!(step.trigger, Trigger::FromDue(_) | Trigger::AfterMonthEnd(_));
-        if self.terms.campaign.entry.mode == EntryMode::FromNow && is_dated && date < case.opened_on {
+        if self.terms.campaign.entry.mode == EntryMode::FromNow && is_dated && date < self.entered_on() {
             return Some((Reason::BeforeEntry, "entry.mode".to_owned()));
         }
         if let Some(key) = step.only_if.failing(&case.facts) {
@@ -422,17 +441,22 @@ impl<'a> Planning<'a> {
     /// The hold that lasts longest.
     fn hold(&self) -> Option<Wait> {
         let (case, holds) = (self.case, &self.terms.campaign.holds);
-        let open = |date: Date| self.opening_or_later(date);
-        let promise = self.promise_broken_on().filter(|broken| self.today < *broken);
-        let promise = promise.map(|broken| (Reason::Promise, "holds.promise_grace_days".into(), Some(open(broken))));
-        let pending = case.pending_since.and_then(|since| add_days(since, holds.pending_payment_days.into()));
-        let pending = pending.filter(|end| self.today < *end);
-        let pending = pending.map(|end| (Reason::PendingPayment, "holds.pending_payment_days".into(), Some(open(end))));
-        let others = case.holds.iter().filter(|hold| hold.until.is_none_or(|until| self.now < until));
-        let others = others.map(|hold| (hold.reason, hold.rule.clone().into(), hold.until));
-        let all = others.chain(promise).chain(pending);
+        let pending_days = |since: Date| add_days(since, holds.pending_payment_days.into());
+        let until = |date: Option<Date>| date.map(|date| self.opening_or_later(date));
+        let promise = self
+            .promise_broken_on()
+            .map(|broken| (Reason::Promise, Cow::from("holds.promise_grace_days"), until(Some(broken))));
+        let pending = case
+            .pending_since
+            .map(|since| (Reason::PendingPayment, "holds.pending_payment_days".into(), until(pending_days(since))));
+        let auto_pay = case
+            .collects_itself
+            .then(|| (Reason::AutoPay, "holds.pending_payment_days".into(), until(case.due_on.and_then(pending_days))));
+        let others = case.holds.iter().map(|hold| (hold.reason, hold.rule.clone().into(), hold.until));
+        let all = others.chain(promise).chain(pending).chain(auto_pay);
+        let lasting = all.filter(|(.., until): &Wait| until.is_none_or(|until| self.now < until));
         // No end lasts longest.
-        all.max_by_key(|(.., until): &Wait| until.unwrap_or(Timestamp::MAX))
+        lasting.max_by_key(|(.., until)| until.unwrap_or(Timestamp::MAX))
     }
 
     /// Whether to wait for an earlier reminder. One that nobody has told the end of for two weeks is for people to look
@@ -474,7 +498,11 @@ impl<'a> Planning<'a> {
         });
         let next = follow_ups.min().map(|date| self.opening_or_later(date.max(self.today.tomorrow().unwrap_or(date))));
         self.plan.next_step_at = next;
-        self.plan.wake_at = next.or_else(|| Some(self.tomorrow()).filter(|_| !self.case.ended));
+        // What ends with this step is decided once it has arrived.
+        let ends = campaign.steps.get(furthest).is_some_and(|step| step.ends_with.is_some());
+        let soon = Some(self.tomorrow()).filter(|_| !self.case.ended && (ends || next.is_none()));
+        self.plan.wake_at =
+            [self.plan.wake_at.filter(|_| self.plan.deferred.is_some()), next, soon].into_iter().flatten().min();
         let step = self.key(furthest);
         let mut merged: Vec<usize> = merged;
         merged.sort_unstable();
@@ -497,6 +525,9 @@ impl<'a> Planning<'a> {
         let Some(date) = add_days(last, campaign.end.after_days.into()) else { return };
         if self.is_in_flight() {
             self.plan.wake_at = Some(self.tomorrow().max(self.opening_or_later(date)));
+        } else if let Some((reason, rule, until)) = self.hold().filter(|_| date <= self.reached) {
+            // Nobody takes over what is being paid, or argued about.
+            self.defer(&[], reason, rule, until);
         } else if date <= self.reached {
             self.plan.end = Some(ends.unwrap_or(campaign.end.outcome));
         } else {
@@ -559,9 +590,13 @@ impl<'a> Planning<'a> {
         self.today.tomorrow().map_or_else(|_| later(self.now), |date| self.opening_or_later(date))
     }
 
+    /// Which year of which calendar is missing on a date, or on the way to a date some business days after it.
     fn missing_calendar(&self, date: Date) -> Cow<'static, str> {
-        let name = self.terms.holidays.missing_year(date).unwrap_or("holidays");
-        format!("calendars.{name}.years.{}", date.year()).into()
+        let next_year = add_days(date.last_of_year(), 1).unwrap_or(date);
+        let dates = [date, next_year];
+        let missing = dates.iter().find_map(|date| Some((self.terms.holidays.missing_year(*date)?, date.year())));
+        let (name, year) = missing.unwrap_or(("holidays", date.year()));
+        format!("calendars.{name}.years.{year}").into()
     }
 }
 

@@ -70,6 +70,8 @@ pub struct SimulatedInvoice {
     pub promised_on: Option<Date>,
     /// Since when money is under way.
     pub pending_since: Option<Date>,
+    /// The processor collects by itself and has not failed.
+    pub collects_itself: bool,
     /// What else holds it.
     pub holds: Vec<Hold>,
     /// What is decided when the simulation begins.
@@ -221,6 +223,7 @@ fn fire(
             last_failed_on: invoice.last_failed_on,
             promised_on: invoice.promised_on,
             pending_since: invoice.pending_since,
+            collects_itself: invoice.collects_itself,
             holds: &invoice.holds,
             opted_out: payer.opted_out,
             decided: &invoice.decided,

@@ -54,7 +54,8 @@ impl<'a> Terms<'a> {
             return Charges::default();
         };
         let Some(rules) = law::rules(case.facts.country, case.facts.payer, due_on) else { return Charges::default() };
-        let is_overdue = |d: &&Decided| d.reminded && self.campaign.step(&d.step).is_some_and(|step| !step.is_by_due());
+        let is_overdue = |d: &&Decided| // Steps that the campaign does not have any more count too.
+            d.reminded && self.campaign.step(&d.step).is_none_or(|step| !step.is_by_due());
         let overdue = || case.decided.iter().filter(is_overdue);
         let claim = Claim {
             open: Money::new(case.facts.open_minor, case.facts.currency),
@@ -92,8 +93,16 @@ impl Calendars {
         self.own.keys().map(String::as_str).chain(calendar::built_in_names().map(|name| -> &str { name })).collect()
     }
 
-    /// The holidays that a campaign keeps for payers of a country, also as a list of dates. A calendar that does not exist
-    /// is not kept here: that is found when the campaign is checked.
+    /// A calendar by the name that a campaign gives it. One that is not there any more knows no year: that holds, rather than
+    /// writes on a holiday. Not every country has a calendar.
+    fn find(&self, name: &str, country: &str) -> Option<Arc<Calendar>> {
+        match name {
+            PAYERS_CALENDAR => self.get(country).cloned(),
+            _ => Some(self.get(name).cloned().unwrap_or_else(|| Arc::new(Calendar::without_years(name)))),
+        }
+    }
+
+    /// The holidays that a campaign keeps for payers of a country, also as a list of dates.
     pub fn holidays(&self, campaign: &Campaign, country: &str) -> Combined {
         if campaign.holidays.is_empty() {
             return Combined::default();
@@ -102,7 +111,7 @@ impl Calendars {
         let names: Vec<String> = campaign.holidays.iter().map(name).collect();
         let known = self.combined.read().unwrap_or_else(PoisonError::into_inner).get(&names).cloned();
         known.unwrap_or_else(|| {
-            let holidays = names.iter().filter_map(|name| self.get(name).cloned()).collect::<Holidays>();
+            let holidays = campaign.holidays.iter().filter_map(|name| self.find(name, country)).collect::<Holidays>();
             let closed: Arc<[Date]> = holidays.closed_between(Date::MIN, Date::MAX).into();
             let combined = (holidays, closed);
             let mut all = self.combined.write().unwrap_or_else(PoisonError::into_inner);

@@ -53,6 +53,7 @@ fn case(decided: &[Decided]) -> Case<'_> {
         last_failed_on: None,
         promised_on: None,
         pending_since: None,
+        collects_itself: false,
         holds: &[],
         opted_out: false,
         decided,

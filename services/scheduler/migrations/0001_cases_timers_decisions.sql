@@ -233,7 +233,7 @@ COMMENT ON COLUMN scheduler.decision.segment     IS 'The customer''s, then';
 COMMENT ON COLUMN scheduler.decision.rule        IS 'What in the campaign, the law or the operation caused it, such as steps.upcoming.only_if.segment';
 COMMENT ON COLUMN scheduler.decision.inputs      IS 'What was known then, as far as it counts: due date, open amount, country, days of the last reminders. No personal data';
 COMMENT ON COLUMN scheduler.decision.campaign_version IS 'Version of the campaign that was asked';
-COMMENT ON COLUMN scheduler.decision.decided_on  IS 'The payer''s date';
+COMMENT ON COLUMN scheduler.decision.decided_on  IS 'The payer''s date; once a reminder went out, the day on which it did: what follows counts from it';
 COMMENT ON COLUMN scheduler.decision.decided_at  IS 'Business time';
 COMMENT ON COLUMN scheduler.decision.settled_at  IS 'Business time of the final outcome, where it came later';
 COMMENT ON COLUMN scheduler.decision.traceparent IS 'Trace of the decision';
@@ -245,7 +245,7 @@ CREATE TABLE scheduler.deferral (
     rule        text        NOT NULL,
     steps       text[]      NOT NULL,
     deferred_at timestamptz NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (case_id, until, reason, steps)
+    UNIQUE NULLS NOT DISTINCT (case_id, until, reason, rule, steps)
 );
 
 COMMENT ON TABLE  scheduler.deferral IS 'Why steps that were due had to wait; the same wait is kept once. Insert only';

@@ -80,7 +80,7 @@ pub struct RuleFiles {
     pub campaigns: Campaigns,
     /// The names of all campaign files, those with faults too.
     pub names: BTreeSet<String>,
-    /// The merchants' own calendars without a fault.
+    /// The merchants' own calendars; one with a fault knows no year.
     pub calendars: BTreeMap<String, Arc<Calendar>>,
     /// All that is wrong with any of them.
     pub faults: Faults,
@@ -115,13 +115,16 @@ impl RuleFiles {
     }
 
     fn read_calendar(&mut self, path: &Path) {
+        let name = stem(path);
+        // Until it is right, campaigns that keep it hold: nobody knows its holidays.
+        self.calendars.insert(name.clone(), Arc::new(Calendar::without_years(&name)));
         let Some(CalendarDocument(file)) = runtime::merchant::read(path, &mut self.faults) else { return };
         match Calendar::try_new(&file) {
-            Ok(calendar) if calendar.name() != stem(path) => {
+            Ok(calendar) if calendar.name() != name => {
                 let reason = format!("is {:?}, but campaigns know the calendar by its file's name", calendar.name());
                 self.fault(path, "name", reason);
             }
-            Ok(calendar) => _ = self.calendars.insert(stem(path), Arc::new(calendar)),
+            Ok(calendar) => _ = self.calendars.insert(name, Arc::new(calendar)),
             Err(_) => self.fault(path, "", CHANGED),
         }
     }

@@ -1,11 +1,11 @@
 //! What follows from what is known of a case. Pure.
 
-use campaign::{Campaign, Case, Decided, Facts, Hold, Place, Plan, Reason};
+use campaign::{Campaign, Case, Decided, Facts, Hold, Place, Plan, Planned, Reason};
 use events::InvoiceStatus;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use kernel::{Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment};
+use kernel::{ContactHours, Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment};
 use runtime::Merchant;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -131,9 +131,6 @@ impl CaseState {
         if self.disputed {
             hold(Reason::Dispute, None, "invoice.disputed".to_owned());
         }
-        if self.collects_itself && self.failed_attempts == 0 {
-            hold(Reason::AutoPay, None, "invoice.collects_itself".to_owned());
-        }
         if !self.payer.time_zone.is_empty() && kernel::contact::zone(&self.payer.time_zone).is_err() {
             hold(Reason::UnknownZone, None, "customer.time_zone".to_owned());
         }
@@ -146,14 +143,23 @@ impl CaseState {
             let until = placed.until.and_then(|last| last.tomorrow().ok()?.to_zoned(zone.clone()).ok());
             hold(Reason::ManualHold, until.map(|z| z.timestamp()), format!("hold {}", placed.id));
         }
-        let promised_on = placed().filter(|h| h.is_promise).filter_map(|h| h.until).max();
+        // A promise whose day was over before this debt began was about another one.
+        let opened_on = zone.to_datetime(self.opened_at).date();
+        let promises = placed().filter(|h| h.is_promise).filter_map(|h| h.until);
+        let promised_on = promises.filter(|until| *until >= opened_on).max();
         Situation { zone, holds, promised_on }
+    }
+
+    /// Whether the processor is about to collect. What it took and lost again it does not collect a second time.
+    pub const fn waits_for_collection(&self) -> bool {
+        self.collects_itself && self.failed_attempts == 0 && self.epoch_began_at.is_none()
     }
 
     /// Whether its processor is silent for longer than the merchant allows: it might have been paid.
     fn is_stale(&self, merchant: &Merchant, now: Timestamp) -> bool {
-        let Some(hours) = merchant.file.stale_after_hours else { return false };
-        let Some(heard_at) = self.heard_at else { return false };
+        // A file speaks when somebody imports it, and is not expected to.
+        let hours = merchant.file.stale_after_hours.filter(|_| self.source != "file");
+        let Some((hours, heard_at)) = hours.zip(self.heard_at) else { return false };
         now.duration_since(heard_at) > SignedDuration::from_hours(hours.into())
     }
 
@@ -206,6 +212,7 @@ impl CaseState {
             last_failed_on: self.last_failed_at.map(date),
             promised_on: situation.promised_on,
             pending_since: self.pending_since.map(date),
+            collects_itself: self.waits_for_collection(),
             holds: &situation.holds,
             opted_out: self.payer.silent,
             decided: &self.decided,
@@ -217,13 +224,14 @@ impl CaseState {
         }
     }
 
-    /// Whether it needs a turn in its campaign's ramp: late already when we first heard of it.
-    pub fn needs_turn(&self, campaign: &Campaign, zone: &TimeZone) -> bool {
-        let opened_on = zone.to_datetime(self.opened_at).date();
+    /// Whether it needs a turn in its campaign's ramp: late already when the campaign took it. A debt that was opened again is
+    /// no late entry.
+    pub fn needs_turn(&self, campaign: &Campaign, today: Date) -> bool {
         campaign.entry.at_most_per_day.is_some()
             && self.not_before.is_none()
             && self.is_unpinned()
-            && self.due_on.is_some_and(|due| due < opened_on)
+            && self.epoch_began_at.is_none()
+            && self.due_on.is_some_and(|due| due < today)
     }
 
     /// When `invoice-overdue` has to be told: with the end of the due date in the merchant's zone, once per case. An
@@ -239,9 +247,10 @@ impl CaseState {
     }
 
     /// When to look at the case again, as far as anything can be known now.
-    pub fn wake_at(&self, plan: &Plan, merchant_zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
+    pub fn wake_at(&self, planned: &Planned<'_>, merchant_zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
+        let plan = &planned.plan;
         let something_to_do = plan.send.is_some() || plan.end.is_some() || !plan.skip.is_empty();
-        let planned = if something_to_do { Some(now) } else { look_at(plan, now) };
+        let planned = if something_to_do { Some(now) } else { look_at(plan, planned.terms.hours.as_ref(), now) };
         [planned, self.overdue_at(merchant_zone, now)].into_iter().flatten().min()
     }
 
@@ -257,6 +266,8 @@ impl CaseState {
             country: facts.country,
             payer: facts.payer,
             failed_attempts: self.failed_attempts,
+            decline_code: &self.decline_code,
+            balance_minor: self.payer.balances.get(&self.currency).copied(),
             contacts: self.payer.contacts.get(last..).unwrap_or_default(),
         };
         serde_json::to_string(&inputs).unwrap_or_else(|_| "{}".to_owned())
@@ -276,13 +287,20 @@ struct Inputs<'a> {
     country: &'a str,
     payer: PayerKind,
     failed_attempts: i32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    decline_code: &'a str,
+    /// Where a campaign asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance_minor: Option<i64>,
     contacts: &'a [Date],
 }
 
-/// When to look again at a plan. What only a person or the source itself can end is looked at now and then all the same.
-pub fn look_at(plan: &Plan, now: Timestamp) -> Option<Timestamp> {
+/// When to look again at a plan. Whether a silent source has spoken is looked at every hour while the payer may be written
+/// to.
+pub fn look_at(plan: &Plan, hours: Option<&ContactHours>, now: Timestamp) -> Option<Timestamp> {
     let is_stale = plan.deferred.as_ref().is_some_and(|d| d.reason == Reason::StaleSource);
-    let soon = now.checked_add(SignedDuration::from_mins(15)).ok().filter(|_| is_stale);
+    let soon = now.checked_add(SignedDuration::from_hours(1)).ok().filter(|_| is_stale);
+    let soon = soon.and_then(|soon| hours.map_or(Some(soon), |hours| hours.next_open(soon)));
     [plan.wake_at, soon].into_iter().flatten().min()
 }
 
@@ -391,8 +409,10 @@ pub(crate) mod tests {
         let disputed = CaseState { disputed: true, ..state() };
         assert_eq!(holds(&disputed, now)[0].0, Reason::Dispute);
         let auto = CaseState { collects_itself: true, ..state() };
-        assert_eq!(holds(&auto, now)[0].0, Reason::AutoPay);
-        assert_eq!(holds(&CaseState { failed_attempts: 1, ..auto }, now), [], "it has failed: the payer must act");
+        assert!(auto.waits_for_collection());
+        assert!(!CaseState { failed_attempts: 1, ..auto.clone() }.waits_for_collection(), "the payer must act");
+        let again = CaseState { epoch_began_at: Some(now.parse().unwrap()), ..auto };
+        assert!(!again.waits_for_collection(), "it does not collect a second time");
         let lost = Payer { time_zone: "Mars/Base".to_owned(), ..Payer::default() };
         assert_eq!(holds(&CaseState { payer: Arc::new(lost), ..state() }, now)[0].0, Reason::UnknownZone);
     }
@@ -404,7 +424,8 @@ pub(crate) mod tests {
         assert_eq!(holds(&heard("2026-06-01T10:00:00Z"), now), [], "exactly a day");
         let stale = holds(&heard("2026-06-01T09:59:59Z"), now);
         assert_eq!(stale, [(Reason::StaleSource, "merchant.stale_after_hours.stripe".to_owned(), None)]);
-        assert_eq!(holds(&CaseState { heard_at: None, ..state() }, now), [], "a file never speaks again");
+        let file = CaseState { source: "file".to_owned(), ..heard("2026-01-01T00:00:00Z") };
+        assert_eq!(holds(&file, now), [], "nobody expects a file to speak again");
     }
 
     #[test]
@@ -429,6 +450,9 @@ pub(crate) mod tests {
         assert_eq!(found, [manual("hold 1", end), manual("hold 3", None)]);
         let situation = held.situation(&merchant(), "2026-06-02T10:00:00Z".parse().unwrap());
         assert_eq!(situation.promised_on, Some("2026-06-20".parse().unwrap()));
+        // What was promised for a day before this debt began was about another one.
+        let later = CaseState { opened_at: "2026-07-01T00:00:00Z".parse().unwrap(), ..held };
+        assert_eq!(later.situation(&merchant(), "2026-07-02T10:00:00Z".parse().unwrap()).promised_on, None);
     }
 
     #[test]
@@ -440,11 +464,12 @@ contact: { weekdays: [mon], from: '09:00', to: '18:00', min_gap_days: 1, spread_
 steps: [{ key: a, when: { days_after_due: 3 }, tone: firm }]
 ";
         let campaign = Campaign::try_new(&serde_saphyr::from_str(text).unwrap(), text).unwrap();
-        let opened = |at: &str| CaseState { opened_at: at.parse().unwrap(), ..state() };
-        let berlin = zone("Europe/Berlin");
-        assert!(opened("2026-06-01T22:00:00Z").needs_turn(&campaign, &berlin), "2 June in Berlin");
-        assert!(!opened("2026-06-01T21:59:00Z").needs_turn(&campaign, &berlin));
-        let unlimited = Campaign { entry: Default::default(), ..campaign };
-        assert!(!opened("2026-08-01T00:00:00Z").needs_turn(&unlimited, &berlin));
+        let on = |today: &str, state: &CaseState| state.needs_turn(&campaign, today.parse().unwrap());
+        assert!(on("2026-06-02", &state()));
+        assert!(!on("2026-06-01", &state()), "not late yet");
+        let reopened = CaseState { epoch_began_at: Some("2026-06-02T00:00:00Z".parse().unwrap()), ..state() };
+        assert!(!on("2026-06-10", &reopened));
+        let unlimited = Campaign { entry: Default::default(), ..campaign.clone() };
+        assert!(!state().needs_turn(&unlimited, "2026-08-01".parse().unwrap()));
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `invoice` slice by version; case opened, given its campaign, closed or planned anew; timer moved | – |
 //! | `customer-changed` | `customer` slice by version; the customer's open cases planned anew | – |
-//! | `customer-segmented` | segment by version; where a merchant has several campaigns, the customer's open cases planned anew | – |
+//! | `customer-segmented` | segment by version; where it may choose the campaign, the customer's open cases planned anew | – |
 //! | `customer-responded` (unsubscribed) | opted out (looked at when a step is due) | – |
 //! | `source-heard` | when the source spoke last (looked at when a step is due) | – |
 //! | an operator holds, releases, skips or sends ([`crate::operations`]) | hold; case planned; decisions; next timer | `reminder-due`, `step-decided`, `invoice-overdue` |
@@ -135,7 +135,8 @@ impl Cases {
     /// them changed, or something that chooses between campaigns.
     fn people_to_plan(&self, news: &News, in_force: &InForce, changed: &HashSet<InvoiceKey>) -> BTreeSet<CustomerKey> {
         let mut people: BTreeSet<CustomerKey> = news.customers.keys().cloned().collect();
-        let has_choice = |key: &&CustomerKey| self.0.merchant(&key.0).is_some_and(|m| m.file.campaigns.len() > 1);
+        let has_choice =
+            |key: &&CustomerKey| self.0.merchant(&key.0).is_some_and(|m| in_force.chooses(&m.file.campaigns));
         people.extend(news.segments.keys().filter(has_choice).cloned());
         if in_force.asks_balance {
             let of_changed = news.invoices.values().filter(|i| changed.contains(&key_of(i)));
@@ -155,7 +156,7 @@ impl Cases {
     ) -> Option<CaseChange> {
         let closed = case.end();
         let wake_at = match Ready::new(&self.0, case, now).filter(|_| closed.is_none()) {
-            Some(ready) => case.wake_at(&ready.plan(in_force, now).plan, &ready.merchant.zone, now),
+            Some(ready) => case.wake_at(&ready.plan(in_force, now), &ready.merchant.zone, now),
             None if closed.is_some() => None,
             None => self.0.wake_without_plan(case, now, look_again(case, now)),
         };
@@ -527,7 +528,11 @@ impl Round {
             led_here = trace::current().or(armed_by);
         }
         // What the end leaves undecided is decided by it at once.
-        let next = if plan.end.is_some() { Some(self.now) } else { domain::look_at(plan, self.now) };
+        let next = if plan.end.is_some() {
+            Some(self.now)
+        } else {
+            domain::look_at(plan, planned.terms.hours.as_ref(), self.now)
+        };
         let wake_at = [next, after.overdue_at(zone, self.now)].into_iter().flatten().min();
         self.changes.extend(change(before, &after, Change { closed: None, wake_at, traceparent: led_here.clone() }));
         Ok(led_here)
@@ -783,7 +788,14 @@ impl Handler for Outcomes {
         }
         let customers = ends.values().map(|end| end.customer.clone()).collect();
         let zones = store::lock_customers(work.tx(), &customers).await?;
-        let arrivals: Vec<Ended> = ends.values().map(|end| self.arrival(end, &zones)).collect();
+        let mut arrivals = Vec::with_capacity(ends.len());
+        for end in ends.values_mut() {
+            let arrival = self.arrival(end, &zones);
+            for settled in end.settled.iter_mut().filter(|s| matches!(s.outcome, "sent" | "unknown")) {
+                settled.sent_on = arrival.sent_on;
+            }
+            arrivals.push(arrival);
+        }
         store::settle(work.tx(), &ends.into_values().flat_map(|end| end.settled).collect::<Vec<_>>()).await?;
         Ok(store::note_ended(work.tx(), &arrivals).await?)
     }
@@ -851,6 +863,7 @@ fn read_end(incoming: &Incoming) -> Result<End, Malformed> {
             outcome,
             reason: reason.to_owned(),
             settled_at: end.at,
+            sent_on: None,
         });
     }
     Ok(end)

@@ -10,6 +10,7 @@ pub mod flow;
 pub mod operations;
 pub mod outlook;
 pub mod reload;
+pub mod retention;
 pub mod rules;
 pub mod store;
 pub mod timers;
@@ -52,6 +53,7 @@ pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Resu
         let edge = api::Edge::new(rules.clone(), host.bus.clone());
         service.task("grpc", runtime::grpc::serve(listener, edge.grpc(), service.stop()));
     }
+    service.task("retention", retention::run(host.clone(), service.stop()));
     service.task("timers", timers::run(config, rules, host, service.stop()));
     Ok(service)
 }

@@ -5,7 +5,7 @@
 
 use crate::config::parse_campaign;
 use crate::domain::{CaseState, Situation};
-use crate::rules::{InForce, follow};
+use crate::rules::{InForce, Versions, follow};
 use crate::store;
 use campaign::{Calendars, Campaign, Happening, Payer, SimulatedInvoice, Terms};
 use jiff::civil::Date;
@@ -110,7 +110,7 @@ pub struct Silence {
 /// All versions of campaigns that a running case may be on, and those that new cases begin on.
 struct Campaigns {
     in_force: InForce,
-    versions: HashMap<(String, String), Arc<Campaign>>,
+    versions: Versions,
 }
 
 impl Campaigns {
@@ -124,7 +124,7 @@ impl Campaigns {
         }
         let in_force = store::campaigns_in_force(pool).await?.into_iter();
         let in_force = in_force.filter_map(|(name, text)| Some((name, Arc::new(parse_campaign(&text).ok()?))));
-        Ok(Self { in_force: InForce::new(in_force.collect(), calendars), versions })
+        Ok(Self { in_force: InForce::new(in_force.collect(), calendars, &versions), versions })
     }
 
     fn of(&self, case: &CaseState) -> Option<Arc<Campaign>> {
@@ -401,6 +401,7 @@ fn simulated(case: &CaseState, situation: Situation, now: Timestamp) -> Simulate
         last_failed_on: case.last_failed_at.map(date),
         promised_on: situation.promised_on,
         pending_since: case.pending_since.map(date),
+        collects_itself: case.waits_for_collection(),
         holds: situation.holds,
         decided: case.decided.clone(),
         ended: case.ended.is_some(),

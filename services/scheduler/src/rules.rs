@@ -10,13 +10,13 @@ use jiff::civil::Date;
 use kernel::{MerchantId, SharedClock};
 use runtime::{Host, Merchant, Merchants};
 use sqlx::{PgConnection, PgExecutor, PgPool};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Campaigns by file name and version.
-type Versions = HashMap<(String, String), Arc<Campaign>>;
+pub type Versions = HashMap<(String, String), Arc<Campaign>>;
 
-/// Late invoices with the days on which they were first heard of, and the campaign that they follow.
+/// Late invoices with their payers' date of today, and the campaign that they follow.
 type Late<'a> = (Arc<Campaign>, Vec<(Date, &'a mut CaseState)>);
 
 /// What new cases begin on.
@@ -33,11 +33,18 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Of campaigns and calendars.
-    pub fn new(campaigns: BTreeMap<String, Arc<Campaign>>, calendars: Calendars) -> Self {
-        let asks_balance = campaigns.values().any(|c| c.asks_balance());
-        let waits = campaigns.values().any(|c| c.consolidation.wait_days > 0);
+    /// Of campaigns and calendars; `all` are all versions that a running case may be on.
+    pub fn new(campaigns: BTreeMap<String, Arc<Campaign>>, calendars: Calendars, all: &Versions) -> Self {
+        let asks_balance = all.values().any(|c| c.asks_balance());
+        let waits = all.values().any(|c| c.consolidation.wait_days > 0);
         Self { campaigns, calendars, asks_balance, waits }
+    }
+}
+
+impl InForce {
+    /// Whether a segment may choose between campaigns, or between one and none.
+    pub fn chooses(&self, order: &[String]) -> bool {
+        order.len() > 1 || order.iter().any(|name| self.campaigns.get(name).is_some_and(|c| !c.audience.is_empty()))
     }
 }
 
@@ -93,7 +100,8 @@ impl Rules {
         let named = all.iter().map(|(name, c)| ((name.clone(), c.version.clone()), c.clone()));
         self.versions.write().unwrap_or_else(PoisonError::into_inner).extend(named);
         self.learn(&self.host.pool).await?;
-        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(InForce::new(all, calendars));
+        let in_force = InForce::new(all, calendars, &self.versions.read().unwrap_or_else(PoisonError::into_inner));
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
         Ok(())
     }
 
@@ -167,7 +175,7 @@ impl Rules {
             let after = self.with_campaign(&case, in_force);
             both.push((case, after));
         }
-        self.take_turns(tx, &mut both).await?;
+        self.take_turns(tx, &mut both, now).await?;
         Ok(both)
     }
 
@@ -177,17 +185,21 @@ impl Rules {
     }
 
     /// Gives late invoices their day in the ramp of their campaign, in the order of their due dates.
-    async fn take_turns(&self, tx: &mut PgConnection, cases: &mut [(CaseState, CaseState)]) -> sqlx::Result<()> {
+    async fn take_turns(
+        &self,
+        tx: &mut PgConnection,
+        cases: &mut [(CaseState, CaseState)],
+        now: Timestamp,
+    ) -> sqlx::Result<()> {
         // By merchant, campaign and version: those of one have one limit.
         let mut late: BTreeMap<(MerchantId, String, String), Late<'_>> = BTreeMap::new();
         for (_, case) in cases.iter_mut() {
             let Some(merchant) = self.merchant(&case.merchant) else { continue };
             let Some(campaign) = self.campaign(case) else { continue };
-            let zone = crate::domain::payer_zone(&case.payer.time_zone, &merchant.zone);
-            if case.needs_turn(&campaign, &zone) {
-                let opened_on = zone.to_datetime(case.opened_at).date();
+            let today = crate::domain::payer_zone(&case.payer.time_zone, &merchant.zone).to_datetime(now).date();
+            if case.needs_turn(&campaign, today) {
                 let key = (case.merchant.clone(), case.campaign.clone(), case.campaign_version.clone());
-                late.entry(key).or_insert_with(|| (campaign, Vec::new())).1.push((opened_on, case));
+                late.entry(key).or_insert_with(|| (campaign, Vec::new())).1.push((today, case));
             }
         }
         for ((merchant, name, _), (campaign, mut cases)) in late {
@@ -195,10 +207,14 @@ impl Rules {
             let Some(first) = cases.first().map(|(day, _)| *day) else { continue };
             let taken = store::lock_ramp(tx, &merchant, &name, first).await?;
             let Some(mut ramp) = Ramp::resume(&campaign, taken) else { continue };
-            for (opened_on, case) in cases {
-                case.not_before = Some(ramp.take(opened_on));
+            let mut changed = BTreeSet::new();
+            for (today, case) in cases {
+                let turn = ramp.take(today);
+                changed.insert(turn);
+                case.not_before = Some(turn);
             }
-            store::save_ramp(tx, &merchant, &name, &ramp.taken().collect()).await?;
+            let changed = ramp.taken().filter(|(day, _)| changed.contains(day)).collect();
+            store::save_ramp(tx, &merchant, &name, &changed).await?;
         }
         Ok(())
     }
@@ -225,10 +241,13 @@ pub fn follow(case: &CaseState, merchant: &Merchant, in_force: &InForce) -> Case
         Ok(choice) => {
             after.campaign_version = find(choice.campaign).map(|c| c.version.clone()).unwrap_or_default();
             (after.campaign, after.chosen_by) = (choice.campaign.to_owned(), choice.rule);
+            // The turn was one in the other campaign's ramp.
+            after.not_before = None;
         }
         Err(reason) => {
             (after.campaign, after.campaign_version) = (String::new(), String::new());
             after.chosen_by = reason.as_str().to_owned();
+            after.not_before = None;
         }
     }
     after

@@ -958,6 +958,8 @@ pub struct Settled {
     pub outcome: &'static str,
     pub reason: String,
     pub settled_at: Timestamp,
+    /// The payer's day on which its reminder went out, or may have: what follows counts from it.
+    pub sent_on: Option<Date>,
 }
 
 /// Settles steps. What is settled stays so; only what is unknown may become known later.
@@ -967,9 +969,10 @@ pub async fn settle(tx: &mut PgConnection, settled: &[Settled]) -> sqlx::Result<
     }
     sqlx::query(
         "UPDATE scheduler.decision AS d
-         SET outcome = n.outcome, reason = n.reason, settled_at = n.settled_at
-         FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[])
-              AS n (case_id, step, reminder_id, outcome, reason, settled_at)
+         SET outcome = n.outcome, reason = n.reason, settled_at = n.settled_at,
+             decided_on = coalesce(n.sent_on, d.decided_on)
+         FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::date[])
+              AS n (case_id, step, reminder_id, outcome, reason, settled_at, sent_on)
          WHERE d.case_id = n.case_id AND d.step = n.step AND d.reminder_id = n.reminder_id
            AND (d.outcome IN ('requested', 'merged') OR d.outcome = 'unknown' AND n.outcome <> 'unknown')",
     )
@@ -979,9 +982,30 @@ pub async fn settle(tx: &mut PgConnection, settled: &[Settled]) -> sqlx::Result<
     .bind(settled.iter().map(|s| s.outcome).bind_iter())
     .bind(settled.iter().map(|s| &s.reason).bind_iter())
     .bind(settled.iter().map(|s| s.settled_at.to_sqlx()).bind_iter())
+    .bind(settled.iter().map(|s| s.sent_on.map(ToSqlx::to_sqlx)).bind_iter())
     .execute(tx)
     .await
     .map(drop)
+}
+
+/// Deletes what nobody asks for any more: reminders and deferrals older than `before`, and days of ramps that have passed.
+pub async fn trim(db: impl PgExecutor<'_>, before: Timestamp, today: Date, limit: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "WITH reminders AS (
+             DELETE FROM scheduler.reminder WHERE ctid = ANY(ARRAY(
+                 SELECT ctid FROM scheduler.reminder WHERE on_day < ($1 AT TIME ZONE 'UTC')::date LIMIT $3)) RETURNING 1
+         ), ramps AS (
+             DELETE FROM scheduler.ramp WHERE day < $2::date - 7 RETURNING 1
+         )
+         DELETE FROM scheduler.deferral WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM scheduler.deferral WHERE deferred_at < $1 LIMIT $3))",
+    )
+    .bind(before.to_sqlx())
+    .bind(today.to_sqlx())
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// How many timers are due, and since when the oldest is.

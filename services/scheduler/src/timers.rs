@@ -23,14 +23,18 @@ pub async fn run(config: Config, rules: Rules, host: Host, stop: CancellationTok
     while !stop.is_cancelled() {
         round = round.wrapping_add(1);
         let pause = match fire(&rules, &host, round, &metrics).await {
-            Ok(fired) if fired > 0 => continue,
-            Ok(_) => tick,
+            Ok(0) => tick,
+            // The gauges matter most while there is a backlog.
+            Ok(_) => Duration::ZERO,
             Err(error) => {
                 tracing::warn!(%error, "timers not fired; trying again");
                 Duration::from_secs(1)
             }
         };
         metrics.look(&host, round).await;
+        if pause.is_zero() {
+            continue;
+        }
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

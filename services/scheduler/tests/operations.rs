@@ -462,7 +462,7 @@ async fn what_stands_in_the_way_of_a_reminder_is_told_with_reason_rule_and_end()
     change(2, |i| i.disputed = true).await;
     assert_eq!(refusal(ask("").await), refused("dispute", "invoice.disputed", ""));
     change(3, |i| i.collects_itself = true).await;
-    assert_eq!(refusal(ask("").await), refused("auto_pay", "invoice.collects_itself", ""));
+    assert_eq!(refusal(ask("").await), refused("auto_pay", "holds.pending_payment_days", "2026-06-15T07:00:00Z"));
     change(4, |i| i.pending_since = Some(events::time::to_wire(at(WEDNESDAY)))).await;
     assert_eq!(refusal(ask("").await).1, "pending_payment");
     change(5, |_| {}).await;

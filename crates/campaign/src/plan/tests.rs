@@ -32,6 +32,7 @@ pub(super) fn case<'a>(decided: &'a [Decided]) -> Case<'a> {
         last_failed_on: None,
         promised_on: None,
         pending_since: None,
+        collects_itself: false,
         holds: &[],
         opted_out: false,
         decided,
@@ -476,4 +477,87 @@ fn reminders_of_steps_that_the_campaign_has_no_more_count_for_the_law() {
         skips(&plan).contains(&("overdue-7", Reason::LawMaximum, "NO/inkassoforskriften/2020.max_reminders")),
         "{plan:?}"
     );
+}
+
+#[test]
+fn a_turn_in_the_ramp_is_the_day_of_entry() {
+    // Heard of on 31 August, ninety days late; its turn comes on 1 October. Catching up begins there, at the first step.
+    let campaign = parse(&format!("{SAMPLE}entry: {{ mode: catch-up }}\n"));
+    let turn = Some(date("2026-10-01"));
+    let entered = Case { opened_on: date("2026-08-31"), not_before: turn, ..case(&[]) };
+    let began = run(&campaign, &entered, "2026-10-01T07:00:00Z");
+    assert_eq!(sends(&began), Some(("overdue-3", vec![])), "not the last step, though weeks have passed");
+}
+
+#[test]
+fn nobody_takes_over_what_is_being_paid() {
+    let decided = [
+        silent("upcoming", "2026-05-29"),
+        reminded("overdue-3", "2026-06-04"),
+        silent("follow-up", "2026-06-08"),
+        reminded("overdue-7", "2026-06-10"),
+    ];
+    let contacts = [date("2026-06-10")];
+    let done = Case { contacts: &contacts, pending_since: Some(date("2026-06-16")), ..case(&decided) };
+    let held = run(&sample(), &done, "2026-06-17T07:00:00Z");
+    assert_eq!((held.end, held.deferred.map(|d| d.reason)), (None, Some(Reason::PendingPayment)));
+    assert_eq!(held.wake_at, Some(at("2026-06-30T07:00:00Z")), "two weeks after it set out");
+    assert_eq!(run(&sample(), &done, "2026-06-30T07:00:00Z").end, Some(Ending::HandOver));
+}
+
+#[test]
+fn a_reopened_debt_does_not_wait_for_what_is_over() {
+    let text = "
+name: t
+contact: { weekdays: [mon, tue, wed, thu, fri], from: '09:00', to: '18:00', min_gap_days: 1, spread_minutes: 0 }
+steps:
+  - { key: due, when: { on_due_date: true }, tone: friendly }
+  - { key: gap, when: { days_after_previous: 7 }, tone: firm }
+end: { after_days: 3, outcome: hand_over }
+";
+    let campaign = parse(text);
+    let reopened = Case { reopened_on: Some(date("2026-08-03")), ..case(&[]) };
+    let plan = run(&campaign, &reopened, "2026-08-03T10:00:00Z");
+    let expected = [("due", Reason::TooLate, "steps.due.when"), ("gap", Reason::BaseNotSent, "steps.gap.when")];
+    assert_eq!(skips(&plan), expected, "decided, so that the end comes");
+    // One that never had a due date counts from the day on which it was opened again.
+    let dateless = Case { due_on: None, ..reopened };
+    assert_eq!(run(&sample(), &dateless, "2026-08-03T10:00:00Z").next_step_at, Some(at("2026-08-06T07:00:00Z")));
+}
+
+#[test]
+fn the_last_step_ends_the_sequence_as_soon_as_it_has_arrived() {
+    let ending = "tone: friendly, ends_with: webhook }\n  - { key: follow";
+    let campaign = parse(&SAMPLE.replace("tone: friendly }\n  - { key: follow", ending));
+    let decided = [silent("upcoming", "2026-05-29")];
+    let sent = run(&campaign, &case(&decided), "2026-06-04T07:00:00Z");
+    assert_eq!(sends(&sent), Some(("overdue-3", vec![])));
+    assert_eq!(sent.wake_at, Some(at("2026-06-05T07:00:00Z")), "not at the next step, which will never be sent");
+}
+
+#[test]
+fn a_processor_that_collects_by_itself_is_waited_for() {
+    let auto = Case { collects_itself: true, ..case(&[]) };
+    let waiting = run(&sample(), &auto, "2026-06-04T07:00:00Z");
+    let end = at("2026-06-15T07:00:00Z");
+    assert_eq!(waits(&waiting), Some((Reason::AutoPay, "holds.pending_payment_days", Some(end))));
+    assert_eq!(
+        sends(&run(&sample(), &auto, "2026-06-15T07:00:00Z")),
+        Some(("overdue-7", vec!["overdue-3", "follow-up"]))
+    );
+}
+
+#[test]
+fn a_calendar_that_is_gone_holds() {
+    let campaign = parse(&SAMPLE.replace("min_gap_days: 2", "min_gap_days: 2, holidays: [payer, ours]"));
+    let place =
+        crate::Place { zone: zone("Europe/Berlin").unwrap(), country: "ZZ", payer: kernel::PayerKind::Business };
+    let today = date("2026-06-04");
+    let terms = Terms::new(&campaign, &place, &crate::Calendars::default(), today);
+    let held = plan(&terms, &case(&[]), at("2026-06-04T07:00:00Z"));
+    assert_eq!(waits(&held).map(|w| (w.0, w.1)), Some((Reason::CalendarMissing, "calendars.ours.years.2026")));
+    let ours = std::collections::BTreeMap::from([("ours".to_owned(), calendar::built_in("DE").unwrap().clone())]);
+    let terms = Terms::new(&campaign, &place, &crate::Calendars::new(ours), today);
+    let sent = plan(&terms, &case(&[]), at("2026-06-05T07:00:00Z"));
+    assert_eq!(sends(&sent), Some(("overdue-3", vec![])), "a country without a calendar holds nothing");
 }

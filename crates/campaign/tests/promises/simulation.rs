@@ -54,6 +54,7 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
             last_failed_on: Some(opened_on),
             promised_on: None,
             pending_since: None,
+            collects_itself: false,
             holds: Vec::new(),
             decided: Vec::new(),
             ended: false,

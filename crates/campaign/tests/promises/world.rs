@@ -234,6 +234,7 @@ impl<'a> World<'a> {
             last_failed_on: case.last_failed_on,
             promised_on: case.promised_on,
             pending_since: case.pending_since,
+            collects_itself: false,
             holds: &case.holds,
             opted_out: self.opted_out,
             decided: &case.decided,
@@ -467,7 +468,10 @@ impl World<'_> {
             let before = file.steps[..place].iter().filter_map(|s| reminded(&s.key)).max();
             return before.map(|on| plus(on, days.into()));
         }
-        let due = case.due_on?;
+        // A debt that never had a due date counts from the day on which it was opened again.
+        let by_due =
+            when.days_before_due.is_some() || when.business_days_before_due.is_some() || when.on_due_date == Some(true);
+        let due = case.due_on.or(case.reopened_on.filter(|_| !by_due))?;
         let counted = self.counted(n, place, due);
         // Late ones are moved as a whole, never earlier. Habits move a step inside its window, not across the due date.
         let window = step.window.map_or(0, |w| i32::from(w.earlier_days));

@@ -25,7 +25,7 @@ pub async fn customer_of_invoice(tx: &mut PgConnection, invoice: &InvoiceKey) ->
 pub async fn is_customer_known(tx: &mut PgConnection, customer: &CustomerKey) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM scheduler.customer WHERE merchant = $1 AND customer = $2)
-             OR EXISTS (SELECT FROM scheduler.dunning_case WHERE merchant = $1 AND customer = $2)",
+             OR EXISTS (SELECT FROM scheduler.dunning_case WHERE merchant = $1 AND customer = $2 AND closed_at IS NULL)",
     )
     .bind(customer.0.as_str())
     .bind(customer.1.as_str())

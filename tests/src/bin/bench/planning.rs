@@ -75,6 +75,7 @@ pub(crate) fn one_plan() -> anyhow::Result<Figure> {
         last_failed_on: Some(date(2026, 5, 31)),
         promised_on: None,
         pending_since: None,
+        collects_itself: false,
         holds: &[],
         opted_out: false,
         decided: &decided,
