@@ -149,6 +149,12 @@ pub fn at(now: Timestamp) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanos))
 }
 
+/// The time in a UUIDv7, to the millisecond.
+pub fn time_of(id: Uuid) -> Option<Timestamp> {
+    let (seconds, nanos) = id.get_timestamp()?.to_unix();
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+}
+
 /// The id of something that came from outside: UUIDv5 of (source, account, external id, what it became), so
 /// that the same input twice is the same event.
 pub fn derive(source: &str, account: &str, external_id: &str, becomes: &str) -> Uuid {

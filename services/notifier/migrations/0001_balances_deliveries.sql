@@ -6,6 +6,7 @@ CREATE TABLE notifier.balance (
     epoch         integer NOT NULL,
     status        text    NOT NULL,
     disputed      boolean NOT NULL,
+    pending_since timestamptz,
     currency      text    NOT NULL,
     open_minor    bigint  NOT NULL,
     number        text    NOT NULL,
@@ -25,6 +26,7 @@ COMMENT ON COLUMN notifier.balance.version       IS 'Of the snapshot: a lower on
 COMMENT ON COLUMN notifier.balance.epoch         IS '1, and one more after each chargeback or late failure';
 COMMENT ON COLUMN notifier.balance.status        IS 'open, paid, void or written_off';
 COMMENT ON COLUMN notifier.balance.disputed      IS 'Nothing is sent while it lasts';
+COMMENT ON COLUMN notifier.balance.pending_since IS 'Business time since when money is under way: what was decided before that is not sent';
 COMMENT ON COLUMN notifier.balance.currency      IS 'ISO 4217';
 COMMENT ON COLUMN notifier.balance.open_minor    IS 'Still owed, in minor units';
 COMMENT ON COLUMN notifier.balance.number        IS 'Printed on the invoice';

@@ -2,7 +2,7 @@
 
 use crate::smtp::{Failure, Phase, Reply};
 use events::InvoiceStatus;
-use events::v1::{ReminderDue, ReminderLine};
+use events::v1::{Reminder, ReminderDue, ReminderLine};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use kernel::contact::{Minute, Weekdays, zone};
@@ -18,6 +18,7 @@ pub struct Balance {
     pub epoch: i32,
     pub status: InvoiceStatus,
     pub disputed: bool,
+    pub pending_since: Option<Timestamp>,
     pub currency: Currency,
     pub open_minor: i64,
     pub number: String,
@@ -46,7 +47,9 @@ pub enum Claims<'a> {
 ///
 /// A line counts only in the epoch that it was decided for, and only if we know the invoice at least as well as the
 /// scheduler did when it decided.
-pub fn claims<'a>(merchant: &MerchantId, lines: &'a [ReminderLine], balances: &'a Balances) -> Claims<'a> {
+pub fn claims<'a>(merchant: &MerchantId, reminder: &'a Reminder, balances: &'a Balances) -> Claims<'a> {
+    let lines = &reminder.lines;
+    let decided_at = reminder.reminder_id.parse().ok().and_then(kernel::id::time_of);
     let mut owed = Vec::with_capacity(lines.len());
     let mut reason = "closed";
     for line in lines {
@@ -58,6 +61,10 @@ pub fn claims<'a>(merchant: &MerchantId, lines: &'a [ReminderLine], balances: &'
         match balance.status {
             _ if balance.epoch != line.epoch => reason = "next_epoch",
             InvoiceStatus::Open if balance.disputed => reason = "disputed",
+            // What the scheduler knew of when it decided has held for as long as it may.
+            InvoiceStatus::Open if balance.pending_since.is_some_and(|since| decided_at.is_none_or(|at| since > at)) => {
+                reason = "pending_payment";
+            }
             InvoiceStatus::Open => owed.push((line, balance)),
             InvoiceStatus::Paid => reason = "paid",
             InvoiceStatus::Void | InvoiceStatus::WrittenOff => reason = "closed",
@@ -182,6 +189,7 @@ mod tests {
             epoch: 1,
             status: if open_minor > 0 { InvoiceStatus::Open } else { InvoiceStatus::Paid },
             disputed: false,
+            pending_since: None,
             currency: "EUR".parse().unwrap(),
             open_minor,
             number: "R-1".to_owned(),
@@ -193,13 +201,17 @@ mod tests {
         }
     }
 
+    const DECIDED: &str = "2026-06-04T07:00:00Z";
+
     fn line(invoice: &str) -> ReminderLine {
         ReminderLine { invoice_id: invoice.to_owned(), epoch: 1, invoice_version: 2, ..Default::default() }
     }
 
     fn look(lines: &[ReminderLine], balances: &[(&str, Balance)]) -> Result<usize, &'static str> {
         let balances = balances.iter().map(|(i, b)| ((merchant(), i.parse().unwrap()), b.clone())).collect();
-        match claims(&merchant(), lines, &balances) {
+        let reminder_id = kernel::id::at(DECIDED.parse().unwrap()).to_string();
+        let reminder = Reminder { lines: lines.to_vec(), reminder_id, ..Default::default() };
+        match claims(&merchant(), &reminder, &balances) {
             Claims::Owed(owed) => Ok(owed.len()),
             Claims::Behind => Err("behind"),
             Claims::Nothing(reason) => Err(reason),
@@ -214,6 +226,10 @@ mod tests {
         assert_eq!(look(&lines, &[("a", balance(2, 0)), ("b", balance(3, 0))]), Err("paid"));
         let disputed = Balance { disputed: true, ..balance(2, 100) };
         assert_eq!(look(&lines[..1], &[("a", disputed)]), Err("disputed"));
+        let pending = |since: &str| Balance { pending_since: Some(since.parse().unwrap()), ..balance(2, 100) };
+        let since = look(&lines[..1], &[("a", pending("2026-06-04T07:00:01Z"))]);
+        assert_eq!(since, Err("pending_payment"), "it set out after the decision");
+        assert_eq!(look(&lines[..1], &[("a", pending("2026-05-20T07:00:00Z"))]), Ok(1), "it has held long enough");
         let reopened = Balance { epoch: 2, ..balance(2, 100) };
         assert_eq!(look(&lines[..1], &[("a", reopened)]), Err("next_epoch"), "that debt has a case of its own");
         let void = Balance { status: InvoiceStatus::Void, ..balance(2, 0) };

@@ -397,7 +397,7 @@ impl Known {
 /// Looks at a ticket before anything is rendered; fills in whom it goes to and what about. `None`: worth a try.
 fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Option<Verdict> {
     let failed = |reason| Some(Verdict::Failed { reason, status_code: String::new(), bad_address: false });
-    let owed = match claims(&ticket.merchant, &ticket.reminder.lines, &known.balances) {
+    let owed = match claims(&ticket.merchant, &ticket.reminder, &known.balances) {
         Claims::Behind => return Some(Verdict::wait_for_us(host, ticket.attempts, "balance_unknown")),
         Claims::Nothing(reason) => return Some(Verdict::Suppressed(reason.to_owned())),
         Claims::Owed(owed) => owed.into_iter().map(|(l, b)| (l.clone(), b.clone())).collect(),
@@ -485,7 +485,7 @@ fn last_look(
     suppressed: &BTreeMap<(String, String), String>,
     now: Timestamp,
 ) -> Option<Verdict> {
-    match claims(&ticket.merchant, &ticket.reminder.lines, balances) {
+    match claims(&ticket.merchant, &ticket.reminder, balances) {
         Claims::Nothing(reason) => return Some(Verdict::Suppressed(reason.to_owned())),
         Claims::Behind => return Some(Verdict::put_back(now, "balance_unknown")),
         // Something was paid since the message was rendered: it has to be rendered anew.

@@ -24,15 +24,17 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
     sqlx::query(
         "INSERT INTO notifier.balance AS b
              (merchant, invoice, customer, version, epoch, status, disputed, currency, open_minor, number, due_on,
-              failed_attempts, pay_url, bill_to_name, bill_to_email)
+              failed_attempts, pay_url, bill_to_name, bill_to_email, pending_since)
          SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::text[], $7::bool[],
-              $8::text[], $9::int8[], $10::text[], $11::date[], $12::int4[], $13::text[], $14::text[], $15::text[])
+              $8::text[], $9::int8[], $10::text[], $11::date[], $12::int4[], $13::text[], $14::text[], $15::text[],
+              $16::timestamptz[])
          ON CONFLICT (merchant, invoice) DO UPDATE
          SET customer = EXCLUDED.customer, version = EXCLUDED.version, epoch = EXCLUDED.epoch,
              status = EXCLUDED.status, disputed = EXCLUDED.disputed, currency = EXCLUDED.currency,
              open_minor = EXCLUDED.open_minor, number = EXCLUDED.number, due_on = EXCLUDED.due_on,
              failed_attempts = EXCLUDED.failed_attempts, pay_url = EXCLUDED.pay_url,
-             bill_to_name = EXCLUDED.bill_to_name, bill_to_email = EXCLUDED.bill_to_email
+             bill_to_name = EXCLUDED.bill_to_name, bill_to_email = EXCLUDED.bill_to_email,
+             pending_since = EXCLUDED.pending_since
          WHERE b.version < EXCLUDED.version",
     )
     .bind(invoices().map(|i| i.merchant.as_str()).bind_iter())
@@ -50,6 +52,7 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
     .bind(invoices().map(|i| i.pay_url.reveal()).bind_iter())
     .bind(invoices().map(|i| i.bill_to_name.reveal()).bind_iter())
     .bind(invoices().map(|i| i.bill_to_email.reveal()).bind_iter())
+    .bind(invoices().map(|i| i.pending_since.map(ToSqlx::to_sqlx)).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -206,6 +209,7 @@ struct BalanceRow {
     epoch: i32,
     status: String,
     disputed: bool,
+    pending_since: Option<jiff_sqlx::Timestamp>,
     currency: String,
     open_minor: i64,
     number: String,
@@ -217,7 +221,7 @@ struct BalanceRow {
 }
 
 const BALANCES: &str = "
-    SELECT b.merchant, b.invoice, b.version, b.epoch, b.status, b.disputed, b.currency, b.open_minor, b.number, b.due_on,
+    SELECT b.merchant, b.invoice, b.version, b.epoch, b.status, b.disputed, b.pending_since, b.currency, b.open_minor, b.number, b.due_on,
            b.failed_attempts, b.pay_url, b.bill_to_name, b.bill_to_email
     FROM notifier.balance AS b
     WHERE (b.merchant, b.invoice) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))";
@@ -250,6 +254,7 @@ impl BalanceRow {
             epoch: self.epoch,
             status: stored("status", InvoiceStatus::parse(&self.status))?,
             disputed: self.disputed,
+            pending_since: self.pending_since.map(|t| t.to_jiff()),
             currency: stored("currency", self.currency.parse().ok())?,
             open_minor: self.open_minor,
             number: self.number,
