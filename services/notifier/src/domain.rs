@@ -62,7 +62,9 @@ pub fn claims<'a>(merchant: &MerchantId, reminder: &'a Reminder, balances: &'a B
             _ if balance.epoch != line.epoch => reason = "next_epoch",
             InvoiceStatus::Open if balance.disputed => reason = "disputed",
             // What the scheduler knew of when it decided has held for as long as it may.
-            InvoiceStatus::Open if balance.pending_since.is_some_and(|since| decided_at.is_none_or(|at| since > at)) => {
+            InvoiceStatus::Open
+                if balance.pending_since.is_some_and(|since| decided_at.is_none_or(|at| since > at)) =>
+            {
                 reason = "pending_payment";
             }
             InvoiceStatus::Open => owed.push((line, balance)),
