@@ -10,7 +10,7 @@ mod tests;
 
 use crate::campaign::{Campaign, PAYERS_CALENDAR, Trigger};
 use crate::condition::ConditionFile;
-use crate::file::CampaignFile;
+use crate::file::{CampaignFile, Ending};
 use crate::terms::{Calendars, Place, Terms};
 use crate::words::{any_of, count};
 use jiff::civil::{Date, date};
@@ -51,6 +51,8 @@ pub struct Merchant {
     pub country: String,
     /// What the law sees in payers of whom nobody has said it.
     pub payers: PayerKind,
+    /// Whether it has a system that is called when a sequence ends with `webhook`.
+    pub webhook: bool,
 }
 
 /// How bad it is.
@@ -274,6 +276,12 @@ fn check_merchant(input: &Input<'_>, merchant: &Merchant, of: &mut Of<'_>) {
             of.warn(path, format!("is never followed: the audience of {name} leaves this merchant out"));
             continue;
         }
+        if let Some(key) = ends_with_webhook(file).filter(|_| !merchant.webhook) {
+            let reason = format!(
+                "{name} may end with webhook ({key}), and this merchant has none: add webhook, or end otherwise"
+            );
+            of.fault(&path, reason);
+        }
         let earlier = merchant.campaigns.iter().take(n).filter_map(|other| Some((other, input.campaigns.get(other)?)));
         let own = |file: &CampaignFile| {
             // Of this merchant's invoices: asking for the merchant asks nothing.
@@ -293,6 +301,14 @@ fn check_merchant(input: &Input<'_>, merchant: &Merchant, of: &mut Of<'_>) {
             of.warn(path, format!("is never reached: {other} before it {takes}"));
         }
     }
+}
+
+/// The key by which a campaign may end with a call of the merchant's system.
+fn ends_with_webhook(file: &CampaignFile) -> Option<String> {
+    let by_step = file.steps.iter().position(|s| s.ends_with == Some(Ending::Webhook));
+    by_step
+        .map(|n| format!("steps.{n}.ends_with"))
+        .or_else(|| (file.end.outcome == Ending::Webhook).then(|| "end.outcome".to_owned()))
 }
 
 /// Calendars that a campaign keeps must know this year, and from October on the next.

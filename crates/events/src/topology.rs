@@ -182,6 +182,11 @@ pub const NOTIFIER_BALANCES: Flow = Flow {
 pub const NOTIFIER_REMINDERS: Flow =
     Flow { service: Service::Notifier, name: "notifier-reminders", takes: &[ReminderDue], emits: &[] };
 
+/// Ended sequences that a merchant's own system has to hear of. Apart from the balances, so that a payment never waits behind
+/// them.
+pub const NOTIFIER_WEBHOOKS: Flow =
+    Flow { service: Service::Notifier, name: "notifier-webhooks", takes: &[SequenceEnded], emits: &[] };
+
 /// Answers of mail servers.
 pub const NOTIFIER_SENDER: Flow = Flow {
     service: Service::Notifier,
@@ -218,7 +223,7 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 11] = [
+pub const FLOWS: [&Flow; 12] = [
     &INGEST_INTAKE,
     &SEGMENTER_PAYERS,
     &SCHEDULER_CASES,
@@ -227,6 +232,7 @@ pub const FLOWS: [&Flow; 11] = [
     &SCHEDULER_OUTCOMES,
     &NOTIFIER_BALANCES,
     &NOTIFIER_REMINDERS,
+    &NOTIFIER_WEBHOOKS,
     &NOTIFIER_SENDER,
     &TRACKER_RECORDS,
     &TRACKER_PAGES,

@@ -1,5 +1,9 @@
 //! Merchants: one YAML file each, `<config_dir>/merchants/<id>.yaml`.
 
+pub mod webhook;
+
+pub use webhook::Webhook;
+
 use crate::config::{At, Document, Fault, Faults, Validate};
 use jiff::tz::TimeZone;
 use kernel::{Masked, MerchantId, PayerKind, contact};
@@ -35,6 +39,8 @@ pub struct MerchantFile {
     pub sender: Sender,
     /// Stripe's webhooks.
     pub stripe: Option<Stripe>,
+    /// The merchant's own system: called when a campaign ends with `webhook`.
+    pub webhook: Option<Webhook>,
     /// Keys for the gRPC interface, as the hex SHA-256 of each: `printf %s "$key" | sha256sum`.
     #[serde(default)]
     pub api_key_sha256: Vec<String>,
@@ -112,6 +118,9 @@ impl Validate for MerchantFile {
                     stripe_at.fault(&format!("signing_secrets.{n}"), "is shorter than 8 characters");
                 }
             }
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.validate(&mut at.below("webhook"));
         }
         for (n, hash) in self.api_key_sha256.iter().enumerate() {
             if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -238,7 +247,8 @@ mod tests {
         write("Bad.yaml", "name: B\ntime_zone: UTC\nsender: { name: B, email: b@b.example }\n");
         write(
             "broken.yaml",
-            "name: ''\ntime_zone: Mars/Base\nsender:\n  name: X\n  email: nobody\nstripe: { signing_secrets: [abc] }\n",
+            "name: ''\ntime_zone: Mars/Base\nsender:\n  name: X\n  email: nobody\nstripe: { signing_secrets: [abc] }\n\
+             webhook: { url: 'http://x.example', signing_secret: whsec_abc }\n",
         );
         let mut faults = Faults::default();
         let merchants = Merchants::read(&directory, &mut faults);
@@ -250,6 +260,8 @@ mod tests {
             "broken.yaml:2: time_zone: \"Mars/Base\" is not a time zone",
             "broken.yaml:5: sender.email: is no e-mail address",
             "broken.yaml:6: stripe.signing_secrets.0: is shorter than 8 characters",
+            "broken.yaml:7: webhook.url: must begin with https:// (http is for localhost only)",
+            "broken.yaml:7: webhook.signing_secret: is no base64 after whsec_",
         ] {
             assert!(text.contains(expected), "{expected:?} missing in\n{text}");
         }

@@ -71,6 +71,9 @@ enum Command {
     /// Reminders on their way, and what payers saw.
     #[command(subcommand)]
     Deliveries(commands::deliveries::Command),
+    /// Calls of merchants' own systems that wait or have failed.
+    #[command(subcommand)]
+    Webhooks(commands::webhooks::Command),
     /// Publish a window of a service's outbox again.
     Replay(commands::replay::Arguments),
     /// Ask a running service for its health; for containers without a shell.
@@ -124,6 +127,7 @@ impl Cli {
             Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
+            Command::Webhooks(command) => commands::webhooks::run(config, command).await?,
             Command::Replay(arguments) => commands::replay::run(config, arguments).await?,
             Command::Healthcheck(arguments) => commands::healthcheck::run(arguments).await?,
             Command::Openapi => println!("{}", serde_json::to_string_pretty(&tracker::api::openapi())?),

@@ -62,8 +62,11 @@ fn the_examples_are_complete_and_nothing_is_to_be_said_against_them() {
     assert_eq!(names, ["consumer-subscription", "gentle-b2b", "strict-interest"]);
     // In the order that a merchant would list them in: the strict one before the wider gentle one.
     let order = "campaigns: [strict-interest, gentle-b2b, consumer-subscription]";
+    // 32 bytes of x.
+    let secret = "whsec_eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=";
+    let webhook = format!("webhook: {{ url: 'https://acme.example/dunlin', signing_secret: {secret} }}");
     for country in ["DE", "FR", "GB", "NL", "US"] {
-        directory.merchant("acme", &format!("{order}\ncountry: {country}\n"));
+        directory.merchant("acme", &format!("{order}\ncountry: {country}\n{webhook}\n"));
         assert_eq!(directory.findings(), Vec::<String>::new(), "{country}");
     }
 }

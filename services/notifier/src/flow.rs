@@ -10,6 +10,11 @@
 //! | all but the final dot is on the wire: [`announce`], then [`permit`] | imminent, `message` kept; balances locked while dots are written | – |
 //! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
 //! | the lease of a process has ended: [`take_over`] | claimed: waiting again; imminent: unknown | `reminder-unknown` |
+//! | `sequence-ended` (by webhook) | `webhook`: pending | – |
+//! | its time has come: [`webhooks::claim`] | leased; or cancelled, or put back | – |
+//! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
+
+pub mod webhooks;
 
 use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};
 use crate::smtp::Reply;

@@ -1,7 +1,7 @@
 //! Notifier: sends reminders, at most once, and never after the payment.
 //!
 //! [`flow`] shows what happens to an event and to a delivery; [`domain`] holds the rules; [`sender`] is the machinery around
-//! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message of [`templates`].
+//! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message of [`templates`]; [`webhook`] calls merchants' own systems.
 
 pub mod config;
 pub mod domain;
@@ -13,6 +13,7 @@ pub mod sender;
 pub mod smtp;
 pub mod store;
 pub mod templates;
+pub mod webhook;
 
 pub use config::Config;
 
@@ -29,7 +30,9 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     let mut service = Service::new(&host);
     service.handle(flow::BalanceFeed(host.clone()));
     service.handle(flow::Reminders(host.clone()));
-    service.task("message retention", retention::run(host.pool.clone(), service.stop()));
+    service.handle(flow::webhooks::Webhooks(host.clone()));
+    service.task("retention", retention::run(host.pool.clone(), service.stop()));
+    service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
     let templates = Arc::new(Live::new(templates));
     service.task("templates", templates.clone().follow(service.stop()));
     let desk = sender::Desk::new(host, templates, config.smtp);

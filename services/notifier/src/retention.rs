@@ -1,20 +1,20 @@
-//! Messages are personal: they go after 30 days.
+//! Messages are personal: they go after 30 days. So do the bodies of webhooks that nobody needs any more.
 
-use crate::store;
+use crate::{store, webhook};
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long rendered messages are kept.
+/// How long rendered messages and the bodies of webhooks are kept.
 const KEEP_DAYS: i32 = 30;
-/// Messages per statement.
+/// Rows per statement.
 const CHUNK: i64 = 1_000;
 
-/// Deletes messages past retention, until `stop`: chunk by chunk while there are many, then every hour.
+/// Deletes what is past retention, until `stop`: chunk by chunk while there is much, then every hour.
 pub async fn run(pool: PgPool, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let pause = match store::trim_messages(&pool, KEEP_DAYS, CHUNK).await {
-            Ok(deleted) if deleted == CHUNK as u64 => continue,
+        let pause = match trim(&pool).await {
+            Ok(most) if most == CHUNK as u64 => continue,
             Ok(_) => Duration::from_secs(3_600),
             Err(error) => {
                 tracing::warn!(%error, "old messages not deleted; trying again");
@@ -26,4 +26,10 @@ pub async fn run(pool: PgPool, stop: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// One chunk of each. Returns the size of the larger one.
+async fn trim(pool: &PgPool) -> sqlx::Result<u64> {
+    let messages = store::trim_messages(pool, KEEP_DAYS, CHUNK).await?;
+    Ok(messages.max(webhook::store::trim_bodies(pool, KEEP_DAYS, CHUNK).await?))
 }

@@ -529,7 +529,7 @@ pub struct DeliveryRow {
     pub next_attempt_at: jiff_sqlx::Timestamp,
 }
 
-fn as_text<S: serde::Serializer>(at: &jiff_sqlx::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_text<S: serde::Serializer>(at: &jiff_sqlx::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&at.to_jiff())
 }
 
@@ -562,7 +562,7 @@ pub async fn find_message(
     Ok(row.map(|(recipient, raw)| (Masked::new(recipient), Masked::new(raw))))
 }
 
-/// What the notifier knows of an invoice: every reminder about it, and how it ended.
+/// What the notifier knows of an invoice: every reminder about it and every call of the merchant's system, and how they ended.
 pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
     type Row = (jiff_sqlx::Timestamp, String, String, Uuid, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
@@ -570,6 +570,8 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
              SELECT * FROM notifier.delivery
              WHERE merchant = $1 AND invoices @> ARRAY[$2]
                AND customer = (SELECT customer FROM notifier.balance WHERE merchant = $1 AND invoice = $2)
+         ), called AS (
+             SELECT * FROM notifier.webhook WHERE merchant = $1 AND invoice = $2
          )
          SELECT created_at, 'took reminder on', array_length(invoices, 1) || ' invoice(s)', id, traceparent FROM mine
          UNION ALL
@@ -579,6 +581,17 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          UNION ALL
          SELECT next_attempt_at, 'will try the reminder', concat_ws(', ', attempts || ' attempt(s) so far', nullif(reason, '')),
                 id, traceparent FROM mine WHERE state = 'waiting'
+         UNION ALL
+         SELECT created_at, 'took webhook', 'epoch ' || epoch, id, traceparent FROM called
+         UNION ALL
+         SELECT settled_at, 'webhook ended: ' || state,
+                concat_ws(', ', attempts || ' attempt(s)', nullif(reason, ''),
+                          CASE WHEN state = 'failed' THEN last_error END), id, traceparent
+         FROM called WHERE settled_at IS NOT NULL
+         UNION ALL
+         SELECT next_at, 'will call the webhook',
+                concat_ws(', ', tries || ' call(s) in vain so far', nullif(reason, ''), nullif(last_error, '')), id, traceparent
+         FROM called WHERE state = 'pending'
          ORDER BY 1",
     )
     .bind(merchant)

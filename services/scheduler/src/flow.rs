@@ -569,6 +569,7 @@ impl Round {
             currency: case.currency.to_string(),
             open_minor: case.open_minor,
             ended_at: Some(time::to_wire(self.now)),
+            invoice_version: case.invoice_version,
         };
         work.emit(self.now, &event)?;
         Ok(())

@@ -19,6 +19,7 @@ fn merchant(campaigns: &[&str]) -> Merchant {
         locale: "en".to_owned(),
         country: "DE".to_owned(),
         payers: PayerKind::Business,
+        webhook: false,
     }
 }
 
@@ -193,4 +194,26 @@ fn hours_that_the_law_forbids_are_warned_of() {
     let consumer = Merchant { country: "US".to_owned(), payers: PayerKind::Consumer, ..merchant(&["main"]) };
     let night = found(&[("main", text)], consumer, "2026-05-01");
     assert!(night.len() == 1 && night[0].contains("leaves no time at which payers in US"), "{night:?}");
+}
+
+#[test]
+fn a_campaign_that_may_end_with_webhook_needs_one() {
+    let by_end = format!("{SAMPLE}end: {{ after_days: 7, outcome: webhook }}\n");
+    let by_step = SAMPLE.replace("tone: friendly", "tone: friendly, ends_with: webhook");
+    for (text, key) in [(&by_end, "end.outcome"), (&by_step, "steps.0.ends_with")] {
+        let expected = format!(
+            "fault: merchant acme: campaigns.0: main may end with webhook ({key}), and this merchant has none: \
+             add webhook, or end otherwise"
+        );
+        let faults = |merchant: Merchant| {
+            let mut found = found(&[("main", text.clone())], merchant, "2026-05-01");
+            found.retain(|line| line.starts_with("fault"));
+            found
+        };
+        assert_eq!(faults(merchant(&["main"])), [expected]);
+        assert_eq!(faults(Merchant { webhook: true, ..merchant(&["main"]) }), Vec::<String>::new());
+    }
+    let for_others = format!("{by_end}audience: {{ merchant: [globex] }}\n");
+    let found = found(&[("main", for_others)], merchant(&["main"]), "2026-05-01");
+    assert!(!found.iter().any(|line| line.starts_with("fault")), "never followed by this one: {found:?}");
 }

@@ -131,6 +131,7 @@ fn of_merchant(merchant: &runtime::merchant::Merchant) -> Merchant {
         locale: file.locale.clone(),
         country: file.country.clone(),
         payers: file.payers,
+        webhook: file.webhook.is_some(),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod quarantine;
 pub mod replay;
 pub mod run;
+pub mod webhooks;
 
 use crate::settings::Configuration;
 use anyhow::Context;
