@@ -6,7 +6,7 @@ use crate::webhook::domain::Outcome;
 use crate::webhook::store::{self, Claimed, NewCall, Settled};
 use bus::{Failure, Handler, Incoming, Work};
 use events::topology::NOTIFIER_WEBHOOKS;
-use events::v1::{self, ReminderLine};
+use events::v1::{self, Reminder, ReminderLine};
 use events::{AnyEvent, Flow, Malformed, snapshot, time};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{CustomerId, InvoiceId, MerchantId};
@@ -164,7 +164,8 @@ enum Look {
     Wait(&'static str, Timestamp),
 }
 
-/// The rule of reminders, but for disputes: those end, and the case has no other step that could speak then.
+/// The rule of reminders, but for disputes and money under way: those end, and the case has no other step that could speak
+/// then.
 fn look(host: &Host, row: &Claimed, balances: &Balances, now: Timestamp) -> Look {
     let Ok(merchant) = MerchantId::try_new(&row.merchant) else { return Look::Cancel("unreadable") };
     let line = ReminderLine {
@@ -173,9 +174,12 @@ fn look(host: &Host, row: &Claimed, balances: &Balances, now: Timestamp) -> Look
         invoice_version: row.invoice_version,
         ..Default::default()
     };
-    match claims(&merchant, &[line], balances) {
+    let about = Reminder { lines: vec![line], ..Default::default() };
+    match claims(&merchant, &about, balances) {
         Claims::Behind => return Look::Wait("balance_unknown", host.clock.after(catch_up(row.attempts))),
-        Claims::Nothing("disputed") => return Look::Wait("disputed", later(host, SignedDuration::from_hours(1), now)),
+        Claims::Nothing(reason @ ("disputed" | "pending_payment")) => {
+            return Look::Wait(reason, later(host, SignedDuration::from_hours(1), now));
+        }
         Claims::Nothing(reason) => return Look::Cancel(reason),
         Claims::Owed(_) => {}
     }
