@@ -178,14 +178,14 @@ pub fn catch_up(attempts: i32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn merchant() -> MerchantId {
         "acme".parse().unwrap()
     }
 
-    fn balance(version: i64, open_minor: i64) -> Balance {
+    pub(crate) fn balance(version: i64, open_minor: i64) -> Balance {
         Balance {
             version,
             epoch: 1,

@@ -1,12 +1,12 @@
 //! Calls of merchants' own systems: from the end of a sequence to the merchant's answer.
 
-use crate::domain::{Balances, Claims, catch_up, claims};
+use crate::domain::{Balances, catch_up};
 use crate::store::load_balances;
-use crate::webhook::domain::Outcome;
+use crate::webhook::domain::{Outcome, Owed, still_owed};
 use crate::webhook::store::{self, Claimed, NewCall, Settled};
 use bus::{Failure, Handler, Incoming, Work};
 use events::topology::NOTIFIER_WEBHOOKS;
-use events::v1::{self, Reminder, ReminderLine};
+use events::v1;
 use events::{AnyEvent, Flow, Malformed, snapshot, time};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{CustomerId, InvoiceId, MerchantId};
@@ -164,25 +164,19 @@ enum Look {
     Wait(&'static str, Timestamp),
 }
 
-/// The rule of reminders, but for disputes and money under way: those end, and the case has no other step that could speak
-/// then.
+/// The last look before a call.
 fn look(host: &Host, row: &Claimed, balances: &Balances, now: Timestamp) -> Look {
-    let Ok(merchant) = MerchantId::try_new(&row.merchant) else { return Look::Cancel("unreadable") };
-    let line = ReminderLine {
-        invoice_id: row.invoice.clone(),
-        epoch: row.epoch,
-        invoice_version: row.invoice_version,
-        ..Default::default()
+    let (Ok(merchant), Ok(invoice)) = (MerchantId::try_new(&row.merchant), InvoiceId::try_new(&row.invoice)) else {
+        return Look::Cancel("unreadable");
     };
-    let about = Reminder { lines: vec![line], ..Default::default() };
-    match claims(&merchant, &about, balances) {
-        Claims::Behind => return Look::Wait("balance_unknown", host.clock.after(catch_up(row.attempts))),
-        Claims::Nothing(reason @ ("disputed" | "pending_payment")) => {
-            return Look::Wait(reason, later(host, SignedDuration::from_hours(1), now));
-        }
-        Claims::Nothing(reason) => return Look::Cancel(reason),
-        Claims::Owed(_) => {}
+    let key = (merchant, invoice);
+    match still_owed(balances.get(&key), row.epoch, row.invoice_version) {
+        Owed::Yes => {}
+        Owed::Behind => return Look::Wait("balance_unknown", host.clock.after(catch_up(row.attempts))),
+        Owed::NotNow(reason) => return Look::Wait(reason, later(host, SignedDuration::from_hours(1), now)),
+        Owed::No(reason) => return Look::Cancel(reason),
     }
+    let (merchant, _) = key;
     let Some(webhook) = configured(host, &merchant).cloned() else {
         return Look::Wait(NO_WEBHOOK, later(host, SignedDuration::from_mins(5), now));
     };

@@ -1,7 +1,35 @@
-//! What the answer to a call means. Pure.
+//! Whether a call is still to be made, and what the answer to it means. Pure.
 
+use crate::domain::Balance;
+use events::InvoiceStatus;
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
+
+/// Whether an invoice is still owed in the epoch whose sequence has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// It is.
+    Yes,
+    /// The scheduler knew more than we do: our own feed of balances has to catch up first.
+    Behind,
+    /// Nobody should act on it now, but perhaps later.
+    NotNow(&'static str),
+    /// No more.
+    No(&'static str),
+}
+
+/// Looks at an invoice's balance by the rule of reminders, but for disputes: a reminder is dropped then, and the next step
+/// speaks; here there is no next step, so the call waits.
+pub fn still_owed(balance: Option<&Balance>, epoch: i32, version: i64) -> Owed {
+    let Some(balance) = balance.filter(|b| b.version >= version && b.epoch >= epoch) else { return Owed::Behind };
+    match balance.status {
+        _ if balance.epoch != epoch => Owed::No("next_epoch"),
+        InvoiceStatus::Open if balance.disputed => Owed::NotNow("disputed"),
+        InvoiceStatus::Open => Owed::Yes,
+        InvoiceStatus::Paid => Owed::No("paid"),
+        InvoiceStatus::Void | InvoiceStatus::WrittenOff => Owed::No("closed"),
+    }
+}
 
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +124,23 @@ pub fn retry_after(header: &str, now: Timestamp) -> Option<SignedDuration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tests::balance;
+
+    #[test]
+    fn only_what_is_owed_in_that_epoch_is_told() {
+        let look = |balance: Balance| still_owed(Some(&balance), 1, 2);
+        assert_eq!(still_owed(None, 1, 0), Owed::Behind);
+        assert_eq!(look(balance(1, 100)), Owed::Behind);
+        assert_eq!(still_owed(Some(&balance(9, 100)), 2, 0), Owed::Behind, "that epoch has not reached us");
+        assert_eq!(look(balance(2, 100)), Owed::Yes);
+        assert_eq!(look(balance(3, 0)), Owed::No("paid"));
+        assert_eq!(look(Balance { disputed: true, ..balance(2, 100) }), Owed::NotNow("disputed"));
+        assert_eq!(look(Balance { disputed: true, ..balance(2, 0) }), Owed::No("paid"));
+        assert_eq!(look(Balance { epoch: 2, ..balance(3, 100) }), Owed::No("next_epoch"));
+        for status in [InvoiceStatus::Void, InvoiceStatus::WrittenOff] {
+            assert_eq!(look(Balance { status, ..balance(2, 0) }), Owed::No("closed"));
+        }
+    }
 
     fn after(code: u16, tries: i32) -> Outcome {
         outcome(&Answer::Status { code, retry_after: None }, tries)
