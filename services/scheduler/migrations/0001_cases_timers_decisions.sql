@@ -204,6 +204,15 @@ COMMENT ON COLUMN scheduler.timer.case_id     IS 'The case';
 COMMENT ON COLUMN scheduler.timer.generation  IS 'Must be the case''s';
 COMMENT ON COLUMN scheduler.timer.traceparent IS 'Trace that armed it';
 
+CREATE TABLE scheduler.zones (
+    only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    fingerprint text    NOT NULL
+);
+
+COMMENT ON TABLE  scheduler.zones IS 'The time zone data that timers were derived from: when it changes, those of open cases are derived anew';
+COMMENT ON COLUMN scheduler.zones.only_row    IS 'There is one';
+COMMENT ON COLUMN scheduler.zones.fingerprint IS 'Hash of all changes of all zones over some decades';
+
 CREATE TABLE scheduler.decision (
     case_id     uuid        NOT NULL,
     step        text        NOT NULL,

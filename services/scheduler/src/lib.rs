@@ -14,6 +14,7 @@ pub mod retention;
 pub mod rules;
 pub mod store;
 pub mod timers;
+pub mod zones;
 
 pub use config::Config;
 
@@ -53,6 +54,7 @@ pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Resu
         let edge = api::Edge::new(rules.clone(), host.bus.clone());
         service.task("grpc", runtime::grpc::serve(listener, edge.grpc(), service.stop()));
     }
+    service.task("time zones", zones::run(rules.clone(), host.clone(), service.stop()));
     service.task("retention", retention::run(host.clone(), service.stop()));
     service.task("timers", timers::run(config, rules, host, service.stop()));
     Ok(service)

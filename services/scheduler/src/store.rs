@@ -1008,6 +1008,42 @@ pub async fn trim(db: impl PgExecutor<'_>, before: Timestamp, today: Date, limit
     Ok(done.rows_affected())
 }
 
+/// The fingerprint of the time zone data that timers were derived from last.
+pub async fn zones(db: impl PgExecutor<'_>) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT fingerprint FROM scheduler.zones").fetch_optional(db).await
+}
+
+/// Keeps the fingerprint of the time zone data that timers are derived from now.
+pub async fn save_zones(db: impl PgExecutor<'_>, fingerprint: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.zones (fingerprint) VALUES ($1)
+         ON CONFLICT (only_row) DO UPDATE SET fingerprint = EXCLUDED.fingerprint",
+    )
+    .bind(fingerprint)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// The next customers with open cases, in their order.
+pub async fn customers_after(
+    tx: &mut PgConnection,
+    after: Option<&CustomerKey>,
+    limit: i64,
+) -> sqlx::Result<BTreeSet<CustomerKey>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT merchant, customer FROM scheduler.dunning_case
+         WHERE closed_at IS NULL AND ($1::text IS NULL OR (merchant, customer) > ($1, $2))
+         ORDER BY merchant, customer LIMIT $3",
+    )
+    .bind(after.map(|k| k.0.as_str()))
+    .bind(after.map(|k| k.1.as_str()))
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(|(m, c)| customer_key(m, c)).collect()
+}
+
 /// How many timers are due, and since when the oldest is.
 pub async fn due_backlog(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Result<(i64, Option<Timestamp>)> {
     let (due, oldest): (i64, Option<jiff_sqlx::Timestamp>) =

@@ -186,3 +186,35 @@ async fn a_campaign_that_never_was_in_force_must_be_without_fault() {
     assert!(refused.contains("contact.holidays.1: is no calendar; there are payer, DE"), "{refused}");
     assert!(Path::new(&rig.directory).exists());
 }
+
+#[tokio::test]
+async fn timers_are_derived_anew_when_the_time_zone_data_has_changed() {
+    let rig = Rig::prepare().await;
+    rig.write(SHIPPED);
+    let running = rig.run().await;
+    rig.version_of_new("in_1").await;
+    let known = "SELECT count(*) FROM scheduler.zones";
+    wait::until_true("the fingerprint", SOON, || async {
+        sqlx::query_scalar::<_, i64>(known).fetch_one(&rig.pool).await.unwrap() == 1
+    })
+    .await;
+    running.end().await;
+    // As older data had it: an hour off.
+    let armed = "SELECT armed_at::text FROM scheduler.dunning_case";
+    let right: String = sqlx::query_scalar(armed).fetch_one(&rig.pool).await.unwrap();
+    for change in [
+        "UPDATE scheduler.dunning_case SET armed_at = armed_at + interval '1 hour'",
+        "UPDATE scheduler.timer SET due_at = due_at + interval '1 hour'",
+        "UPDATE scheduler.zones SET fingerprint = 'older'",
+    ] {
+        sqlx::query(change).execute(&rig.pool).await.unwrap();
+    }
+    let running = rig.run().await;
+    wait::until_true("the timer at its right moment", SOON, || async {
+        let both = "SELECT c.armed_at::text FROM scheduler.dunning_case AS c JOIN scheduler.timer AS t
+                    ON t.due_at = c.armed_at AND t.case_id = c.id";
+        sqlx::query_scalar::<_, String>(both).fetch_optional(&rig.pool).await.unwrap() == Some(right.clone())
+    })
+    .await;
+    running.end().await;
+}
