@@ -442,7 +442,9 @@ impl<'a> Planning<'a> {
     fn hold(&self) -> Option<Wait> {
         let (case, holds) = (self.case, &self.terms.campaign.holds);
         let pending_days = |since: Date| add_days(since, holds.pending_payment_days.into());
-        let until = |date: Option<Date>| date.map(|date| self.opening_or_later(date));
+        // Always the same moment, whenever it is asked for: else a closure of more than forty days would never end a hold.
+        let until =
+            |date: Option<Date>| date.map(|date| self.opening(date).or(self.after_closure(date)).unwrap_or(self.now));
         let promise = self
             .promise_broken_on()
             .map(|broken| (Reason::Promise, Cow::from("holds.promise_grace_days"), until(Some(broken))));
@@ -578,12 +580,14 @@ impl<'a> Planning<'a> {
 
     /// A moment to look again in any case, even if nothing opens for longer than is looked ahead.
     fn opening_or_later(&self, date: Date) -> Timestamp {
-        self.opening(date).unwrap_or_else(|| {
-            let closed_until = add_days(date, LONGEST_CLOSURE_DAYS as i64);
-            let closed_until = closed_until.and_then(|day| day.to_zoned(self.hours.zone().clone()).ok());
-            let closed_until = closed_until.map(|day| day.timestamp()).filter(|moment| *moment > self.now);
-            closed_until.unwrap_or_else(|| later(self.now))
-        })
+        let after = || self.after_closure(date).filter(|moment| *moment > self.now).unwrap_or_else(|| later(self.now));
+        self.opening(date).unwrap_or_else(after)
+    }
+
+    /// The end of all days from a date on that are looked at for an opening.
+    fn after_closure(&self, date: Date) -> Option<Timestamp> {
+        let day = add_days(date, LONGEST_CLOSURE_DAYS as i64)?;
+        day.to_zoned(self.hours.zone().clone()).ok().map(|day| day.timestamp())
     }
 
     fn tomorrow(&self) -> Timestamp {

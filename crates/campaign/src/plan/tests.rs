@@ -561,3 +561,21 @@ fn a_calendar_that_is_gone_holds() {
     let sent = plan(&terms, &case(&[]), at("2026-06-05T07:00:00Z"));
     assert_eq!(sends(&sent), Some(("overdue-3", vec![])), "a country without a calendar holds nothing");
 }
+
+#[test]
+fn a_hold_ends_in_a_closure_of_any_length() {
+    let campaign = sample();
+    let closed: Vec<Date> = (0..200).map(|n| add_days(date("2026-06-01"), n).unwrap()).collect();
+    let mut terms = terms(&campaign, "Europe/Berlin");
+    terms.hours = terms.hours.map(|hours| hours.with_closed(closed));
+    let decided = [
+        silent("upcoming", "2026-05-29"),
+        silent("overdue-3", "2026-05-29"),
+        silent("follow-up", "2026-05-29"),
+        silent("overdue-7", "2026-05-29"),
+    ];
+    let pending = Case { pending_since: Some(date("2026-06-01")), ..case(&decided) };
+    let held = plan(&terms, &pending, at("2026-07-20T10:00:00Z"));
+    assert_eq!((held.end, held.deferred.map(|d| d.reason)), (None, Some(Reason::PendingPayment)));
+    assert_eq!(plan(&terms, &pending, held.wake_at.unwrap()).end, Some(Ending::HandOver));
+}
