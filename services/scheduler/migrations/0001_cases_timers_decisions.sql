@@ -61,6 +61,8 @@ COMMENT ON COLUMN scheduler.reminder.reminder_id IS 'The reminder';
 COMMENT ON COLUMN scheduler.reminder.state       IS 'in_flight until the notifier has told its end: another one waits for it; then sent, unknown (it may have arrived) or gone (it did not go out, and counts for nothing)';
 COMMENT ON COLUMN scheduler.reminder.on_day      IS 'The payer''s day on which it was asked for, then that on which it went out';
 
+CREATE INDEX reminder_on_day ON scheduler.reminder USING brin (on_day);
+
 CREATE TABLE scheduler.invoice (
     merchant        text        NOT NULL,
     invoice         text        NOT NULL,
@@ -264,6 +266,8 @@ COMMENT ON COLUMN scheduler.deferral.reason      IS 'Machine-readable, such as m
 COMMENT ON COLUMN scheduler.deferral.rule        IS 'What in the campaign, the law or the operation caused it';
 COMMENT ON COLUMN scheduler.deferral.steps       IS 'Keys of the steps that wait';
 COMMENT ON COLUMN scheduler.deferral.deferred_at IS 'Business time';
+
+CREATE INDEX deferral_deferred_at ON scheduler.deferral USING brin (deferred_at);
 
 CREATE TABLE scheduler.hold (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -480,8 +480,15 @@ impl Round {
         let mut led_here: Vec<Option<String>> = Vec::with_capacity(cases.len());
         for ((before, ready), planned) in cases.iter().zip(&planned) {
             let armed_by = traces.get(&ready.case.id).cloned().flatten();
-            let trace = if is_due(ready.case) { self.look(work, before, ready, planned, armed_by)? } else { armed_by };
-            led_here.push(trace);
+            if is_due(ready.case) {
+                led_here.push(self.look(work, before, ready, planned, armed_by)?);
+                continue;
+            }
+            // Its campaign, or its turn in the ramp, may have been given to it just now: kept, and looked at if it is another.
+            let is_other = before.campaign != ready.case.campaign;
+            let wake_at = if is_other { Some(self.now) } else { ready.case.armed_at };
+            self.changes.extend(change(before, ready.case, Change { closed: None, wake_at, traceparent: None }));
+            led_here.push(armed_by);
         }
         for message in &messages {
             let line = |n: &usize| {

@@ -988,24 +988,28 @@ pub async fn settle(tx: &mut PgConnection, settled: &[Settled]) -> sqlx::Result<
     .map(drop)
 }
 
-/// Deletes what nobody asks for any more: reminders and deferrals older than `before`, and days of ramps that have passed.
+/// Deletes what nobody asks for any more: up to `limit` reminders and deferrals each that are older than `before`, and days
+/// of ramps that have passed. Returns how many of a kind went.
 pub async fn trim(db: impl PgExecutor<'_>, before: Timestamp, today: Date, limit: i64) -> sqlx::Result<u64> {
-    let done = sqlx::query(
+    // What the largest of them deleted: as long as that is a whole chunk, there is more.
+    let most: i64 = sqlx::query_scalar(
         "WITH reminders AS (
              DELETE FROM scheduler.reminder WHERE ctid = ANY(ARRAY(
                  SELECT ctid FROM scheduler.reminder WHERE on_day < ($1 AT TIME ZONE 'UTC')::date LIMIT $3)) RETURNING 1
          ), ramps AS (
              DELETE FROM scheduler.ramp WHERE day < $2::date - 7 RETURNING 1
+         ), deferrals AS (
+             DELETE FROM scheduler.deferral WHERE ctid = ANY(ARRAY(
+                 SELECT ctid FROM scheduler.deferral WHERE deferred_at < $1 LIMIT $3)) RETURNING 1
          )
-         DELETE FROM scheduler.deferral WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM scheduler.deferral WHERE deferred_at < $1 LIMIT $3))",
+         SELECT greatest((SELECT count(*) FROM reminders), (SELECT count(*) FROM deferrals))",
     )
     .bind(before.to_sqlx())
     .bind(today.to_sqlx())
     .bind(limit)
-    .execute(db)
+    .fetch_one(db)
     .await?;
-    Ok(done.rows_affected())
+    Ok(u64::try_from(most).unwrap_or(0))
 }
 
 /// The fingerprint of the time zone data that timers were derived from last.
@@ -1025,12 +1029,12 @@ pub async fn save_zones(db: impl PgExecutor<'_>, fingerprint: &str) -> sqlx::Res
     .map(drop)
 }
 
-/// The next customers with open cases, in their order.
+/// The next customers with open cases, in the database's order: the last one is where to go on.
 pub async fn customers_after(
     tx: &mut PgConnection,
     after: Option<&CustomerKey>,
     limit: i64,
-) -> sqlx::Result<BTreeSet<CustomerKey>> {
+) -> sqlx::Result<Vec<CustomerKey>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT merchant, customer FROM scheduler.dunning_case
          WHERE closed_at IS NULL AND ($1::text IS NULL OR (merchant, customer) > ($1, $2))

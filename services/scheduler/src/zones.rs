@@ -9,7 +9,7 @@ use events::topology::SCHEDULER_OPERATIONS;
 use jiff::Timestamp;
 use runtime::Host;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -45,8 +45,9 @@ async fn derive_anew(rules: &Rules, host: &Host, fingerprint: &str, stop: &Cance
         }
         let mut work = host.bus.begin(&SCHEDULER_OPERATIONS).await?;
         let now = rules.now();
-        let customers = store::customers_after(work.tx(), after.as_ref(), BATCH).await?;
-        let Some(last) = customers.last().cloned() else { break };
+        let page = store::customers_after(work.tx(), after.as_ref(), BATCH).await?;
+        let Some(last) = page.last().cloned() else { break };
+        let customers: BTreeSet<CustomerKey> = page.into_iter().collect();
         store::lock_customers(work.tx(), &customers).await?;
         let ids = store::lock_cases(work.tx(), &HashSet::new(), &customers).await?;
         let in_force = rules.in_force();

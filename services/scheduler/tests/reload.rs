@@ -218,3 +218,29 @@ async fn timers_are_derived_anew_when_the_time_zone_data_has_changed() {
     .await;
     running.end().await;
 }
+
+#[tokio::test]
+async fn what_no_cap_looks_back_to_goes_and_the_rest_stays() {
+    let rig = Rig::prepare().await;
+    for rows in [
+        "INSERT INTO scheduler.reminder (merchant, customer, reminder_id, state, on_day)
+         SELECT 'acme', 'cus_' || n, gen_random_uuid(), 'sent', '2026-05-20'::date - n FROM generate_series(1, 30) AS n",
+        "INSERT INTO scheduler.deferral (case_id, until, reason, rule, steps, deferred_at)
+         SELECT gen_random_uuid(), NULL, 'cap', 'contact.cap', '{a}', '2026-05-20T12:00:00Z'::timestamptz - n * interval '1 day'
+         FROM generate_series(1, 25) AS n",
+        "INSERT INTO scheduler.ramp (merchant, campaign, day, taken)
+         SELECT 'acme', 'default', '2026-05-20'::date - n, 1 FROM generate_series(1, 20) AS n",
+    ] {
+        sqlx::query(rows).execute(&rig.pool).await.unwrap();
+    }
+    let (before, today) = ("2026-05-10T00:00:00Z".parse().unwrap(), "2026-05-20".parse().unwrap());
+    let mut went = Vec::new();
+    for _ in 0..4 {
+        went.push(scheduler::store::trim(&rig.pool, before, today, 12).await.unwrap());
+    }
+    assert_eq!(went, [12, 8, 0, 0], "as long as a whole chunk of a kind goes, there is more");
+    for (table, left) in [("reminder", 10), ("deferral", 10), ("ramp", 7)] {
+        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM scheduler.{table}"));
+        assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&rig.pool).await.unwrap(), left, "{table}");
+    }
+}
