@@ -352,7 +352,7 @@ pub(crate) mod tests {
 name: sample
 contact: { weekdays: [mon, tue, wed, thu, fri], from: '09:00', to: '18:00', min_gap_days: 2, spread_minutes: 15 }
 steps:
-  - { key: upcoming, when: { days_before_due: 3 }, only_if: { segment: [late] }, tone: friendly }
+  - { key: upcoming, when: { days_before_due: 3 }, only_if: { segment: [usually_late] }, tone: friendly }
   - { key: failed, when: { failed_attempts: 3 }, tone: firm }
   - { key: overdue-3, when: { days_after_due: 3 }, tone: friendly }
   - { key: follow-up, when: { after_step: { step: overdue-3, days: 3 } }, tone: firm }
@@ -407,7 +407,7 @@ end: { after_days: 7, outcome: hand_over }
             ("tone: final", "tone: final, window: { earlier_days: 1 }", "steps.4.window"),
             ("tone: final", "tone: final, channels: []", "steps.4.channels"),
             ("tone: final", "tone: final, template: '../x'", "steps.4.template"),
-            ("segment: [late]", "country: [uk]", "steps.0.only_if.country.0"),
+            ("segment: [usually_late]", "country: [uk]", "steps.0.only_if.country.0"),
         ] {
             let found = faults(from, to);
             assert_eq!(found.first().map(|f| f.0.as_str()), Some(path), "{to}: {found:?}");

@@ -253,7 +253,7 @@ mod tests {
 
     const FULL: &str = "
 name: full
-audience: { segment: [late], country: [DE, AT] }
+audience: { segment: [usually_late], country: [DE, AT] }
 entry: { mode: from-now, at_most_per_day: 20 }
 contact:
   weekdays: [mon, tue]
@@ -294,7 +294,7 @@ end: { after_days: 5, outcome: stop }
     fn every_field_has_its_sentence() {
         for (from, to, sentence) in [
             ("name: full", "name: other", "the name is other instead of full"),
-            ("segment: [late], ", "", "audience no longer asks that segment is late"),
+            ("segment: [usually_late], ", "", "audience no longer asks that segment is usually_late"),
             (
                 "country: [DE, AT]",
                 "country: [DE]",

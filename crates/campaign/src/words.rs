@@ -61,7 +61,7 @@ fn failed(file: &FailedAttemptsFile) -> String {
     }
 }
 
-/// What must hold, such as `segment is late and country is DE or AT`; `nothing` if it asks nothing.
+/// What must hold, such as `segment is usually_late and country is DE or AT`; `nothing` if it asks nothing.
 pub fn condition(file: &ConditionFile) -> String {
     let asked: Vec<String> = demands(file).into_iter().map(|(_, words)| words).collect();
     if asked.is_empty() { "nothing".to_owned() } else { asked.join(" and ") }
@@ -201,7 +201,7 @@ mod tests {
     fn conditions_in_words() {
         for (yaml, words) in [
             ("{}", "nothing"),
-            ("{ segment: [late, new], country: [DE] }", "segment is late or new and country is DE"),
+            ("{ segment: [usually_late, new], country: [DE] }", "segment is usually_late or new and country is DE"),
             (
                 "{ merchant: [a], customer: [b], customer_tag: [c] }",
                 "merchant is a and customer is b and a customer tag is c",
@@ -212,7 +212,7 @@ mod tests {
             ("balance: { EUR: { below: 5.5 }, USD: { at_least: 1 } }", "balance is below 5.5 EUR or at least 1 USD"),
             ("failed_attempts: 1", "at least 1 failed attempt"),
             ("any: [{ country: [DE] }, { not: { country: [AT] } }]", "(country is DE) or (not (country is AT))"),
-            ("all: [{ country: [DE] }, { segment: [late] }]", "(country is DE) and (segment is late)"),
+            ("all: [{ country: [DE] }, { segment: [usually_late] }]", "(country is DE) and (segment is usually_late)"),
         ] {
             assert_eq!(condition(&serde_saphyr::from_str(yaml).unwrap()), words, "{yaml}");
         }

@@ -36,7 +36,7 @@ COMMENT ON COLUMN scheduler.customer.customer        IS 'The processor''s id';
 COMMENT ON COLUMN scheduler.customer.version         IS 'Of the snapshot from customer-changed; 0 if none has come';
 COMMENT ON COLUMN scheduler.customer.time_zone       IS 'IANA zone; empty: the merchant''s';
 COMMENT ON COLUMN scheduler.customer.deleted         IS 'Nobody is left to write to';
-COMMENT ON COLUMN scheduler.customer.segment         IS 'new, prompt, mixed or late';
+COMMENT ON COLUMN scheduler.customer.segment         IS 'new, prompt, mixed, usually_late, chronically_late or at_risk';
 COMMENT ON COLUMN scheduler.customer.segment_version IS 'Of the last customer-segmented';
 COMMENT ON COLUMN scheduler.customer.opted_out       IS 'Asked not to be reminded';
 COMMENT ON COLUMN scheduler.customer.country         IS 'ISO 3166-1 alpha-2; empty: the merchant''s';

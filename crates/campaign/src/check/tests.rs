@@ -94,7 +94,7 @@ fn what_can_hardly_be_meant_is_warned_of() {
                 "steps.2.when: the step is never sent in time: overdue-3 before it ends the sequence",
             ],
         ),
-        ("tone: friendly", "tone: friendly, ends_with: stop, only_if: { segment: [late] }", vec![]),
+        ("tone: friendly", "tone: friendly, ends_with: stop, only_if: { segment: [usually_late] }", vec![]),
         ("tone: final", "tone: final, ends_with: stop", vec![]),
         (
             "min_gap_days: 2",
@@ -130,14 +130,14 @@ fn a_campaign_that_another_leaves_nothing_of_is_warned_of() {
     let all = "warning: merchant acme: campaigns.1: is never reached: first before it takes all invoices";
     let its = "warning: merchant acme: campaigns.1: is never reached: first before it takes all of its invoices";
     assert_eq!(order("{}", "{ country: [DE] }"), [all]);
-    assert_eq!(order("{ country: [DE, AT] }", "{ country: [DE], segment: [late] }"), [its]);
+    assert_eq!(order("{ country: [DE, AT] }", "{ country: [DE], segment: [usually_late] }"), [its]);
     assert_eq!(order("{ country: [DE] }", "{ country: [DE, AT] }"), Vec::<String>::new());
-    assert_eq!(order("{ segment: [late] }", "{}"), Vec::<String>::new());
+    assert_eq!(order("{ segment: [usually_late] }", "{}"), Vec::<String>::new());
     assert_eq!(
         order("{ amount: { EUR: { at_least: 5 } } }", "{ amount: { EUR: { at_least: 9 } } }"),
         Vec::<String>::new()
     );
-    assert_eq!(order("{ merchant: [acme] }", "{ segment: [late] }"), [its], "of this merchant's it takes all");
+    assert_eq!(order("{ merchant: [acme] }", "{ segment: [usually_late] }"), [its], "of this merchant's it takes all");
     let other = order("{ merchant: [globex] }", "{}");
     assert_eq!(
         other,

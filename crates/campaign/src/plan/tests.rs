@@ -70,7 +70,7 @@ fn waits(plan: &Plan) -> Option<(Reason, &str, Option<Timestamp>)> {
 
 pub(super) fn late(decided: &[Decided]) -> Case<'_> {
     let case = case(decided);
-    Case { facts: crate::Facts { segment: Segment::Late, ..case.facts }, ..case }
+    Case { facts: crate::Facts { segment: Segment::UsuallyLate, ..case.facts }, ..case }
 }
 
 #[test]

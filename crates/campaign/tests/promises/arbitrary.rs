@@ -162,7 +162,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => n().prop_map(Event::Release),
         2 => (n(), -20..20_i32).prop_map(|(n, days)| Event::MoveDue(n, days)),
         1 => Just(Event::OptOut),
-        3 => select(&[Segment::New, Segment::Late][..]).prop_map(Event::Segment),
+        3 => select(&[Segment::New, Segment::UsuallyLate][..]).prop_map(Event::Segment),
     ]
 }
 
@@ -269,7 +269,7 @@ fn when() -> impl Strategy<Value = When> {
 
 fn only_if() -> impl Strategy<Value = ConditionFile> {
     let blank = ConditionFile::default;
-    let late = ConditionFile { segment: vec![Segment::Late], ..blank() };
+    let late = ConditionFile { segment: vec![Segment::UsuallyLate], ..blank() };
     let range = RangeFile { at_least: Some(Decimal::Whole(300)), below: None };
     let large = ConditionFile { amount: [("EUR".to_owned(), range)].into(), ..blank() };
     let failed = ConditionFile { failed_attempts: Some(1), ..blank() };

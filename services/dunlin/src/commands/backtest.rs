@@ -56,7 +56,7 @@ pub struct Arguments {
     /// What the law sees in the payers: business or consumer [default: the merchant's, else business].
     #[arg(long, value_name = "KIND", value_parser = parse_payers)]
     payers: Option<PayerKind>,
-    /// How all payers pay, for steps that ask: new, prompt, mixed or late.
+    /// How all payers pay, for steps that ask: new, prompt, mixed, usually_late, chronically_late or at_risk.
     #[arg(long, default_value = "new", value_parser = parse_segment)]
     segment: Segment,
     /// How to print.
