@@ -39,7 +39,7 @@ pub(super) fn case<'a>(decided: &'a [Decided]) -> Case<'a> {
         contacts: &[],
         in_flight: false,
         ended: false,
-        shifts: &[],
+        choices: &[],
         spread: 0,
     }
 }
@@ -364,14 +364,14 @@ fn advice_moves_a_step_only_inside_its_window() {
     let decided =
         [silent("upcoming", "2026-05-29"), silent("overdue-3", "2026-06-04"), silent("follow-up", "2026-06-04")];
     let next = |shift: i32| {
-        let shifts = [("overdue-7".to_owned(), shift)];
-        run(&campaign, &Case { shifts: &shifts, ..case(&decided) }, "2026-06-04T10:00:00Z").next_step_at.unwrap()
+        let choices = [("overdue-7".to_owned(), Choice::Move(shift))];
+        run(&campaign, &Case { choices: &choices, ..case(&decided) }, "2026-06-04T10:00:00Z").next_step_at.unwrap()
     };
     assert_eq!(next(-2), at("2026-06-08T07:00:00Z"), "6 June is a Saturday");
     assert_eq!(next(1), at("2026-06-09T07:00:00Z"));
     assert_eq!(next(30), next(1), "never beyond the window");
-    let fixed = [("overdue-3".to_owned(), -3)];
-    let plan = run(&campaign, &Case { shifts: &fixed, ..case(&decided[..1]) }, "2026-06-01T10:00:00Z");
+    let fixed = [("overdue-3".to_owned(), Choice::Move(-3))];
+    let plan = run(&campaign, &Case { choices: &fixed, ..case(&decided[..1]) }, "2026-06-01T10:00:00Z");
     assert_eq!(plan.next_step_at, Some(at("2026-06-04T07:00:00Z")), "a fixed step stays on its day");
 }
 
