@@ -136,7 +136,7 @@ pub(crate) fn calendar(name: &str, start: Date, closed: &BTreeSet<Date>) -> Cale
 fn invoice() -> impl Strategy<Value = Invoice> {
     let dates = (prop::option::weighted(0.9, -60..60_i32), 0..30_i64 * 1440);
     let turn = prop::option::weighted(0.1, 1..20_i32);
-    let choices = vec(choice(), 0..7);
+    let choices = vec(choice(), 2..7);
     (any::<bool>(), select(&["EUR", "EUR", "USD"][..]), 1..100_000_i64, dates, turn, choices).prop_map(
         |(second, currency, open_minor, (due, opened_minute), turn, choices)| Invoice {
             campaign: second.into(),
@@ -248,7 +248,7 @@ enum When {
 }
 
 fn step() -> impl Strategy<Value = Seed> {
-    let window = prop::option::weighted(0.4, (0..6_u16, 0..6_u16, prop::bool::weighted(0.7))).prop_map(|window| {
+    let window = prop::option::weighted(0.5, (0..6_u16, 0..6_u16, prop::bool::weighted(0.7))).prop_map(|window| {
         window.map(|(earlier_days, later_days, may_skip)| WindowFile { earlier_days, later_days, may_skip })
     });
     let arm = (prop::option::of(-6..7_i32), prop::option::of(select(&["kind", "plain"][..])));
