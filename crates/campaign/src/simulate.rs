@@ -230,7 +230,7 @@ fn fire(
             contacts: &payer.contacts,
             in_flight: false,
             ended: invoice.ended,
-            shifts: &[],
+            choices: &[],
             spread: payer.spread,
         };
         let mut plan = plan(&terms, &case, now);

@@ -219,7 +219,7 @@ impl CaseState {
             contacts: &self.payer.contacts,
             in_flight: self.payer.in_flight,
             ended: self.ended.is_some(),
-            shifts: &[],
+            choices: &[],
             spread: kernel::id::stable_hash(&["spread", self.merchant.as_str(), self.customer.as_str()]),
         }
     }

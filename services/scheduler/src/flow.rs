@@ -374,7 +374,7 @@ impl<'a> Line<'a> {
     }
 
     fn template(self) -> String {
-        self.ready.campaign.step(self.step()).map(|s| s.template.clone()).unwrap_or_default()
+        self.planned.plan.send.as_ref().map(|s| s.template.clone()).unwrap_or_default()
     }
 }
 
