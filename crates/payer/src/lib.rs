@@ -5,6 +5,14 @@
 //!
 //! Counts and four labels for now; the seam to a proper estimator is [`History::segment`].
 
+pub mod bins;
+mod distribution;
+pub mod estimator;
+pub mod experiment;
+pub mod label;
+
+pub use label::Label;
+
 use jiff::civil::Date;
 use kernel::Segment;
 use std::ops::{AddAssign, Sub};
