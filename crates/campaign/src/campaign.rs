@@ -465,6 +465,8 @@ end: { after_days: 7, outcome: hand_over }
             ("min_gap_days: 2", "min_gap_days: 2, cap: { reminders: 0, days: 7 }", "contact.cap"),
             ("min_gap_days: 2", "min_gap_days: 2, cap: { reminders: 1, days: 400 }", "contact.cap.days"),
             ("name: sample", "name: sample\nentry: { at_most_per_day: 0 }", "entry.at_most_per_day"),
+            ("name: sample", "name: sample\nholdout: { invoices_percent: 51 }", "holdout.invoices_percent"),
+            ("name: sample", "name: sample\nholdout: { customers_percent: 51 }", "holdout.customers_percent"),
             ("key: overdue-7", "key: overdue-3", "steps.4.key"),
             ("key: overdue-7", "key: 'over due'", "steps.4.key"),
             ("step: overdue-3", "step: nothing", long_path),
