@@ -9,6 +9,8 @@ use std::fmt::Display;
 pub struct Experiment {
     /// At least two.
     pub arms: Vec<Arm>,
+    /// What each is called, in the same order: as it is written, such as `day -7 with template kind`.
+    pub labels: Vec<String>,
     /// How they are given to invoices.
     pub assign: Assign,
 }
@@ -44,7 +46,8 @@ pub(crate) fn read(file: &ExperimentFile, step: &Step, path: &str, faults: &mut 
         }
     }
     let mut arm = |(n, arm): (usize, &ArmFile)| read_arm(arm, step, &format!("{path}.arms.{n}"), faults);
-    Experiment { arms: file.arms.iter().enumerate().map(&mut arm).collect(), assign: file.assign.clone() }
+    let labels = file.arms.iter().map(crate::words::arm).collect();
+    Experiment { arms: file.arms.iter().enumerate().map(&mut arm).collect(), labels, assign: file.assign.clone() }
 }
 
 fn read_arm(file: &ArmFile, step: &Step, path: &str, faults: &mut Vec<Fault>) -> Arm {
