@@ -5,6 +5,8 @@
 //!
 //! Counts and four labels for now; the seam to a proper estimator is [`History::segment`].
 
+pub mod world;
+
 use jiff::civil::Date;
 use kernel::Segment;
 use std::ops::{AddAssign, Sub};
