@@ -5,6 +5,10 @@
 //!
 //! Counts and four labels for now; the seam to a proper estimator is [`History::segment`].
 
+pub mod bins;
+mod distribution;
+pub mod estimator;
+pub mod simulate;
 pub mod world;
 
 use jiff::civil::Date;

@@ -1,0 +1,3 @@
+//! exp
+mod run;
+pub use run::*;
