@@ -8,8 +8,11 @@
 pub mod bins;
 mod distribution;
 pub mod estimator;
+pub mod label;
 pub mod simulate;
 pub mod world;
+
+pub use label::Label;
 
 use jiff::civil::Date;
 use kernel::Segment;
