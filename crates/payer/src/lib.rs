@@ -8,6 +8,7 @@
 pub mod bins;
 mod distribution;
 pub mod estimator;
+pub mod experiment;
 pub mod label;
 pub mod simulate;
 pub mod world;
