@@ -10,6 +10,7 @@
 
 pub(crate) mod draw;
 
+use crate::ledger::Row;
 use draw::{Draws, Stream};
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
@@ -152,6 +153,7 @@ impl Effect {
 pub struct World {
     payments: Stream,
     opt_outs: Stream,
+    amounts: Stream,
     customers: Vec<Customer>,
     invoices: Vec<Invoice>,
 }
@@ -162,11 +164,12 @@ impl World {
         let mut world = Self {
             payments: Stream::new(seed, 0),
             opt_outs: Stream::new(seed, 1),
+            amounts: Stream::new(seed, 2),
             customers: Vec::with_capacity(customers),
             invoices: Vec::with_capacity(customers * (DAYS / BETWEEN_INVOICES + 1) as usize),
         };
         for n in 0..customers {
-            let mut draws = Stream::new(seed, 2 + n as u64).draws();
+            let mut draws = Stream::new(seed, 3 + n as u64).draws();
             world.customers.push(Customer::draw(population, response, &mut draws));
             for issued in (draws.below(BETWEEN_INVOICES)..DAYS).step_by(BETWEEN_INVOICES as usize) {
                 world.invoices.push(Invoice { customer: n, issued, due: last_business_day(issued + TERM) });
@@ -213,6 +216,20 @@ impl World {
     pub fn unreminded(&self, place: usize) -> Option<Day> {
         let due = self.invoices.get(place)?.due;
         (due + EARLIEST..DAYS).find(|day| self.pays(place, *day, &Effect::default()))
+    }
+
+    /// The world as a ledger, nobody reminded, in the order of due dates. All invoices are of one segment, and their amounts
+    /// mean nothing; what is not paid while the world lasts is open.
+    pub fn ledger(&self) -> impl Iterator<Item = Row> {
+        self.invoices.iter().enumerate().map(|(place, invoice)| Row {
+            customer: format!("customer-{:05}", invoice.customer),
+            invoice: format!("invoice-{place:06}"),
+            issue: Some(date_of(invoice.issued)),
+            due: Some(date_of(invoice.due)),
+            paid: self.unreminded(place).map(date_of),
+            amount_minor: Some(1_000 + (99_000.0 * self.amounts.at(place as u64)) as i64),
+            segment: Some(TERM.to_string()),
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 use super::*;
+use crate::icc::Spread;
 use proptest::prelude::*;
 use std::time::Instant;
 
 /// What a ledger shows of a world: the due dates in which policies are scored, nobody reminded.
 struct Seen {
     on_time: f64,
-    /// The share of the variance of "late" that lies between customers: one-way analysis of variance.
+    /// The share of the variance of "late" that lies between customers.
     icc: f64,
     /// Hazard by days from due, 0 to 7.
     hazard: [f64; 8],
@@ -14,12 +15,11 @@ struct Seen {
 }
 
 fn look(population: Population) -> Seen {
-    let (mut unpaid, mut paid, mut payments, mut at_weekends) = ([0.0; 8], [0.0; 8], 0.0, 0.0);
-    let (mut count, mut late, mut within, mut sizes, mut customers) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    let mut squares = 0.0;
+    let (mut unpaid, mut paid, mut payments, mut at_weekends, mut on_time) = ([0.0; 8], [0.0; 8], 0.0, 0.0, 0.0);
+    let mut spread = Spread::default();
     for seed in 0..3 {
         let world = World::new(population, Response::Medium, seed, 2_500);
-        let mut of_customer = vec![(0.0, 0.0); world.customers()];
+        let mut of_customer = vec![(0, 0); world.customers()];
         for (place, invoice) in world.invoices().iter().enumerate().filter(|(_, i)| (180..390).contains(&i.due)) {
             let day = world.unreminded(place);
             let delay = day.map_or(Day::MAX, |day| day - invoice.due);
@@ -29,21 +29,15 @@ fn look(population: Population) -> Seen {
             }
             payments += 1.0;
             at_weekends += f64::from(day.is_some_and(is_weekend));
-            of_customer[invoice.customer].0 += 1.0;
-            of_customer[invoice.customer].1 += f64::from(delay > 0);
+            on_time += f64::from(delay <= 0);
+            of_customer[invoice.customer].0 += 1;
+            of_customer[invoice.customer].1 += u32::from(delay > 0);
         }
-        for (n, k) in of_customer {
-            (count, late, sizes, customers) = (count + n, late + k, sizes + n * n, customers + 1.0);
-            within += k * (1.0 - k / n);
-            squares += k * k / n;
-        }
+        of_customer.into_iter().for_each(|(settled, late)| spread.add(settled, late));
     }
-    let between = (squares - late * late / count) / (customers - 1.0);
-    let within = within / (count - customers);
-    let size = (count - sizes / count) / (customers - 1.0);
     Seen {
-        on_time: 1.0 - late / count,
-        icc: (between - within) / (between + (size - 1.0) * within),
+        on_time: on_time / payments,
+        icc: spread.icc().unwrap(),
         hazard: std::array::from_fn(|d| paid[d] / unpaid[d]),
         weekend: at_weekends / payments,
     }
@@ -83,6 +77,23 @@ fn due_dates_are_business_days_within_the_term() {
         assert!(!is_weekend(invoice.due) && (19..=21).contains(&(invoice.due - invoice.issued)), "{invoice:?}");
     }
     assert!(world.invoices().is_sorted_by_key(|i| i.due));
+}
+
+#[test]
+fn the_ledger_is_what_happens_without_reminders() {
+    let world = World::new(Population::Businesses, Response::Medium, 1, 50);
+    let rows: Vec<Row> = world.ledger().collect();
+    assert_eq!(rows.len(), world.invoices().len());
+    for ((place, invoice), row) in world.invoices().iter().enumerate().zip(&rows) {
+        assert_eq!(row.due, Some(date_of(invoice.due)));
+        assert_eq!(row.paid, world.unreminded(place).map(date_of));
+        assert_eq!(row.customer, format!("customer-{:05}", invoice.customer));
+    }
+    let mut invoices: Vec<&str> = rows.iter().map(|row| row.invoice.as_str()).collect();
+    invoices.sort_unstable();
+    invoices.dedup();
+    assert_eq!(invoices.len(), rows.len());
+    assert!(rows.iter().any(|row| row.paid.is_none()) && rows.iter().any(|row| row.paid.is_some()));
 }
 
 #[test]
