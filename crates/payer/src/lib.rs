@@ -10,6 +10,7 @@ mod distribution;
 pub mod estimator;
 pub mod experiment;
 pub mod label;
+pub mod lift;
 
 pub use label::Label;
 

@@ -85,14 +85,18 @@ pub struct Reliability {
     pub n: u32,
 }
 
+/// A share observed in `n` cases with its 95 % interval (Wilson 1927), which does not leave [0, 1].
+pub fn share(observed: f64, n: f64) -> Interval {
+    const Z: f64 = 1.96;
+    let (p, n) = (observed, n.max(1.0));
+    let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).max(0.0).sqrt();
+    Interval { estimate: p, low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+}
+
 impl Reliability {
-    /// The 95 % interval of the observed share (Wilson 1927), which does not leave [0, 1].
     fn interval(self) -> Interval {
-        const Z: f64 = 1.96;
-        let (p, n) = (self.observed, f64::from(self.n.max(1)));
-        let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-        let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).max(0.0).sqrt();
-        Interval { estimate: p, low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+        share(self.observed, f64::from(self.n))
     }
 }
 
