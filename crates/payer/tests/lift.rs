@@ -1,9 +1,8 @@
 //! What the lift report promises, tried on thousands of made-up experiments whose truth is known.
 //!
-//! Payers are alike within themselves: each has its own chance of paying on time, uniform on a range that makes the
-//! intra-customer correlation .3. Figures are printed; `--nocapture` shows them.
+//! Payers are good or bad: a chance of paying on time each, so far apart that the intra-customer correlation is .3. Figures are printed; `--nocapture` shows them.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -39,6 +38,8 @@ struct World {
     held_out_customers: f64,
     /// The mean share paid on time when held out.
     on_time: f64,
+    /// The share of bad payers.
+    bad: f64,
     /// What treatment adds to it.
     lift: f64,
     /// Whether predictions know the customer's past.
@@ -51,6 +52,7 @@ const BASE: World = World {
     invoices: 0.1,
     held_out_customers: 0.0,
     on_time: 0.5,
+    bad: 0.5,
     lift: 0.0,
     predicts: true,
 };
@@ -66,11 +68,14 @@ fn setting(world: World) -> Setting {
 /// All invoices of an experiment: due evenly over its weeks, decided five days before. `days` are those of [`day`].
 fn outcomes(world: World, seed: u64, days: &[Date]) -> Vec<Outcome> {
     let mut random = Random(seed);
-    let between_payers = (ICC * world.on_time * (1.0 - world.on_time) * 12.0).sqrt() / 2.0;
+    let between_payers = (ICC * world.on_time * (1.0 - world.on_time)).sqrt();
+    let odds = (world.bad / (1.0 - world.bad)).sqrt();
+    let (bad, good) = (world.on_time - between_payers / odds, world.on_time + between_payers * odds);
+    assert!(0.0 <= bad && good + world.lift <= 1.0, "{bad} and {good} are chances");
     let mut outcomes = Vec::with_capacity((world.customers * world.each) as usize);
     let span = WEEKS * 7 - 6;
     for customer in 0..world.customers {
-        let own = world.on_time + between_payers * (2.0 * random.next() - 1.0);
+        let own = if random.next() < world.bad { bad } else { good };
         let is_held_out = random.next() < world.held_out_customers;
         let first = (random.next() * f64::from(span) / f64::from(world.each)) as u32;
         let mut on_time = 0.0;
@@ -122,22 +127,32 @@ fn misses(comparison: &Comparison, truth: f64) -> bool {
     comparison.weeks.iter().any(|week| excludes(week.interval, truth))
 }
 
-fn by_invoice(world: World, truth: f64) -> impl Fn(&[Outcome]) -> bool {
-    move |outcomes| misses(&compare(Measure::OnTime, outcomes, setting(world)), truth)
+fn by_invoice(measure: Measure, world: World, truth: f64) -> impl Fn(&[Outcome]) -> bool {
+    move |outcomes| misses(&compare(measure, outcomes, setting(world)), truth)
 }
 
 #[test]
 fn false_alarms_are_rare_however_often_one_looks() {
     const RUNS: u64 = 1_000;
-    let blind = World { predicts: false, ..BASE };
-    let prompt = World { on_time: 0.95, ..BASE };
-    let half = World { invoices: 0.5, ..BASE };
-    let small = World { customers: 60, ..BASE };
-    for (name, world) in
-        [("base", BASE), ("blind", blind), ("95 % on time", prompt), ("halves", half), ("480 invoices", small)]
-    {
-        let alarms = share(world, RUNS, by_invoice(world, 0.0));
-        println!("A/A, {name}: a false alarm in {:.1} % of {RUNS} runs with {WEEKS} looks", alarms * 100.0);
+    let alarms = share(BASE, RUNS, by_invoice(Measure::OnTime, BASE, 0.0));
+    println!("A/A: a false alarm in {:.1} % of {RUNS} runs with {WEEKS} looks", alarms * 100.0);
+    assert!(alarms <= 0.05, "{alarms}");
+}
+
+#[test]
+fn false_alarms_are_rare_in_odd_ledgers_too() {
+    const RUNS: u64 = 250;
+    let on_time = Measure::OnTime;
+    for (name, measure, world) in [
+        ("predictions that know nothing", on_time, World { predicts: false, ..BASE }),
+        // The first held-out invoices are then all on time, which looks like certainty.
+        ("97 % on time, 5 % held out", on_time, World { on_time: 0.97, bad: 0.08, invoices: 0.05, ..BASE }),
+        ("halves", on_time, World { invoices: 0.5, ..BASE }),
+        ("480 invoices", on_time, World { customers: 60, ..BASE }),
+        ("days to pay", Measure::Days, BASE),
+    ] {
+        let alarms = share(world, RUNS, by_invoice(measure, world, 0.0));
+        println!("A/A, {name}: a false alarm in {:.1} % of {RUNS} runs", alarms * 100.0);
         assert!(alarms <= 0.05, "{name}: {alarms}");
     }
 }
@@ -154,7 +169,7 @@ fn a_classical_interval_at_every_look_would_raise_false_alarms() {
             week.interval.is_some_and(|i| i.estimate.abs() > RATIO * deviation / n.sqrt())
         })
     };
-    let alarms = share(BASE, 300, naive);
+    let alarms = share(BASE, 200, naive);
     println!("A/A, classical interval at each of {WEEKS} looks: {:.1} % false alarms", alarms * 100.0);
     assert!(alarms > 0.15, "{alarms}");
 }
@@ -170,13 +185,13 @@ fn customers_held_out_for_good_raise_few_false_alarms() {
 
 #[test]
 fn a_lift_of_seven_and_a_half_points_is_found() {
-    const RUNS: u64 = 400;
+    const RUNS: u64 = 250;
     let at = |lift, predicts| {
         // 10,000 invoices.
         let world = World { customers: 1_250, lift, predicts, ..BASE };
         let power = share(world, RUNS, |outcomes| {
-            let now = compare(Measure::OnTime, outcomes, setting(world));
-            now.interval().is_some_and(|i| i.low > 0.0)
+            let comparison = compare(Measure::OnTime, outcomes, setting(world));
+            comparison.weeks.iter().any(|week| week.interval.is_some_and(|i| i.low > 0.0))
         });
         println!(
             "lift {:.1} points, predictions {predicts}: found in {:.1} % of {RUNS} runs",
@@ -194,26 +209,26 @@ fn a_lift_of_seven_and_a_half_points_is_found() {
 #[test]
 fn the_sequence_covers_the_lift_at_all_times() {
     let world = World { lift: 0.06, ..BASE };
-    let missed = share(world, 400, by_invoice(world, 0.06));
+    let missed = share(world, 250, by_invoice(Measure::OnTime, world, 0.06));
     println!("lift 6 points: the sequence misses it at any look in {:.1} % of runs", missed * 100.0);
     assert!(missed <= 0.05, "{missed}");
 }
 
 #[test]
 fn the_registered_interval_covers_the_lift_once() {
-    const RUNS: u64 = 600;
+    const RUNS: u64 = 400;
     let world = World { lift: 0.06, ..BASE };
     let missed = share(world, RUNS, |outcomes| excludes(lift(outcomes, &[], setting(world)).registered, 0.06));
     println!("registered interval: misses the lift in {:.1} % of {RUNS} runs", missed * 100.0);
-    // 5 % +/- 3 standard errors: a width that is wrong in either direction shows.
-    assert!((0.023..=0.077).contains(&missed), "{missed}");
+    // 5 % +/- three standard errors: a width that is wrong in either direction shows.
+    assert!((0.018..=0.082).contains(&missed), "{missed}");
 }
 
 #[test]
 fn an_interval_over_invoices_fails_when_customers_are_held_out() {
     // Why customers are compared as customers: taken as single invoices, their likeness looks like certainty.
-    let world = World { held_out_customers: 0.1, invoices: 0.0, ..BASE };
-    let alarms = share(world, 300, |outcomes| {
+    let world = World { customers: 400, each: 26, held_out_customers: 0.1, invoices: 0.0, ..BASE };
+    let alarms = share(world, 200, |outcomes| {
         let relabelled: Vec<Outcome> = outcomes
             .iter()
             .map(|o| Outcome {
@@ -226,7 +241,7 @@ fn an_interval_over_invoices_fails_when_customers_are_held_out() {
         misses(&compare(Measure::OnTime, &relabelled, setting(world)), 0.0)
     });
     println!("A/A, customers taken as single invoices: {:.1} % false alarms", alarms * 100.0);
-    assert!(alarms > 0.06, "{alarms}");
+    assert!(alarms > 0.10, "{alarms}");
 }
 
 #[test]
@@ -243,5 +258,5 @@ fn what_is_needed_is_about_what_it_takes() {
     let enough = u32::try_from(needed).unwrap() * 12 / 10 / 8;
     assert_eq!(verdict(enough, 0.0), Verdict::NoDifference);
     assert_eq!(verdict(enough, 0.12), Verdict::Higher { needed: None });
-    assert!(matches!(verdict(300, 0.25), Verdict::Higher { needed: Some(_) }), "{:?}", verdict(300, 0.25));
+    assert!(matches!(verdict(300, 0.22), Verdict::Higher { needed: Some(_) }), "{:?}", verdict(300, 0.22));
 }

@@ -1,7 +1,7 @@
 //! Treated against held out, over time.
 
 use super::measure::{Measure, Outcome};
-use super::sequence::{Interval, Moments, cluster_robust, needed};
+use super::sequence::{Interval, Moments, Said, cluster_robust, needed};
 use super::{REGISTERED_DAY, Setting};
 use crate::experiment::{Group, Holdouts};
 use jiff::ToSpan;
@@ -114,18 +114,24 @@ pub fn compare(measure: Measure, outcomes: &[Outcome], setting: Setting) -> Comp
 /// Compares customers that are held out for good with the treated invoices of all others.
 ///
 /// Customers stay, and their means go on moving, so the differences of two weeks are no independent looks. The width of the
-/// sequence suffices all the same: even 26 independent looks at an interval so wide would miss the truth 6 % of the time.
+/// sequence suffices all the same: even 26 independent looks at an interval so wide would raise a false alarm 6 % of the time,
+/// and looks at the same customers raise far fewer.
 pub fn compare_customers(measure: Measure, outcomes: &[Outcome], setting: Setting) -> Comparison {
     let units = score(measure, Unit::Customer, outcomes, setting);
-    let mut customers: BTreeMap<u64, (bool, f64, f64)> = BTreeMap::new();
+    let mut customers: BTreeMap<u64, (bool, f64, Said)> = BTreeMap::new();
     let weeks = at_each_look(&units, measure, setting, |look, new| {
         for unit in new {
-            let (_, invoices, said) = customers.entry(unit.customer).or_insert((unit.is_treated, 0.0, 0.0));
+            let (is_treated, invoices, sum) = customers.entry(unit.customer).or_default();
+            *is_treated = unit.is_treated;
             *invoices += 1.0;
-            *said += unit.said;
+            sum.difference += unit.said.difference;
+            sum.miss += unit.said.miss;
         }
         let mut known = Known::default();
-        customers.values().for_each(|(is_treated, invoices, said)| known.add(*is_treated, said / invoices));
+        for (is_treated, invoices, sum) in customers.values() {
+            let mean = Said { difference: sum.difference / invoices, miss: sum.miss / invoices };
+            known.add(*is_treated, mean);
+        }
         (known, known.point(look, doubt(measure, &units)))
     });
     conclude(measure, Unit::Customer, outcomes, &units, weeks)
@@ -140,7 +146,7 @@ pub(super) fn registered(outcomes: &[Outcome], setting: Setting) -> Option<Inter
     if held_out.min(units.len() - held_out) < LEAST as usize {
         return None;
     }
-    cluster_robust(&units.iter().map(|unit| (unit.customer, unit.said)).collect::<Vec<_>>())
+    cluster_robust(&units.iter().map(|unit| (unit.customer, unit.said.difference)).collect::<Vec<_>>())
 }
 
 /// An outcome with what it says of the difference.
@@ -153,11 +159,11 @@ struct Scored {
     /// The predicted probability of being late.
     late: f64,
     value: f64,
-    /// m1 - m0 + A/pi (Y - m1) - (1 - A)/(1 - pi) (Y - m0), whose mean is the difference.
-    said: f64,
+    said: Said,
 }
 
-/// Scores the outcomes that can be compared, in the order in which they are known.
+/// Scores the outcomes that can be compared, in the order in which they are known:
+/// m1 - m0 + A/pi (Y - m1) - (1 - A)/(1 - pi) (Y - m0), whose mean is the difference.
 ///
 /// m1 and m0, what is expected of an outcome if treated and if not, come from outcomes of earlier days only: they cannot
 /// know the draw of the outcome that they are taken from.
@@ -169,7 +175,7 @@ fn score(measure: Measure, unit: Unit, outcomes: &[Outcome], setting: Setting) -
             let (dated, value) = measure.value(outcome)?;
             let is_treated = outcome.group == Group::Treated;
             let Outcome { customer, late, .. } = *outcome;
-            Some(Scored { dated, customer, is_treated, propensity, late, value, said: 0.0 })
+            Some(Scored { dated, customer, is_treated, propensity, late, value, said: Said::default() })
         })
         .collect();
     units.sort_by_key(|unit| unit.dated);
@@ -178,12 +184,15 @@ fn score(measure: Measure, unit: Unit, outcomes: &[Outcome], setting: Setting) -
         for unit in day.iter_mut() {
             let expected = |is_treated| baseline.at(is_treated, unit.late).unwrap_or(measure.expected(unit.late));
             let (treated, held_out) = (expected(true), expected(false));
-            let correction = if unit.is_treated {
-                (unit.value - treated) / unit.propensity
+            let (missed, correction) = if unit.is_treated {
+                (unit.value - treated, 1.0 / unit.propensity)
             } else {
-                -(unit.value - held_out) / (1.0 - unit.propensity)
+                (unit.value - held_out, -1.0 / (1.0 - unit.propensity))
             };
-            unit.said = treated - held_out + correction;
+            unit.said = Said {
+                difference: treated - held_out + correction * missed,
+                miss: missed / (unit.propensity * (1.0 - unit.propensity)).sqrt(),
+            };
         }
         day.iter().for_each(|unit| baseline.add(unit.is_treated, unit.late, unit.value));
     }
@@ -263,7 +272,7 @@ struct Known {
 }
 
 impl Known {
-    fn add(&mut self, is_treated: bool, said: f64) {
+    fn add(&mut self, is_treated: bool, said: Said) {
         if is_treated {
             self.treated += 1
         } else {

@@ -46,26 +46,41 @@ fn radius(n: f64) -> f64 {
     (2.0 * (t + 1.0) / (n * t) * ((t + 1.0).sqrt() / ALPHA).ln()).sqrt()
 }
 
+/// What a unit says of the difference, and how sure it can be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Said {
+    /// An unbiased guess of the difference.
+    pub(super) difference: f64,
+    /// The standard deviation that it would have if all units, in both groups, missed what is expected by as much as this one.
+    pub(super) miss: f64,
+}
+
 /// Sums of what units say.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Moments {
     n: f64,
     sum: f64,
     squares: f64,
+    misses: f64,
 }
 
 impl Moments {
-    pub(super) fn add(&mut self, value: f64) {
+    pub(super) fn add(&mut self, said: Said) {
         self.n += 1.0;
-        self.sum += value;
-        self.squares += value * value;
+        self.sum += said.difference;
+        self.squares += said.difference * said.difference;
+        self.misses += said.miss * said.miss;
     }
 
-    /// The standard deviation of a unit. `doubt` is added as the square of one more unit: a few units that happen to be alike
-    /// do not make the rest so.
+    /// The standard deviation of a unit: the observed one, or that of both groups together if it is greater. Where late payments
+    /// are rare, the first held-out units are often all on time, and the observed one then is far too small.
+    ///
+    /// `doubt` is the variance of one more unit that knows nothing: a few units that happen to be alike do not make the rest
+    /// so.
     pub(super) fn deviation(self, doubt: f64) -> f64 {
         let n = self.n.max(1.0);
-        ((self.squares - self.sum * self.sum / n + doubt).max(0.0) / n).sqrt()
+        let observed = self.squares - self.sum * self.sum / n;
+        ((observed.max(self.misses) + doubt) / n).sqrt()
     }
 
     /// The confidence sequence now.
