@@ -6,10 +6,10 @@ use std::fmt::{Result, Write};
 
 /// Size of all figures, in their own units.
 const WIDTH: f64 = 360.0;
-const HEIGHT: f64 = 210.0;
+const HEIGHT: f64 = 216.0;
 /// Where the drawing ends within it; the rest is for labels.
 const TOP: f64 = 22.0;
-const BOTTOM: f64 = HEIGHT - 32.0;
+const BOTTOM: f64 = HEIGHT - 38.0;
 const RIGHT: f64 = WIDTH - 8.0;
 /// Width of a character, about.
 const CHARACTER: f64 = 5.8;
@@ -231,14 +231,25 @@ impl Frame {
         self.text((self.left + RIGHT) / 2.0, HEIGHT - 4.0, "middle", label);
     }
 
-    /// Names of steps or groups below the drawing, as many as there is room for.
+    /// Names of steps or groups below the drawing, as many as there is room for. Names of two words or more take two lines.
     fn x_labels(&mut self, labels: &[String], title: &str) {
+        const LINE: f64 = 10.0;
+        const APART: f64 = 4.0;
         let slot = (RIGHT - self.left) / labels.len().max(1) as f64;
-        for (n, label) in labels.iter().enumerate().step_by(every(labels, slot)) {
-            let middle = self.left + (n as f64 + 0.5) * slot;
+        let mut taken = f64::NEG_INFINITY;
+        for (n, label) in labels.iter().enumerate() {
+            let (first, second) = label.rsplit_once(' ').unwrap_or((label, ""));
+            let half = first.chars().count().max(second.chars().count()) as f64 * CHARACTER / 2.0;
             // Names at the right edge would be cut off.
-            let most = WIDTH - label.chars().count() as f64 * CHARACTER / 2.0;
-            self.text(middle.min(most), BOTTOM + 13.0, "middle", label);
+            let middle = (self.left + (n as f64 + 0.5) * slot).min(WIDTH - half);
+            if middle - half < taken + APART {
+                continue;
+            }
+            taken = middle + half;
+            self.text(middle, BOTTOM + 13.0, "middle", first);
+            if !second.is_empty() {
+                self.text(middle, BOTTOM + 13.0 + LINE, "middle", second);
+            }
         }
         self.x_title(title);
     }
@@ -450,6 +461,11 @@ mod tests {
         let many: Vec<String> = (1..=60).map(|n| format!("2026-W{n:02}")).collect();
         let shown = count(&FIGURE.lines(&many, &[], None), ">2026-W");
         assert!((4..=8).contains(&shown), "{shown} labels of 60");
+        let kinds = ["new", "prompt", "mixed", "usually late", "chronically late", "at risk"].map(str::to_owned);
+        let bars = FIGURE.bars(&kinds, &[], Layout::Grouped);
+        let words: usize =
+            kinds.iter().flat_map(|kind| kind.split(' ')).map(|word| count(&bars, &format!(">{word}<"))).sum();
+        assert_eq!(words, 9, "all words of six names have room");
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn arms(report: &LiftReport) -> String {
 
 fn calibration(bins: &[Calibration]) -> String {
     if bins.is_empty() {
-        return plot::aside("No invoice is past its due date yet.");
+        return plot::aside("No invoice that was decided before its due date is past it yet.");
     }
     let cases: f64 = bins.iter().map(|bin| f64::from(bin.n)).sum();
     let error: f64 = bins.iter().map(|bin| (bin.predicted - bin.observed).abs() * f64::from(bin.n)).sum();
