@@ -327,8 +327,8 @@ async fn learn_policy(tx: &mut PgConnection, key: &PolicyKey, campaign: &Campaig
     let tallies = |of: Option<Segment>| -> Vec<_> {
         outcomes.iter().filter(|(segment, _)| of.is_none_or(|of| of == *segment)).map(|(_, t)| t.clone()).collect()
     };
-    let failures = |tallies: &[payer::experiment::Tally]| {
-        let sum = |count: fn(&payer::experiment::Tally) -> u32| tallies.iter().map(|t| f64::from(count(t))).sum::<f64>();
+    let failures = |tallies: &[payer::experiment::Tally<String>]| {
+        let sum = |count: fn(&payer::experiment::Tally<String>) -> u32| tallies.iter().map(|t| f64::from(count(t))).sum::<f64>();
         let (failed, all) = (sum(|t| t.failures), sum(|t| t.successes + t.failures));
         // Half, as long as there is none.
         (failed + 1.0) / (all + 2.0)

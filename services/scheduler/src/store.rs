@@ -764,7 +764,7 @@ pub async fn outcomes_of_arms(
     campaign: &str,
     step: &Step,
     week: Date,
-) -> sqlx::Result<Vec<(Segment, Tally)>> {
+) -> sqlx::Result<Vec<(Segment, Tally<String>)>> {
     let day = step.day().unwrap_or(0);
     let opens = step.days().map_or(day, |days| *days.start());
     let until = if day <= 0 { 0 } else { day + 7 };
