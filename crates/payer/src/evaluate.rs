@@ -8,15 +8,17 @@
 mod baseline;
 
 use crate::bins::{BINS, bin};
-use crate::estimator::{Distribution, KAPPA, Open, Payer, Portfolio, predict};
+use crate::estimator::{Distribution, KAPPA, Open, Payer, Portfolio};
 use crate::icc::Spread;
 use crate::label::{Label, Looks, Thresholds};
 use crate::ledger::{Fault, Invoice, Ledger, Rejected, date};
+use crate::peers::Peers;
 use crate::score::{Calibration, Coverage, Figures, Forecast, LEVELS, calibration, coverage};
+use crate::segment::{Quartiles, SegmentKey, segment_key};
 use baseline::{Global, Raw};
 use jiff::civil::Date;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Which invoices are scored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -101,7 +103,9 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
     let mut delays_by_label: BTreeMap<Label, [u32; BINS]> = BTreeMap::new();
     for scored in &replay.scored {
         let counts = delays_by_label.entry(scored.label).or_default();
-        counts.iter_mut().nth(bin(scored.ours.delay)).into_iter().for_each(|count| *count += 1);
+        if let Some(count) = counts.get_mut(bin(scored.ours.delay)) {
+            *count += 1;
+        }
     }
     Report {
         split,
@@ -120,7 +124,7 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
         coverage: coverage(&ours),
         delays_by_label,
         label_changes: (!invoices.is_empty()).then(|| replay.label_changes as f64 / invoices.len() as f64),
-        kappa: replay.kappa,
+        kappa: replay.portfolio.kappa,
     }
 }
 
@@ -144,18 +148,36 @@ struct Customer {
     open: Vec<usize>,
 }
 
+/// What an invoice is first taken to be paid like.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    /// As the ledger says.
+    Own(usize),
+    /// By terms and amount.
+    Ours(SegmentKey),
+}
+
+/// What is kept of the issue of an invoice until it is paid.
+struct Issue {
+    segment: Segment,
+    peers: Option<Peers>,
+    q: f32,
+}
+
 /// A ledger that is lived through, day by day.
 struct Replay<'a> {
     invoices: &'a [Invoice],
     /// The days of issue that are scored.
     days: (i32, i32),
     customers: Vec<Customer>,
-    portfolio: Portfolio<Option<usize>>,
-    /// What is looked at anew every week.
+    portfolio: Portfolio<Segment>,
+    /// What is looked at anew every week, as is the portfolio's kappa.
     thresholds: Thresholds,
-    kappa: f32,
-    /// q of each invoice at its issue.
-    expected: Vec<f32>,
+    quartiles: Quartiles,
+    /// Amounts of all issued invoices.
+    amounts: Vec<i64>,
+    /// What is kept of the issue of each invoice that is not known to be paid.
+    issues: HashMap<usize, Issue>,
     global: Global,
     scored: Vec<Scored>,
     label_changes: u32,
@@ -172,8 +194,9 @@ impl<'a> Replay<'a> {
             customers: vec![Customer::default(); ledger.customers()],
             thresholds: Thresholds::of(&portfolio.tenant.distribution()),
             portfolio,
-            kappa: KAPPA,
-            expected: vec![0.0; invoices.len()],
+            quartiles: Quartiles::default(),
+            amounts: Vec::new(),
+            issues: HashMap::new(),
             global: Global::of(known.filter_map(Invoice::delay)),
             scored: Vec::new(),
             label_changes: 0,
@@ -204,11 +227,15 @@ impl<'a> Replay<'a> {
 
     fn settle(&mut self, place: usize, invoice: &Invoice) {
         let (Some(delay), Some(customer)) = (invoice.delay(), self.customers.get_mut(invoice.customer)) else { return };
+        let Some(issue) = self.issues.remove(&place) else { return };
         customer.payer.settle(delay);
-        customer.payer.standing.settle(delay, self.expected.get(place).copied().unwrap_or_default());
+        customer.payer.standing.settle(delay, issue.q);
         customer.raw.settle(delay);
         customer.open.retain(|open| *open != place);
-        self.portfolio.settle(invoice.segment, delay);
+        self.portfolio.settle(issue.segment, delay);
+        if let Some(peers) = issue.peers {
+            self.portfolio.settle_peers(peers, delay);
+        }
     }
 
     /// Once a week.
@@ -216,7 +243,8 @@ impl<'a> Replay<'a> {
         self.thresholds = Thresholds::of(&self.portfolio.tenant.distribution());
         let mut spread = Spread::default();
         self.customers.iter().for_each(|customer| spread.add(customer.payer.settled(), customer.payer.late()));
-        self.kappa = spread.kappa();
+        self.portfolio.kappa = spread.kappa();
+        self.quartiles = Quartiles::of(&mut self.amounts);
     }
 
     fn issue(&mut self, place: usize, invoice: &Invoice) {
@@ -226,14 +254,17 @@ impl<'a> Replay<'a> {
             .map(|other| Open { overdue_days: invoice.issue - other.due })
             .filter(|open| open.overdue_days > 0)
             .collect();
-        let prior = self.portfolio.prior(&invoice.segment);
-        let prediction = predict(&customer.payer, &prior, &overdue, self.kappa);
+        let ours = || segment_key(invoice.due - invoice.issue, invoice.amount_minor, &self.quartiles);
+        let segment = invoice.segment.map_or_else(|| Segment::Ours(ours()), Segment::Own);
+        let peers = Peers::of(&customer.payer, &overdue);
+        let prediction = self.portfolio.predict(&customer.payer, &segment, &overdue);
         let effective = customer.payer.effective();
         let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
         let looks = Looks { effective, prediction: &prediction, overdue_days };
         self.label_changes += u32::from(customer.payer.standing.look(&looks, &self.thresholds).is_some());
         customer.open.push(place);
-        self.expected.iter_mut().nth(place).into_iter().for_each(|expected| *expected = prediction.late());
+        self.amounts.extend(invoice.amount_minor);
+        self.issues.insert(place, Issue { segment, peers, q: prediction.late() });
         if let Some(delay) = invoice.delay()
             && (self.days.0..self.days.1).contains(&invoice.issue)
         {
