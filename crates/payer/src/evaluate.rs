@@ -6,6 +6,7 @@
 //! since nobody knows when they will be, but count as open while others of their customer are forecast.
 
 mod baseline;
+mod claims;
 
 use crate::bins::{BINS, bin};
 use crate::estimator::{Distribution, KAPPA, Open, Payer, Portfolio};
@@ -16,6 +17,7 @@ use crate::peers::Peers;
 use crate::score::{Calibration, Coverage, Figures, Forecast, LEVELS, calibration, coverage};
 use crate::segment::{Quartiles, SegmentKey, segment_key};
 use baseline::{Global, Raw};
+pub use claims::Claims;
 use jiff::civil::Date;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -83,6 +85,8 @@ pub struct Report {
     pub label_changes: Option<f64>,
     /// How many settlements the prior weighs at the end.
     pub kappa: f32,
+    /// What may be claimed, and what may not.
+    pub claims: Claims,
 }
 
 /// Lives through a ledger and scores what was forecast.
@@ -107,6 +111,7 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
             *count += 1;
         }
     }
+    let us = scores("dunlin", |s| s.ours);
     Report {
         split,
         from: date(scored.0).filter(|_| !invoices.is_empty()),
@@ -114,8 +119,9 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
         customers: ledger.customers(),
         rejected: ledger.rejected().clone(),
         unpaid: invoices.iter().filter(|invoice| invoice.paid.is_none()).count(),
+        claims: Claims::of(&us.all, &us.known),
         models: vec![
-            scores("dunlin", |s| s.ours),
+            us,
             scores("all customers alike", |s| s.global),
             scores("the customer's plain history", |s| s.raw),
             scores("the customer's late share, shrunk", |s| s.shrunk),
@@ -284,3 +290,6 @@ fn forecast(prediction: &Distribution, delay: i32) -> Forecast {
     let quantiles = LEVELS.map(|level| prediction.quantile(level));
     Forecast { q: prediction.late(), q7: Some(prediction.late_7()), quantiles: Some(quantiles), delay }
 }
+
+#[cfg(test)]
+mod tests;
