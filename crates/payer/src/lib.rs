@@ -15,7 +15,9 @@ pub mod icc;
 pub mod label;
 pub mod ledger;
 pub mod lift;
+pub mod peers;
 pub mod score;
+pub mod segment;
 pub mod simulate;
 pub mod world;
 
