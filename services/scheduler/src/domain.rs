@@ -61,7 +61,7 @@ pub struct CaseState {
 }
 
 /// What is known of a customer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[expect(missing_docs, reason = "documented on the tables' columns")]
 pub struct Payer {
     pub time_zone: String,
@@ -100,8 +100,9 @@ impl Outlook {
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let wire = v1::Outlook::decode(bytes).map_err(|e| e.to_string())?;
         let bins = |counts: Vec<f32>| {
-            let counts: payer::bins::Counts =
-                counts.try_into().map_err(|c: Vec<f32>| format!("{} bins of delay; {} are known", c.len(), payer::bins::BINS))?;
+            let counts: payer::bins::Counts = counts
+                .try_into()
+                .map_err(|c: Vec<f32>| format!("{} bins of delay; {} are known", c.len(), payer::bins::BINS))?;
             Ok::<_, String>(Distribution::of(&counts))
         };
         Ok(Self { delay: bins(wire.delay)?, pooled: bins(wire.pooled)?, effective: wire.effective, model: wire.model })

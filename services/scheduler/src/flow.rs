@@ -16,7 +16,9 @@
 
 use crate::domain::{self, CaseState, Outlook, Situation, case_id};
 use crate::rules::{InForce, Rules};
-use crate::store::{self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled};
+use crate::store::{
+    self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled,
+};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone, law};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};

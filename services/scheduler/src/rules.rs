@@ -116,7 +116,8 @@ impl Rules {
     /// Puts campaigns into force and reads back all versions that a running case may be on. A campaign whose file has a
     /// fault is not among `campaigns`: the version of it that was in force last stays so.
     pub async fn load(host: impl Into<Sources>, campaigns: &Campaigns, calendars: Calendars) -> anyhow::Result<Self> {
-        let rules = Self { host: host.into(), in_force: Arc::default(), versions: Arc::default(), policies: Arc::default() };
+        let rules =
+            Self { host: host.into(), in_force: Arc::default(), versions: Arc::default(), policies: Arc::default() };
         rules.put_in_force(campaigns, calendars).await?;
         Ok(rules)
     }
@@ -220,7 +221,12 @@ impl Rules {
     }
 
     /// Draws for cases that begin to follow a campaign which suits itself to payers, and tells.
-    async fn enrol(&self, work: &mut Work, cases: &mut [(CaseState, CaseState)], now: Timestamp) -> Result<(), Failure> {
+    async fn enrol(
+        &self,
+        work: &mut Work,
+        cases: &mut [(CaseState, CaseState)],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
         let wanting = |case: &CaseState| self.campaign(case).filter(|campaign| enrolment::is_wanting(case, campaign));
         let mut keys: BTreeMap<PolicyKey, Arc<Campaign>> = BTreeMap::new();
         for (_, case) in cases.iter() {
@@ -328,7 +334,9 @@ async fn learn_policy(tx: &mut PgConnection, key: &PolicyKey, campaign: &Campaig
         outcomes.iter().filter(|(segment, _)| of.is_none_or(|of| of == *segment)).map(|(_, t)| t.clone()).collect()
     };
     let failures = |tallies: &[payer::experiment::Tally<String>]| {
-        let sum = |count: fn(&payer::experiment::Tally<String>) -> u32| tallies.iter().map(|t| f64::from(count(t))).sum::<f64>();
+        let sum = |count: fn(&payer::experiment::Tally<String>) -> u32| {
+            tallies.iter().map(|t| f64::from(count(t))).sum::<f64>()
+        };
         let (failed, all) = (sum(|t| t.failures), sum(|t| t.successes + t.failures));
         // Half, as long as there is none.
         (failed + 1.0) / (all + 2.0)
