@@ -316,7 +316,7 @@ async fn late_payers_hear_before_and_leavers_hear_nothing() {
         ..Default::default()
     };
     rig.emit(&INGEST_INTAKE, [v1::CustomerChanged { customer: Some(deleted) }]).await;
-    rig.wait_for("customer WHERE segment = 'late'", 2).await;
+    rig.wait_for("customer WHERE segment = 'usually_late'", 2).await;
     rig.wait_for("customer WHERE deleted", 1).await;
     rig.emit(
         &INGEST_INTAKE,
