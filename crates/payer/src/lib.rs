@@ -14,7 +14,9 @@ pub mod experiment;
 pub mod icc;
 pub mod label;
 pub mod ledger;
+pub mod peers;
 pub mod score;
+pub mod segment;
 pub mod simulate;
 pub mod world;
 

@@ -33,7 +33,9 @@ pub struct Figures {
     pub late: usize,
     /// How often a late invoice was given a higher q than one that was not: .5 is guessing, 1 is perfect.
     pub auc_late: Option<f64>,
-    /// The same of being more than seven days late.
+    /// Its standard error.
+    pub auc_late_error: Option<f64>,
+    /// The AUC of being more than seven days late.
     pub auc_late_7: Option<f64>,
     /// Mean of (q - late)^2.
     pub brier: Option<f64>,
@@ -56,10 +58,13 @@ impl Figures {
         let of_days = |score: fn([i32; LEVELS.len()], i32) -> f64| {
             mean(forecasts.iter().map(|f| f.quantiles.map(|q| score(q, f.delay.clamp(SCORED_DAYS.0, SCORED_DAYS.1)))))
         };
+        let lates = forecasts.iter().filter(|f| late(f)).count();
+        let auc_late = auc(forecasts.iter().map(|f| (f.q, late(f))));
         Self {
             invoices: forecasts.len(),
-            late: forecasts.iter().filter(|f| late(f)).count(),
-            auc_late: auc(forecasts.iter().map(|f| (f.q, late(f)))),
+            late: lates,
+            auc_late,
+            auc_late_error: auc_late.map(|auc| auc_error(auc, lates, forecasts.len() - lates)),
             auc_late_7: forecasts
                 .iter()
                 .map(|f| Some((f.q7?, f.delay > 7)))
@@ -103,6 +108,15 @@ fn auc(scored: impl Iterator<Item = (f32, bool)>) -> Option<f64> {
         positives += here;
     }
     (positives > 0 && below > 0).then(|| wins / (positives as f64 * below as f64))
+}
+
+/// The standard error of an AUC (Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic
+/// curve", 1982).
+fn auc_error(auc: f64, positives: usize, negatives: usize) -> f64 {
+    let (p, n) = (positives as f64, negatives as f64);
+    let (q1, q2) = (auc / (2.0 - auc), 2.0 * auc * auc / (1.0 + auc));
+    let square = auc * auc;
+    ((auc * (1.0 - auc) + (p - 1.0) * (q1 - square) + (n - 1.0) * (q2 - square)) / (p * n)).sqrt()
 }
 
 /// What was said, and what happened, of a part of the forecasts.
@@ -219,6 +233,15 @@ mod tests {
     }
 
     #[test]
+    fn an_auc_is_off_by_what_the_source_says() {
+        // Guessing: the variance is (p + n + 1) / (12 p n).
+        close(Some(auc_error(0.5, 30, 50)), (81.0_f64 / 18_000.0).sqrt());
+        close(Some(auc_error(1.0, 30, 50)), 0.0);
+        // A single pair is a coin.
+        close(Some(auc_error(0.8, 1, 1)), 0.4);
+    }
+
+    #[test]
     fn nothing_has_no_figures() {
         assert_eq!(Figures::of(&[]), Figures::default());
         let figures = Figures::of(&[forecast(0.1, 3)]);
@@ -236,9 +259,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranking_is_blind_to_scale(rows in prop::collection::vec((0.0_f32..1.0, -5_i32..15), 2..60)) {
+        fn a_ranking_turned_around_loses_what_it_won(rows in prop::collection::vec((0.0_f32..1.0, -5_i32..15), 2..60)) {
             let forecasts = |scale: fn(f32) -> f32| rows.iter().map(|(q, d)| forecast(scale(*q), *d)).collect::<Vec<_>>();
-            let (a, b) = (Figures::of(&forecasts(|q| q)), Figures::of(&forecasts(|q| 1.0 - q)));
+            let (a, b) = (Figures::of(&forecasts(|q| q)), Figures::of(&forecasts(|q| -q)));
             prop_assert_eq!(a.auc_late.is_some(), b.auc_late.is_some());
             if let (Some(a), Some(b)) = (a.auc_late, b.auc_late) {
                 prop_assert!((a + b - 1.0).abs() < 1e-9, "turned around, wins are losses");

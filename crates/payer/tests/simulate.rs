@@ -1,6 +1,6 @@
 //! The bars of targeting, in worlds whose payers are simulated: at medium response, against the best fixed day.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::panic, reason = "a test may panic")]
 
 use payer::simulate::{Score, Setup, SimulationReport, simulate};
 use payer::world::{Population, Response};
