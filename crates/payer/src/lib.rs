@@ -14,6 +14,7 @@ pub mod experiment;
 pub mod icc;
 pub mod label;
 pub mod ledger;
+pub mod lift;
 pub mod peers;
 pub mod score;
 pub mod segment;

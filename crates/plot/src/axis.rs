@@ -3,6 +3,9 @@
 /// About how many ticks an axis has.
 const TICKS: f64 = 5.0;
 
+/// What a number may lie beyond the last tick, in steps.
+const SLACK: f64 = 1e-6;
+
 /// A range of numbers laid over a range of the drawing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Axis {
@@ -26,7 +29,9 @@ impl Axis {
             (0.0, 1.0)
         };
         let step = round_step((high - low) / TICKS);
-        Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, step, from, to }
+        // A sum such as .9 + .1 may be a little above its tick.
+        let (first, last) = ((low / step + SLACK).floor(), (high / step - SLACK).ceil());
+        Self { low: first * step, high: last * step, step, from, to }
     }
 
     /// The same numbers drawn elsewhere.
@@ -81,6 +86,7 @@ mod tests {
         assert_eq!(ticks(&[0.0, 1.0]), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(ticks(&[-3.2, 11.0]), ["−5", "0", "5", "10", "15"]);
         assert_eq!(ticks(&[0.0, 0.031]), ["0.00", "0.01", "0.02", "0.03", "0.04"]);
+        assert_eq!(ticks(&[0.0, 0.1 + 0.2 + 0.7]), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(ticks(&[0.0, 48_000.0]), ["0", "10k", "20k", "30k", "40k", "50k"]);
     }
 

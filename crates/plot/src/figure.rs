@@ -6,10 +6,10 @@ use std::fmt::{Result, Write};
 
 /// Size of all figures, in their own units.
 const WIDTH: f64 = 360.0;
-const HEIGHT: f64 = 210.0;
+const HEIGHT: f64 = 216.0;
 /// Where the drawing ends within it; the rest is for labels.
 const TOP: f64 = 22.0;
-const BOTTOM: f64 = HEIGHT - 32.0;
+const BOTTOM: f64 = HEIGHT - 38.0;
 const RIGHT: f64 = WIDTH - 8.0;
 /// Width of a character, about.
 const CHARACTER: f64 = 5.8;
@@ -85,14 +85,18 @@ pub struct Reliability {
     pub n: u32,
 }
 
+/// A share observed in `n` cases with its 95 % interval (Wilson 1927), which does not leave [0, 1].
+pub fn share(observed: f64, n: f64) -> Interval {
+    const Z: f64 = 1.96;
+    let (p, n) = (observed, n.max(1.0));
+    let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).max(0.0).sqrt();
+    Interval { estimate: p, low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+}
+
 impl Reliability {
-    /// The 95 % interval of the observed share (Wilson 1927), which does not leave [0, 1].
     fn interval(self) -> Interval {
-        const Z: f64 = 1.96;
-        let (p, n) = (self.observed, f64::from(self.n.max(1)));
-        let middle = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-        let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).max(0.0).sqrt();
-        Interval { estimate: p, low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+        share(self.observed, f64::from(self.n))
     }
 }
 
@@ -227,14 +231,25 @@ impl Frame {
         self.text((self.left + RIGHT) / 2.0, HEIGHT - 4.0, "middle", label);
     }
 
-    /// Names of steps or groups below the drawing, as many as there is room for.
+    /// Names of steps or groups below the drawing, as many as there is room for. Names of two words or more take two lines.
     fn x_labels(&mut self, labels: &[String], title: &str) {
+        const LINE: f64 = 10.0;
+        const APART: f64 = 2.0;
         let slot = (RIGHT - self.left) / labels.len().max(1) as f64;
-        for (n, label) in labels.iter().enumerate().step_by(every(labels, slot)) {
-            let middle = self.left + (n as f64 + 0.5) * slot;
+        let mut taken = f64::NEG_INFINITY;
+        for (n, label) in labels.iter().enumerate() {
+            let (first, second) = label.rsplit_once(' ').unwrap_or((label, ""));
+            let half = first.chars().count().max(second.chars().count()) as f64 * CHARACTER / 2.0;
             // Names at the right edge would be cut off.
-            let most = WIDTH - label.chars().count() as f64 * CHARACTER / 2.0;
-            self.text(middle.min(most), BOTTOM + 13.0, "middle", label);
+            let middle = (self.left + (n as f64 + 0.5) * slot).min(WIDTH - half);
+            if middle - half < taken + APART {
+                continue;
+            }
+            taken = middle + half;
+            self.text(middle, BOTTOM + 13.0, "middle", first);
+            if !second.is_empty() {
+                self.text(middle, BOTTOM + 13.0 + LINE, "middle", second);
+            }
         }
         self.x_title(title);
     }
@@ -446,6 +461,10 @@ mod tests {
         let many: Vec<String> = (1..=60).map(|n| format!("2026-W{n:02}")).collect();
         let shown = count(&FIGURE.lines(&many, &[], None), ">2026-W");
         assert!((4..=8).contains(&shown), "{shown} labels of 60");
+        let kinds = ["new", "prompt", "mixed", "usually late", "chronically late", "at risk"].map(str::to_owned);
+        let bars = FIGURE.bars(&kinds, &[], Layout::Grouped);
+        let is_shown = |word: &str| bars.contains(&format!(">{word}</text>"));
+        assert!(kinds.iter().all(|kind| kind.split(' ').all(is_shown)), "six names have room: {bars}");
     }
 
     #[test]

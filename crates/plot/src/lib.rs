@@ -7,7 +7,7 @@
 mod axis;
 mod figure;
 
-pub use figure::{Bars, Figure, Interval, Layout, Line, Reliability};
+pub use figure::{Bars, Figure, Interval, Layout, Line, Reliability, share};
 
 use std::fmt::Display;
 
