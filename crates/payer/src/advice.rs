@@ -2,20 +2,18 @@
 //!
 //! Advice only uses what the campaign leaves open, and without data it is the campaign's own schedule.
 //!
-//! **Before the due date** a reminder is worth sending if it can turn "late" into "on time". The chance to be late is not
-//! enough to tell: who is weeks late responds least. So what counts is the chance to be late by a week at most, of an invoice that
-//! is still unpaid on the day of the reminder:
+//! **Before the due date** a reminder is worth sending if it can turn "late" into "on time". It cannot where the payment comes on time
+//! anyway, and changes little where it comes weeks late: who is chronically late responds least. q and q7 are the chances to be
+//! late at all, and by more than a week:
 //!
 //! ```text
-//! reach(d) = (q - q7) / P(D >= d)        the customer
-//! reach    =  q - q7                     the portfolio, over all invoices
-//!
-//! reach(d) >= 1.0 reach                  worth it
-//! q        >= 1.3 q of the portfolio     usually late: at the early end of the window, and worth a second reminder
+//! q / P(D >= d)  <  .8 q of the portfolio               pays by itself, if still unpaid on the day d of the reminder
+//! q7             >= max(.30, 2 q7 of the portfolio)     out of reach
+//! q              >= 1.3 q of the portfolio              usually late: at the early end of the window, and worth two reminders
 //! ```
 //!
-//! That it is relative makes it mean the same in a ledger where most are late as in one where hardly anybody is. The rule and its
-//! factors were chosen in simulated worlds ([`crate::simulate`]), which assume how payers respond. Only a merchant's own
+//! Relative to the portfolio they mean the same in a ledger where most are late as in one where hardly anybody is. The rules and
+//! their factors were chosen in simulated worlds ([`crate::simulate`]), which assume how payers respond. Only a merchant's own
 //! experiment can tell for its payers.
 //!
 //! **After the due date** what a single customer did before says too little. A chase is held back only where most of what is
@@ -26,8 +24,12 @@ use crate::label::Label;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The chance to be late by a week at most from which a reminder is worth it, relative to the portfolio's.
-const WORTH_IT: f32 = 1.0;
+/// Whoever is late more seldom than that, relative to the portfolio, pays by itself.
+const WORTH_IT: f32 = 0.8;
+/// Whoever is more than a week late that often, relative to the portfolio, is out of reach ...
+const OUT_OF_REACH: f32 = 2.0;
+/// ... but nobody who is so more seldom than this.
+const SOMETIMES: f32 = 0.30;
 /// The chance to be late from which a customer is usually late, relative to the portfolio's.
 const USUALLY_LATE: f32 = 1.3;
 /// A chase waits if so many would pay by themselves ...
@@ -85,8 +87,8 @@ pub enum Reason {
     NoBudget,
     /// Worth a reminder.
     WorthIt {
-        /// The chance to be late by a week at most, if still unpaid on the day of the reminder.
-        reach: f32,
+        /// The chance to be late, if still unpaid on the day of the reminder.
+        q: f32,
         /// It reaches this.
         threshold: f32,
     },
@@ -101,10 +103,6 @@ pub enum Reason {
     PaysByItself {
         /// The chance to be late, if still unpaid on the day of the reminder.
         q: f32,
-        /// That of the portfolio, over all invoices.
-        portfolio: f32,
-        /// The chance to be late by a week at most.
-        reach: f32,
         /// It is below this.
         threshold: f32,
     },
@@ -112,9 +110,7 @@ pub enum Reason {
     OutOfReach {
         /// The chance to be late by more than a week.
         q7: f32,
-        /// The chance to be late by a week at most.
-        reach: f32,
-        /// It is below this.
+        /// It reaches this.
         threshold: f32,
     },
     /// One reminder before the due date is enough, and another one follows.
@@ -153,8 +149,8 @@ pub struct Advice {
 /// Advice about a step on the day `today`. `budget` is how many messages may still be sent about this invoice before its due
 /// date; `None` if that is not limited.
 ///
-/// It holds under the condition that the invoice is still unpaid on the day of the reminder. So it changes only with what is known, and
-/// is to be asked for again right before sending.
+/// It holds if the invoice is still unpaid on the campaign's day. So until then it changes only with what is known; it is to be
+/// asked for again right before sending.
 pub fn advise(known: &Known<'_>, step: &Step, today: i32, budget: Option<u32>) -> Advice {
     let kept = |because| Advice { timing: Timing::Keep, because };
     if known.label == Label::New {
@@ -172,31 +168,25 @@ pub fn advise(known: &Known<'_>, step: &Step, today: i32, budget: Option<u32>) -
 }
 
 fn before_due(customer: &Distribution, portfolio: &Distribution, step: &Step, window: Window) -> Advice {
-    let threshold = WORTH_IT * within_a_week(portfolio);
-    let reach = |day| within_a_week(customer) / customer.unpaid_at(day).max(f32::MIN_POSITIVE);
-    let often = USUALLY_LATE * portfolio.late();
-    let q = customer.late();
-    let is_usually_late = q >= often;
-    if is_usually_late && reach(window.first) >= threshold {
-        return Advice { timing: window.at(window.first), because: Reason::UsuallyLate { q, threshold: often } };
-    }
-    let reach = reach(window.fixed);
     let advice = |timing, because| Advice { timing, because };
-    if reach < threshold {
-        let (q, portfolio) = (customer.late_given_unpaid(window.fixed), portfolio.late());
-        if q < portfolio {
-            // The later, the more of them have paid.
-            let because = Reason::PaysByItself { q, portfolio, reach, threshold };
-            return advice(window.skip_or(step, window.last), because);
-        }
-        let because = Reason::OutOfReach { q7: customer.late_7(), reach, threshold };
-        return advice(window.skip_or(step, window.fixed), because);
+    let (q7, threshold) = (customer.late_7(), (OUT_OF_REACH * portfolio.late_7()).max(SOMETIMES));
+    if q7 >= threshold {
+        return advice(window.skip_or(step, window.fixed), Reason::OutOfReach { q7, threshold });
     }
-    if step.is_followed && !is_usually_late {
-        let because = Reason::OneIsEnough { q, threshold: often };
-        return advice(window.skip_or(step, window.fixed), because);
+    let (q, often) = (customer.late(), USUALLY_LATE * portfolio.late());
+    if q >= often {
+        return advice(window.at(window.first), Reason::UsuallyLate { q, threshold: often });
     }
-    advice(Timing::Keep, Reason::WorthIt { reach, threshold })
+    let (q_unpaid, threshold) = (customer.late_given_unpaid(window.fixed), WORTH_IT * portfolio.late());
+    if q_unpaid < threshold {
+        // The later, the more of them have paid.
+        let timing = window.skip_or(step, window.last);
+        return advice(timing, Reason::PaysByItself { q: q_unpaid, threshold });
+    }
+    if step.is_followed {
+        return advice(window.skip_or(step, window.fixed), Reason::OneIsEnough { q, threshold: often });
+    }
+    advice(Timing::Keep, Reason::WorthIt { q: q_unpaid, threshold })
 }
 
 fn after_due(portfolio: &Distribution, step: &Step, window: Window) -> Advice {
@@ -208,11 +198,6 @@ fn after_due(portfolio: &Distribution, step: &Step, window: Window) -> Advice {
     let calm = (window.fixed..=window.last).find(|day| self_cure(*day) < GRACE).unwrap_or(window.last);
     let because = Reason::GracePeriod { self_cure: now, threshold: GRACE };
     Advice { timing: window.skip_or(step, calm), because }
-}
-
-/// The chance to be late, but by no more than a week: q - q7.
-fn within_a_week(distribution: &Distribution) -> f32 {
-    (distribution.late() - distribution.late_7()).max(0.0)
 }
 
 /// The days on which a step may be carried out, from today on.
@@ -256,27 +241,26 @@ impl fmt::Display for Reason {
             Self::NewCustomer => f.write_str("the customer is new"),
             Self::NoPortfolio => f.write_str("too few customers have paid"),
             Self::NoBudget => f.write_str("no message before the due date is left"),
-            Self::WorthIt { reach, threshold } => write!(
+            Self::WorthIt { q, threshold } => write!(
                 f,
-                "late by a week at most with a chance of {:.0} %, at least {:.0} %",
-                percent(reach),
+                "late with a chance of {:.0} % if still unpaid then, at least {:.0} %",
+                percent(q),
                 percent(threshold)
             ),
             Self::UsuallyLate { q, threshold } => {
                 write!(f, "late with a chance of {:.0} %, at least {:.0} %", percent(q), percent(threshold))
             }
-            Self::PaysByItself { q, portfolio, .. } => write!(
+            Self::PaysByItself { q, threshold } => write!(
                 f,
-                "late with a chance of {:.0} % if still unpaid then, less than the {:.0} % of all",
+                "late with a chance of {:.0} % if still unpaid then, below {:.0} %",
                 percent(q),
-                percent(portfolio)
+                percent(threshold)
             ),
-            Self::OutOfReach { q7, reach, threshold } => write!(
+            Self::OutOfReach { q7, threshold } => write!(
                 f,
-                "late by a week at most with a chance of {:.0} %, below {:.0} %, and by more with {:.0} %",
-                percent(reach),
-                percent(threshold),
-                percent(q7)
+                "more than a week late with a chance of {:.0} %, at least {:.0} %",
+                percent(q7),
+                percent(threshold)
             ),
             Self::OneIsEnough { q, threshold } => write!(
                 f,

@@ -259,9 +259,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranking_is_blind_to_scale(rows in prop::collection::vec((0.0_f32..1.0, -5_i32..15), 2..60)) {
+        fn a_ranking_turned_around_loses_what_it_won(rows in prop::collection::vec((0.0_f32..1.0, -5_i32..15), 2..60)) {
             let forecasts = |scale: fn(f32) -> f32| rows.iter().map(|(q, d)| forecast(scale(*q), *d)).collect::<Vec<_>>();
-            let (a, b) = (Figures::of(&forecasts(|q| q)), Figures::of(&forecasts(|q| 1.0 - q)));
+            let (a, b) = (Figures::of(&forecasts(|q| q)), Figures::of(&forecasts(|q| -q)));
             prop_assert_eq!(a.auc_late.is_some(), b.auc_late.is_some());
             if let (Some(a), Some(b)) = (a.auc_late, b.auc_late) {
                 prop_assert!((a + b - 1.0).abs() < 1e-9, "turned around, wins are losses");

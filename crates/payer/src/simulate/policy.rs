@@ -27,7 +27,7 @@ impl Policy for Nobody {
 
 /// Whether a reminder at this offset goes out today: on the first business day from it on, unless that is the due date or later.
 fn is_day_of(offset: Day, moment: &Moment<'_>) -> bool {
-    moment.reminders == 0 && next_business_day(moment.invoice.due + offset) == moment.today
+    moment.reminders == 0 && next_business_day(moment.invoice.due + offset) == moment.morning.today
 }
 
 /// Everybody at one offset.
@@ -44,7 +44,7 @@ pub(super) struct Twice(pub(super) Day);
 
 impl Policy for Twice {
     fn reminds(&mut self, moment: &Moment<'_>) -> bool {
-        is_day_of(self.0, moment) || last_business_day(moment.invoice.due - 1) == moment.today
+        is_day_of(self.0, moment) || last_business_day(moment.invoice.due - 1) == moment.morning.today
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Riskiest {
 impl Policy for Riskiest {
     fn reminds(&mut self, moment: &Moment<'_>) -> bool {
         is_day_of(self.offset, moment)
-            && moment.prediction().late_given_unpaid(moment.days()) >= self.factor * moment.pooled.late()
+            && moment.prediction().late_given_unpaid(moment.days()) >= self.factor * moment.morning.pooled.late()
     }
 }
 
@@ -94,7 +94,7 @@ impl Policy for Advised {
         let Step { offset, earlier, .. } = self.0;
         // Asking on other days would change nothing, and takes time.
         let is_in_window = moment.days() >= offset - i32::from(earlier)
-            && moment.today <= next_business_day(moment.invoice.due + offset);
+            && moment.morning.today <= next_business_day(moment.invoice.due + offset);
         is_in_window
             && match timing(self.0, moment) {
                 Timing::Keep => is_day_of(offset, moment),
@@ -106,7 +106,7 @@ impl Policy for Advised {
 
 fn timing(step: Step, moment: &Moment<'_>) -> Timing {
     let prediction = moment.prediction();
-    let known = Known { label: moment.label, prediction: &prediction, portfolio: Some(moment.pooled) };
+    let known = Known { label: moment.label, prediction: &prediction, portfolio: Some(&moment.morning.pooled) };
     advise(&known, &step, moment.days(), None).timing
 }
 
@@ -144,7 +144,7 @@ impl Thompson {
 
 impl Policy for Thompson {
     fn reminds(&mut self, moment: &Moment<'_>) -> bool {
-        self.late = f64::from(moment.pooled.late());
+        self.late = f64::from(moment.morning.pooled.late());
         let offset = self.offset(moment.place);
         let step = Step { offset, earlier: 0, later: 0, may_skip: true, is_followed: false };
         is_day_of(offset, moment) && timing(step, moment) == Timing::Keep

@@ -2,9 +2,11 @@
 
 use super::policy::Policy;
 use crate::distribution::Distribution;
-use crate::estimator::{KAPPA, Open, Payer, Portfolio, predict};
-use crate::label::{Label, Looks, Standing, Thresholds};
-use crate::world::{self, DAYS, Day, Effect, Invoice, World, is_weekend};
+use crate::estimator::{Open, Payer, Portfolio};
+use crate::icc::Spread;
+use crate::label::{Label, Looks, Thresholds};
+use crate::peers::Peers;
+use crate::world::{DAYS, Day, Effect, Invoice, World, is_weekend, next_business_day};
 use std::ops::{AddAssign, Range};
 
 /// Policies begin on this day. Until then nobody is reminded, and the estimator gets to know the payers.
@@ -16,32 +18,39 @@ const MOST_LATE: Day = 60;
 /// When an invoice comes into play, in days from due: nobody pays and no policy reminds before.
 const ACTIVE: Day = -10;
 
-/// An invoice that is unpaid before its due date on the morning of a business day, and what is known then.
+/// The morning of a day, with what is then known of all customers from settlements of earlier days.
+#[derive(Debug)]
+pub(super) struct Morning {
+    pub(super) today: Day,
+    /// How all customers pay.
+    pub(super) pooled: Distribution,
+}
+
+/// An invoice that is unpaid before its due date on the morning of a business day, and what is known of its customer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment<'a> {
     /// Its place in the world.
     pub(super) place: usize,
     pub(super) invoice: Invoice,
-    pub(super) today: Day,
+    pub(super) morning: &'a Morning,
     /// Reminders of it until now.
     pub(super) reminders: u32,
     pub(super) label: Label,
-    /// How all customers pay.
-    pub(super) pooled: &'a Distribution,
     payer: &'a Payer,
-    prior: &'a Distribution,
+    /// The customer's unpaid invoices with their due dates.
     open: &'a [(usize, Day)],
+    portfolio: &'a Portfolio<()>,
 }
 
 impl Moment<'_> {
     /// Today, in days from the due date.
     pub(super) fn days(&self) -> Day {
-        self.today - self.invoice.due
+        self.morning.today - self.invoice.due
     }
 
-    /// How the customer's payment is spread, by settlements of earlier days.
+    /// How the customer's next payment is spread.
     pub(super) fn prediction(&self) -> Distribution {
-        prediction(self.payer, self.prior, self.open, self.today)
+        self.portfolio.predict(self.payer, &(), &overdue(self.open, self.morning.today))
     }
 }
 
@@ -79,7 +88,6 @@ impl AddAssign for Tally {
 #[derive(Debug, Clone, Default)]
 struct Customer {
     payer: Payer,
-    standing: Standing,
     messages: i32,
     opted_out: bool,
     /// Unpaid as far as is known, with due dates, in the order of issue.
@@ -89,8 +97,9 @@ struct Customer {
 #[derive(Debug, Clone, Copy, Default)]
 struct Case {
     effect: Effect,
-    /// The chance of being late when the invoice came into play.
+    /// The chance of being late when the invoice came into play, and whom its customer then looked like.
     q: f32,
+    peers: Option<Peers>,
     reminders: u32,
     chases: u32,
     paid: Option<Day>,
@@ -124,14 +133,13 @@ pub(super) fn run(world: &World, alone: &[bool], chases: &[Day], policy: &mut dy
         while let Some((place, _)) = due.next_if(|(_, invoice)| invoice.due < today) {
             policy.learn(place, run.cases.get(place).is_some_and(|case| case.paid.is_some()), today);
         }
-        let pooled = run.portfolio.tenant.distribution();
-        let prior = run.portfolio.prior(&());
+        let morning = run.morning(today);
         while let Some((place, invoice)) = coming.next_if(|(_, invoice)| invoice.due + ACTIVE <= today) {
-            run.look(place, invoice, &pooled, &prior, today);
+            run.look(place, invoice, &morning);
             active.push((place, invoice));
         }
         active.retain(|(place, invoice)| {
-            let pays = run.live(*place, *invoice, today, (&pooled, &prior), chases, policy);
+            let pays = run.live(*place, *invoice, &morning, chases, policy);
             if pays {
                 paid.push((*place, *invoice));
             }
@@ -148,21 +156,36 @@ impl Run<'_> {
         };
         let Some(delay) = case.paid.map(|paid| paid - invoice.due) else { return };
         customer.payer.settle(delay);
-        customer.standing.settle(delay, case.q);
+        customer.payer.standing.settle(delay, case.q);
         customer.open.retain(|(open, _)| *open != place);
         self.portfolio.settle((), delay);
+        if let Some(peers) = case.peers {
+            self.portfolio.settle_peers(peers, delay);
+        }
+    }
+
+    fn morning(&mut self, today: Day) -> Morning {
+        // Once a week is enough for what changes slowly.
+        if today % 7 == 0 {
+            let mut spread = Spread::default();
+            self.customers.iter().for_each(|c| spread.add(c.payer.settled(), c.payer.late()));
+            self.portfolio.kappa = spread.kappa();
+        }
+        Morning { today, pooled: self.portfolio.tenant.distribution() }
     }
 
     /// Looks at a customer because of an invoice that comes into play.
-    fn look(&mut self, place: usize, invoice: Invoice, pooled: &Distribution, prior: &Distribution, today: Day) {
+    fn look(&mut self, place: usize, invoice: Invoice, morning: &Morning) {
         let (Some(case), Some(customer)) = (self.cases.get_mut(place), self.customers.get_mut(invoice.customer)) else {
             return;
         };
-        let prediction = prediction(&customer.payer, prior, &customer.open, today);
-        let overdue_days = customer.open.iter().map(|(_, due)| today - due).max().filter(|days| *days > 0);
-        let effective = customer.payer.effective();
-        customer.standing.look(&Looks { effective, prediction: &prediction, overdue_days }, &Thresholds::of(pooled));
+        let overdue = overdue(&customer.open, morning.today);
+        let prediction = self.portfolio.predict(&customer.payer, &(), &overdue);
+        let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
+        let looks = Looks { effective: customer.payer.effective(), prediction: &prediction, overdue_days };
         case.q = prediction.late();
+        case.peers = Peers::of(&customer.payer, &overdue);
+        customer.payer.standing.look(&looks, &Thresholds::of(&morning.pooled));
         customer.open.push((place, invoice.due));
     }
 
@@ -171,14 +194,14 @@ impl Run<'_> {
         &mut self,
         place: usize,
         invoice: Invoice,
-        today: Day,
-        (pooled, prior): (&Distribution, &Distribution),
+        morning: &Morning,
         chases: &[Day],
         policy: &mut dyn Policy,
     ) -> bool {
         let (Some(case), Some(customer)) = (self.cases.get_mut(place), self.customers.get_mut(invoice.customer)) else {
             return false;
         };
+        let today = morning.today;
         case.effect.fade();
         if today >= BEGIN && !is_weekend(today) && !customer.opted_out {
             let is_before = today < invoice.due;
@@ -186,16 +209,15 @@ impl Run<'_> {
                 policy.reminds(&Moment {
                     place,
                     invoice,
-                    today,
+                    morning,
                     reminders: case.reminders,
-                    label: customer.standing.label(),
-                    pooled,
+                    label: customer.payer.standing.label(),
                     payer: &customer.payer,
-                    prior,
                     open: &customer.open,
+                    portfolio: &self.portfolio,
                 })
             } else {
-                chases.iter().any(|days| world::next_business_day(invoice.due + days) == today)
+                chases.iter().any(|days| next_business_day(invoice.due + days) == today)
             };
             if reminds {
                 *(if is_before { &mut case.reminders } else { &mut case.chases }) += 1;
@@ -229,14 +251,8 @@ impl Run<'_> {
     }
 }
 
-fn prediction(payer: &Payer, prior: &Distribution, open: &[(usize, Day)], today: Day) -> Distribution {
-    let overdue =
-        |(_, due): &(usize, Day)| Some(Open { overdue_days: today - due }).filter(|open| open.overdue_days > 0);
-    // The estimator counts two; more are not collected.
-    let mut overdue = open.iter().filter_map(overdue);
-    match (overdue.next(), overdue.next()) {
-        (Some(first), Some(second)) => predict(payer, prior, &[first, second], KAPPA),
-        (Some(first), None) => predict(payer, prior, &[first], KAPPA),
-        _ => predict(payer, prior, &[], KAPPA),
-    }
+/// A customer's overdue invoices, the oldest first.
+fn overdue(open: &[(usize, Day)], today: Day) -> Vec<Open> {
+    let days = open.iter().map(|(_, due)| today - due).filter(|days| *days > 0);
+    days.map(|overdue_days| Open { overdue_days }).collect()
 }
