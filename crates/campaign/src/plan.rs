@@ -297,6 +297,7 @@ impl<'a> Planning<'a> {
             return moved.max(self.lawful(anchor.tomorrow().unwrap_or(anchor)).min(date));
         }
         let due_on = self.case.due_on.unwrap_or(date);
+        moved = moved.min(due_on);
         let is_in_time = |day| self.opening(day).is_some_and(|at| self.hours.date_at(at) <= due_on);
         while moved > date && !is_in_time(moved) {
             moved = moved.yesterday().unwrap_or(date);
