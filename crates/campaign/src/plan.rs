@@ -283,12 +283,9 @@ impl<'a> Planning<'a> {
     /// Where a choice moves a step: inside its window, on its side of the day it counts from, and no earlier than the law
     /// wants. Before the due date not so late that nothing opens in time any more: it would be lost.
     fn moved(&self, step: &Step, date: Date) -> Date {
-        let days = match self.choice(step) {
-            Some(Choice::Move(days)) => days,
-            Some(Choice::Arm(n)) => match step.arm(n) {
-                Some(Arm::With { days, .. }) => *days,
-                _ => 0,
-            },
+        let days = match (self.arm(step), self.choice(step)) {
+            (Some(Arm::With { days, .. }), _) => *days,
+            (None, Some(Choice::Move(days))) => days,
             _ => 0,
         };
         let days = days.clamp(-i32::from(step.window.earlier_days), step.window.later_days.into());
@@ -311,27 +308,27 @@ impl<'a> Planning<'a> {
         chosen.filter(|choice| matches!(choice, Choice::Arm(_)) == step.experiment.is_some())
     }
 
-    /// Why a step is left out by choice.
-    fn left_out(&self, step: &Step) -> Option<(Reason, String)> {
+    fn arm<'b>(&self, step: &'b Step) -> Option<&'b Arm> {
         match self.choice(step)? {
-            Choice::Skip if step.window.may_skip => {
-                Some((Reason::PayingAnyway, format!("steps.{}.window.may_skip", step.key)))
-            }
-            Choice::Arm(n) if step.arm(n) == Some(&Arm::None) => {
-                Some((Reason::ArmNone, format!("steps.{}.experiment", step.key)))
-            }
-            _ => None,
+            Choice::Arm(n) => step.arm(n),
+            Choice::Move(_) | Choice::Skip => None,
         }
     }
 
-    /// The template of a step: that of the arm that was chosen, if it has one.
+    /// Why a step is left out by choice.
+    fn left_out(&self, step: &Step) -> Option<(Reason, String)> {
+        if self.arm(step) == Some(&Arm::None) {
+            return Some((Reason::ArmNone, format!("steps.{}.experiment", step.key)));
+        }
+        let is_skipped = step.window.may_skip && self.choice(step) == Some(Choice::Skip);
+        is_skipped.then(|| (Reason::PayingAnyway, format!("steps.{}.window.may_skip", step.key)))
+    }
+
+    /// The template of a step, or of the arm that was chosen for it.
     fn template<'b>(&self, step: &'b Step) -> &'b str {
-        match self.choice(step) {
-            Some(Choice::Arm(n)) => match step.arm(n) {
-                Some(Arm::With { template, .. }) => template,
-                _ => &step.template,
-            },
-            _ => &step.template,
+        match self.arm(step) {
+            Some(Arm::With { template, .. }) => template,
+            Some(Arm::None) | None => &step.template,
         }
     }
 

@@ -291,6 +291,13 @@ fn what_of_adapting_can_hardly_be_meant_is_warned_of() {
             vec!["steps.1.when: counts from before-5, which may be left out: then this step is not sent either"],
         ),
         (
+            "{ on_due_date: true }",
+            "{ days_after_previous: 2 }",
+            vec![
+                "steps.1.when: counts from what comes before it, which may be left out: then this step is not sent either",
+            ],
+        ),
+        (
             "steps:",
             "holdout: { invoices_percent: 0 }\nsteps:",
             vec![

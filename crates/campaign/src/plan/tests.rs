@@ -466,24 +466,18 @@ fn a_step_is_not_moved_to_where_it_would_be_lost_or_unlawful() {
     let late = choose("before-5", Choice::Move(5));
     let sunday = Case { due_on: Some(date("2026-05-31")), choices: &late, ..case(&[]) };
     assert_eq!(run(&campaign, &sunday, "2026-05-20T10:00:00Z").next_step_at, Some(at("2026-05-29T07:00:00Z")));
-    // Without a due date, days count from the day on which the debt was opened again: after it, not on it.
+    // A debt that was opened again counts from that day, whether it had a due date or not: after it, not on it.
     let decided = [silent("before-5", "2026-05-27")];
     let early = choose("after-4", Choice::Arm(0));
-    let farther = parse(
-        &ADAPTIVE
-            .replace("{ days: 1 }", "{ days: 2 }")
-            .replace("earlier_days: 3, later_days: 10", "earlier_days: 9, later_days: 10"),
-    );
+    let wide =
+        parse(&ADAPTIVE.replace("earlier_days: 3, later_days: 10", "earlier_days: 9").replace("experiment:", "#"));
+    let advised = choose("after-4", Choice::Move(-9));
     for due_on in [None, Some(date("2026-06-01"))] {
         let reopened = Case { due_on, reopened_on: Some(date("2026-08-03")), choices: &early, ..case(&decided) };
-        assert_eq!(run(&campaign, &reopened, "2026-08-03T10:00:00Z").next_step_at, Some(at("2026-08-04T07:00:00Z")));
-        let advised = choose("after-4", Choice::Move(-9));
+        let day_after = Some(at("2026-08-04T07:00:00Z"));
+        assert_eq!(run(&campaign, &reopened, "2026-08-03T10:00:00Z").next_step_at, day_after);
         let advised = Case { choices: &advised, ..reopened };
-        let free = Campaign {
-            steps: farther.steps.iter().cloned().map(|s| Step { experiment: None, ..s }).collect(),
-            ..farther.clone()
-        };
-        assert_eq!(run(&free, &advised, "2026-08-03T10:00:00Z").next_step_at, Some(at("2026-08-04T07:00:00Z")));
+        assert_eq!(run(&wide, &advised, "2026-08-03T10:00:00Z").next_step_at, day_after);
     }
     // The law wants two weeks.
     let terms = Terms { law: Some(strict_law()), ..terms(&campaign, "Europe/Berlin") };
