@@ -310,7 +310,7 @@ fn what_of_adapting_can_hardly_be_meant_is_warned_of() {
         assert_eq!(found(&[("main", text)], merchant(&["main"]), "2026-05-01"), expected, "{to}");
     }
     assert_eq!(
-        after("steps:", "holdout: { invoices_percent: 20 }\nsteps:"),
+        after("steps:", "holdout: { invoices_percent: 0 }\nsteps:"),
         [
             "warning: campaign main: holdout: has no effect: no step adapts, so all invoices follow the schedule as written"
         ]
