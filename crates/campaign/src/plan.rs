@@ -335,10 +335,7 @@ impl<'a> Planning<'a> {
     /// The last reminder of the steps before a step. It is known once the step right before it is decided; those that wait
     /// for news, which may never come, are not waited for.
     fn previous(&self, n: usize) -> State {
-        let earlier = self.states.iter().zip(&self.terms.campaign.steps).enumerate().take(n);
-        let right_before =
-            earlier.rev().find(|(m, (state, step))| **state != State::Open || !self.waits_for_news(*m, step));
-        match right_before.map(|(_, (state, _))| *state) {
+        match self.right_before(n).map(|n| self.state(n)) {
             Some(State::Open) | None => State::Open,
             Some(silent) => {
                 let reminded = self.states.iter().take(n).filter_map(|state| match state {
@@ -349,6 +346,12 @@ impl<'a> Planning<'a> {
                 reminded.max().map_or(silent, State::Reminded)
             }
         }
+    }
+
+    /// The place of the step right before a step, without those that wait for news.
+    fn right_before(&self, n: usize) -> Option<usize> {
+        let earlier = self.terms.campaign.steps.iter().enumerate().take(n);
+        earlier.rev().find(|(m, step)| self.state(*m) != State::Open || !self.waits_for_news(*m, step)).map(|(m, _)| m)
     }
 
     fn waits_for_news(&self, n: usize, step: &Step) -> bool {
@@ -531,11 +534,11 @@ impl<'a> Planning<'a> {
                 continue;
             }
             let base = match step.trigger {
-                Trigger::AfterStep { base, .. } => base,
-                Trigger::AfterPrevious(_) if n < furthest => n - 1,
+                Trigger::AfterStep { base, .. } => Some(base),
+                Trigger::AfterPrevious(_) if n < furthest => self.right_before(n),
                 _ => continue,
             };
-            let is_merged = merged.contains(&base);
+            let is_merged = base.is_some_and(|base| merged.contains(&base));
             if is_merged && n < furthest {
                 merged.push(n);
             } else if is_merged {

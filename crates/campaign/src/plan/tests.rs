@@ -559,6 +559,20 @@ fn the_previous_reminder_is_the_latest_and_news_is_not_waited_for() {
 }
 
 #[test]
+fn a_follow_up_of_what_is_spoken_for_is_too_whatever_news_might_come_between() {
+    let text = SAMPLE.replace(
+        "  - { key: overdue-7",
+        "  - { key: failed-5, when: { failed_attempts: 5 }, tone: firm }\n  \
+         - { key: next, when: { days_after_previous: 1 }, tone: firm }\n  - { key: overdue-7",
+    );
+    let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
+    let case = Case { contacts: &[date("2026-06-04")], ..case(&decided) };
+    // It would follow the follow-up, for which the seventh day speaks; not the third day, once that has spoken.
+    let monday = run(&parse(&text), &case, "2026-06-08T07:00:00Z");
+    assert_eq!(sends(&monday), Some(("overdue-7", vec!["follow-up", "next"])));
+}
+
+#[test]
 fn a_step_that_came_into_the_campaign_late_is_spoken_for_by_the_further_one() {
     let campaign =
         parse(&SAMPLE.replace("days_after_due: 3 }, tone", "days_after_due: 2 }, tone").replace("overdue-3", "new"));
