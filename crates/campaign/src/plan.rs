@@ -283,12 +283,9 @@ impl<'a> Planning<'a> {
     /// Where a choice moves a step: inside its window, on its side of the day it counts from, and no earlier than the law
     /// wants. Before the due date not so late that nothing opens in time any more: it would be lost.
     fn moved(&self, step: &Step, date: Date) -> Date {
-        let days = match self.choice(step) {
-            Some(Choice::Move(days)) => days,
-            Some(Choice::Arm(n)) => match step.arm(n) {
-                Some(Arm::With { days, .. }) => *days,
-                _ => 0,
-            },
+        let days = match (self.arm(step), self.choice(step)) {
+            (Some(Arm::With { days, .. }), _) => *days,
+            (None, Some(Choice::Move(days))) => days,
             _ => 0,
         };
         let days = days.clamp(-i32::from(step.window.earlier_days), step.window.later_days.into());
@@ -297,6 +294,7 @@ impl<'a> Planning<'a> {
             return moved.max(self.lawful(anchor.tomorrow().unwrap_or(anchor)).min(date));
         }
         let due_on = self.case.due_on.unwrap_or(date);
+        moved = moved.min(due_on);
         let is_in_time = |day| self.opening(day).is_some_and(|at| self.hours.date_at(at) <= due_on);
         while moved > date && !is_in_time(moved) {
             moved = moved.yesterday().unwrap_or(date);
@@ -310,37 +308,34 @@ impl<'a> Planning<'a> {
         chosen.filter(|choice| matches!(choice, Choice::Arm(_)) == step.experiment.is_some())
     }
 
-    /// Why a step is left out by choice.
-    fn left_out(&self, step: &Step) -> Option<(Reason, String)> {
+    fn arm<'b>(&self, step: &'b Step) -> Option<&'b Arm> {
         match self.choice(step)? {
-            Choice::Skip if step.window.may_skip => {
-                Some((Reason::PayingAnyway, format!("steps.{}.window.may_skip", step.key)))
-            }
-            Choice::Arm(n) if step.arm(n) == Some(&Arm::None) => {
-                Some((Reason::ArmNone, format!("steps.{}.experiment", step.key)))
-            }
-            _ => None,
+            Choice::Arm(n) => step.arm(n),
+            Choice::Move(_) | Choice::Skip => None,
         }
     }
 
-    /// The template of a step: that of the arm that was chosen, if it has one.
+    /// Why a step is left out by choice.
+    fn left_out(&self, step: &Step) -> Option<(Reason, String)> {
+        if self.arm(step) == Some(&Arm::None) {
+            return Some((Reason::ArmNone, format!("steps.{}.experiment", step.key)));
+        }
+        let is_skipped = step.window.may_skip && self.choice(step) == Some(Choice::Skip);
+        is_skipped.then(|| (Reason::PayingAnyway, format!("steps.{}.window.may_skip", step.key)))
+    }
+
+    /// The template of a step, or of the arm that was chosen for it.
     fn template<'b>(&self, step: &'b Step) -> &'b str {
-        match self.choice(step) {
-            Some(Choice::Arm(n)) => match step.arm(n) {
-                Some(Arm::With { template, .. }) => template,
-                _ => &step.template,
-            },
-            _ => &step.template,
+        match self.arm(step) {
+            Some(Arm::With { template, .. }) => template,
+            Some(Arm::None) | None => &step.template,
         }
     }
 
     /// The last reminder of the steps before a step. It is known once the step right before it is decided; those that wait
     /// for news, which may never come, are not waited for.
     fn previous(&self, n: usize) -> State {
-        let earlier = self.states.iter().zip(&self.terms.campaign.steps).enumerate().take(n);
-        let right_before =
-            earlier.rev().find(|(m, (state, step))| **state != State::Open || !self.waits_for_news(*m, step));
-        match right_before.map(|(_, (state, _))| *state) {
+        match self.right_before(n).map(|n| self.state(n)) {
             Some(State::Open) | None => State::Open,
             Some(silent) => {
                 let reminded = self.states.iter().take(n).filter_map(|state| match state {
@@ -351,6 +346,12 @@ impl<'a> Planning<'a> {
                 reminded.max().map_or(silent, State::Reminded)
             }
         }
+    }
+
+    /// The place of the step right before a step, without those that wait for news.
+    fn right_before(&self, n: usize) -> Option<usize> {
+        let earlier = self.terms.campaign.steps.iter().enumerate().take(n);
+        earlier.rev().find(|(m, step)| self.state(*m) != State::Open || !self.waits_for_news(*m, step)).map(|(m, _)| m)
     }
 
     fn waits_for_news(&self, n: usize, step: &Step) -> bool {
@@ -533,11 +534,11 @@ impl<'a> Planning<'a> {
                 continue;
             }
             let base = match step.trigger {
-                Trigger::AfterStep { base, .. } => base,
-                Trigger::AfterPrevious(_) if n < furthest => n - 1,
+                Trigger::AfterStep { base, .. } => Some(base),
+                Trigger::AfterPrevious(_) if n < furthest => self.right_before(n),
                 _ => continue,
             };
-            let is_merged = merged.contains(&base);
+            let is_merged = base.is_some_and(|base| merged.contains(&base));
             if is_merged && n < furthest {
                 merged.push(n);
             } else if is_merged {

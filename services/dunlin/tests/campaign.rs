@@ -60,7 +60,7 @@ fn the_examples_are_complete_and_nothing_is_to_be_said_against_them() {
     }
     names.sort();
     assert_eq!(names, ["adaptive", "consumer-subscription", "gentle-b2b", "strict-interest"]);
-    // In the order that a merchant would list them in: the strict one before the wider gentle one, the one for all at the end.
+    // In the order that a merchant would list them in: the strict one before the gentle one, the one for all last.
     let order = "campaigns: [strict-interest, gentle-b2b, consumer-subscription, adaptive]";
     // 32 bytes of x.
     let secret = "whsec_eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=";

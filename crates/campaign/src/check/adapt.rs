@@ -19,7 +19,7 @@ pub(super) fn check_adapt(file: &CampaignFile, campaign: &Campaign, of: &mut Of<
     for (n, (step, said)) in campaign.steps.iter().zip(&file.steps).enumerate() {
         check_window(campaign, n, step, of);
         check_experiment(n, step, said, of);
-        if let Some(base) = follows_what_may_be_left_out(campaign, step) {
+        if let Some(base) = follows_what_may_be_left_out(campaign, n, step) {
             let reason = format!("counts from {base}, which may be left out: then this step is not sent either");
             of.warn(format!("steps.{n}.when"), reason);
         }
@@ -74,8 +74,15 @@ fn check_experiment(n: usize, step: &Step, said: &StepFile, of: &mut Of<'_>) {
     }
 }
 
-/// The step that a step follows, if that may be left out.
-fn follows_what_may_be_left_out<'a>(campaign: &'a Campaign, step: &Step) -> Option<&'a str> {
-    let Trigger::AfterStep { base, .. } = step.trigger else { return None };
-    campaign.steps.get(base).filter(|base| base.window.may_skip).map(|base| base.key.as_str())
+/// What a step counts from, if that may be left out.
+fn follows_what_may_be_left_out<'a>(campaign: &'a Campaign, n: usize, step: &Step) -> Option<&'a str> {
+    match step.trigger {
+        Trigger::AfterStep { base, .. } => {
+            campaign.steps.get(base).filter(|base| base.window.may_skip).map(|base| base.key.as_str())
+        }
+        Trigger::AfterPrevious(_) => {
+            campaign.steps.iter().take(n).all(|before| before.window.may_skip).then_some("what comes before it")
+        }
+        _ => None,
+    }
 }

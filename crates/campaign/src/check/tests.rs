@@ -291,6 +291,13 @@ fn what_of_adapting_can_hardly_be_meant_is_warned_of() {
             vec!["steps.1.when: counts from before-5, which may be left out: then this step is not sent either"],
         ),
         (
+            "{ on_due_date: true }",
+            "{ days_after_previous: 2 }",
+            vec![
+                "steps.1.when: counts from what comes before it, which may be left out: then this step is not sent either",
+            ],
+        ),
+        (
             "steps:",
             "holdout: { invoices_percent: 0 }\nsteps:",
             vec![
@@ -303,7 +310,7 @@ fn what_of_adapting_can_hardly_be_meant_is_warned_of() {
         assert_eq!(found(&[("main", text)], merchant(&["main"]), "2026-05-01"), expected, "{to}");
     }
     assert_eq!(
-        after("steps:", "holdout: { invoices_percent: 20 }\nsteps:"),
+        after("steps:", "holdout: { invoices_percent: 0 }\nsteps:"),
         [
             "warning: campaign main: holdout: has no effect: no step adapts, so all invoices follow the schedule as written"
         ]

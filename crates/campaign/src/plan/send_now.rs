@@ -40,7 +40,8 @@ impl std::error::Error for Refusal {}
 /// steps before it that have a date are merged into it, as planning does with what is due.
 ///
 /// All that keeps planning from sending keeps this from it: holds, gaps, caps, the law, contact hours. Only its day, its
-/// place in the spread and its turn in a ramp are the operator's business; what speaks of an overdue invoice never goes
+/// place in the spread, its turn in a ramp and whether advice or an experiment would leave it out are the operator's
+/// business; what speaks of an overdue invoice never goes
 /// out before the due date has passed.
 pub fn send_now(terms: &Terms<'_>, case: &Case<'_>, step: Option<&str>, now: Timestamp) -> Result<Plan, Refusal> {
     if !case.is_open {

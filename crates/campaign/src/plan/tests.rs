@@ -466,24 +466,18 @@ fn a_step_is_not_moved_to_where_it_would_be_lost_or_unlawful() {
     let late = choose("before-5", Choice::Move(5));
     let sunday = Case { due_on: Some(date("2026-05-31")), choices: &late, ..case(&[]) };
     assert_eq!(run(&campaign, &sunday, "2026-05-20T10:00:00Z").next_step_at, Some(at("2026-05-29T07:00:00Z")));
-    // Without a due date, days count from the day on which the debt was opened again: after it, not on it.
+    // A debt that was opened again counts from that day, whether it had a due date or not: after it, not on it.
     let decided = [silent("before-5", "2026-05-27")];
     let early = choose("after-4", Choice::Arm(0));
-    let farther = parse(
-        &ADAPTIVE
-            .replace("{ days: 1 }", "{ days: 2 }")
-            .replace("earlier_days: 3, later_days: 10", "earlier_days: 9, later_days: 10"),
-    );
+    let wide =
+        parse(&ADAPTIVE.replace("earlier_days: 3, later_days: 10", "earlier_days: 9").replace("experiment:", "#"));
+    let advised = choose("after-4", Choice::Move(-9));
     for due_on in [None, Some(date("2026-06-01"))] {
         let reopened = Case { due_on, reopened_on: Some(date("2026-08-03")), choices: &early, ..case(&decided) };
-        assert_eq!(run(&campaign, &reopened, "2026-08-03T10:00:00Z").next_step_at, Some(at("2026-08-04T07:00:00Z")));
-        let advised = choose("after-4", Choice::Move(-9));
+        let day_after = Some(at("2026-08-04T07:00:00Z"));
+        assert_eq!(run(&campaign, &reopened, "2026-08-03T10:00:00Z").next_step_at, day_after);
         let advised = Case { choices: &advised, ..reopened };
-        let free = Campaign {
-            steps: farther.steps.iter().cloned().map(|s| Step { experiment: None, ..s }).collect(),
-            ..farther.clone()
-        };
-        assert_eq!(run(&free, &advised, "2026-08-03T10:00:00Z").next_step_at, Some(at("2026-08-04T07:00:00Z")));
+        assert_eq!(run(&wide, &advised, "2026-08-03T10:00:00Z").next_step_at, day_after);
     }
     // The law wants two weeks.
     let terms = Terms { law: Some(strict_law()), ..terms(&campaign, "Europe/Berlin") };
@@ -562,6 +556,20 @@ fn the_previous_reminder_is_the_latest_and_news_is_not_waited_for() {
     let text = SAMPLE.replace("{ after_step: { step: overdue-3, days: 3 } }", "{ failed_attempts: 5 }");
     let text = text.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
     assert_eq!(next(&parse(&text), &decided[1..2]).as_deref(), Some("2026-06-15T07:00:00Z"), "the 14th is a Sunday");
+}
+
+#[test]
+fn a_follow_up_of_what_is_spoken_for_is_too_whatever_news_might_come_between() {
+    let text = SAMPLE.replace(
+        "  - { key: overdue-7",
+        "  - { key: failed-5, when: { failed_attempts: 5 }, tone: firm }\n  \
+         - { key: next, when: { days_after_previous: 1 }, tone: firm }\n  - { key: overdue-7",
+    );
+    let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
+    let case = Case { contacts: &[date("2026-06-04")], ..case(&decided) };
+    // It would follow the follow-up, for which the seventh day speaks; not the third day, once that has spoken.
+    let monday = run(&parse(&text), &case, "2026-06-08T07:00:00Z");
+    assert_eq!(sends(&monday), Some(("overdue-7", vec!["follow-up", "next"])));
 }
 
 #[test]
