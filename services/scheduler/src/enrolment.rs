@@ -44,8 +44,6 @@ pub struct Enrolment {
 pub struct Drawn {
     /// The step's key.
     pub step: String,
-    /// The arm's place in the experiment.
-    pub place: usize,
     /// As the campaign writes it.
     pub arm: String,
     /// The probability with which it was drawn.
@@ -101,8 +99,7 @@ fn draw_arm(case: &CaseState, step: &Step, segment: Segment, policies: &Policies
             payer::experiment::Choice::draw(arms, propensities, &salt, &case.merchant, &id)?
         }
     };
-    let place = arms.iter().position(|arm| *arm == drawn.arm)?;
-    Some(Drawn { step: step.key.clone(), place, arm: drawn.arm, propensity: drawn.propensity })
+    Some(Drawn { step: step.key.clone(), arm: drawn.arm, propensity: drawn.propensity })
 }
 
 /// What is chosen for the steps of a case today, and why.
@@ -143,9 +140,11 @@ pub enum Why {
 }
 
 fn choose(case: &CaseState, enrolment: &Enrolment, campaign: &Campaign, step: &Step, today: Date) -> Option<Chosen> {
-    let (choice, why) = if step.experiment.is_some() {
+    let (choice, why) = if let Some(experiment) = &step.experiment {
         let drawn = enrolment.arms.iter().find(|d| d.step == step.key)?;
-        (Choice::Arm(drawn.place), Why::Drawn { arm: drawn.arm.clone(), propensity: drawn.propensity })
+        // By name: in another version of the campaign it may stand elsewhere, or not at all.
+        let place = experiment.labels.iter().position(|arm| *arm == drawn.arm)?;
+        (Choice::Arm(place), Why::Drawn { arm: drawn.arm.clone(), propensity: drawn.propensity })
     } else {
         let advice = advise(case, campaign, step, today)?;
         let choice = match advice.timing {
