@@ -29,7 +29,7 @@ const USUAL: f32 = 0.9;
 const WORSE: f32 = 1.5;
 /// What lateness may exceed its expectation by at each payment: half of the shift that is looked for, as usual with a CUSUM
 /// (Page, "Continuous inspection schemes", 1954). Without it the sum is a random walk that exceeds any limit in time, and
-/// everybody with a long history is at risk: a third of the customers of one ledger that we know.
+/// everybody with a long history comes to be at risk: a third of the invoices of a ledger that we know.
 const ALLOWANCE: f32 = 0.25;
 
 /// How a customer pays.

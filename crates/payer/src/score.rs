@@ -225,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn borders_belong_to_the_right_side() {
+        // Both ends of the interval are in it.
+        let covered = |delay| Figures::of(&[forecast(0.1, delay)]).coverage_80;
+        assert_eq!([-3, -2, 10, 11].map(covered), [0.0, 1.0, 1.0, 0.0].map(Some));
+        // Seven days are not more than seven: only the first of three is.
+        let week = Figures::of(&[forecast(0.3, 8), forecast(0.2, 7), forecast(0.1, 0)]);
+        assert_eq!((week.late, week.auc_late_7), (2, Some(1.0)));
+        let other = Figures::of(&[forecast(0.1, 8), forecast(0.2, 7), forecast(0.3, 0)]);
+        assert_eq!(other.auc_late_7, Some(0.0));
+        let none = Figures::of(&[forecast(0.1, 7), forecast(0.2, 0)]);
+        assert_eq!(none.auc_late_7, None);
+    }
+
+    #[test]
     fn pinball_weighs_what_lies_above_by_the_level() {
         let at = |delay| pinball([0; 5], delay);
         close(Some(at(10)), 10.0 * (0.1 + 0.25 + 0.5 + 0.75 + 0.9) / 5.0);
