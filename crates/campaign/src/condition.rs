@@ -307,7 +307,7 @@ pub(crate) mod tests {
         Facts {
             merchant: "acme",
             customer: "cus_1",
-            segment: Segment::Late,
+            segment: Segment::UsuallyLate,
             customer_tags: &[],
             country: "DE",
             payer: PayerKind::Business,
@@ -333,7 +333,7 @@ pub(crate) mod tests {
         for (holds, fails) in [
             ("merchant: [acme, globex]", "merchant: [globex]"),
             ("customer: [cus_1]", "customer: [cus_2]"),
-            ("segment: [late]", "segment: [prompt, new]"),
+            ("segment: [usually_late]", "segment: [prompt, new]"),
             ("customer_tag: [gold, vip]", "customer_tag: [gold]"),
             ("country: [AT, DE]", "country: [AT]"),
             ("payer: [business]", "payer: [consumer]"),
@@ -345,8 +345,8 @@ pub(crate) mod tests {
             ("failed_attempts: 2", "failed_attempts: 3"),
             ("decline_code: [insufficient_funds]", "decline_code: [expired_card]"),
             ("any: [{ country: [AT] }, { country: [DE] }]", "any: [{ country: [AT] }, { country: [FR] }]"),
-            ("all: [{ country: [DE] }, { segment: [late] }]", "all: [{ country: [DE] }, { segment: [new] }]"),
-            ("not: { customer: [cus_2] }", "not: { country: [DE], segment: [late] }"),
+            ("all: [{ country: [DE] }, { segment: [usually_late] }]", "all: [{ country: [DE] }, { segment: [new] }]"),
+            ("not: { customer: [cus_2] }", "not: { country: [DE], segment: [usually_late] }"),
         ] {
             assert!(read(holds).unwrap().holds(&facts), "{holds}");
             assert!(!read(fails).unwrap().holds(&facts), "{fails}");

@@ -1,7 +1,9 @@
 //! Campaigns in words: what a trigger or a condition says, for people who do not read YAML.
 
 use crate::condition::{ConditionFile, Decimal, RangeFile};
-use crate::file::{AfterStepFile, Channel, Ending, FailedAttemptsFile, WhenFile};
+use crate::file::{
+    AfterStepFile, ArmFile, Assign, Channel, Ending, ExperimentFile, FailedAttemptsFile, WhenFile, WithFile, Without,
+};
 use kernel::PayerKind;
 use std::collections::BTreeMap;
 
@@ -61,7 +63,7 @@ fn failed(file: &FailedAttemptsFile) -> String {
     }
 }
 
-/// What must hold, such as `segment is late and country is DE or AT`; `nothing` if it asks nothing.
+/// What must hold, such as `segment is usually_late and country is DE or AT`; `nothing` if it asks nothing.
 pub fn condition(file: &ConditionFile) -> String {
     let asked: Vec<String> = demands(file).into_iter().map(|(_, words)| words).collect();
     if asked.is_empty() { "nothing".to_owned() } else { asked.join(" and ") }
@@ -151,6 +153,30 @@ fn list(words: &[String], last: &str) -> String {
     }
 }
 
+/// What is tried, such as `day -7 or none, by Thompson sampling`.
+pub fn experiment(file: &ExperimentFile) -> String {
+    let ExperimentFile { arms, assign } = file;
+    let assign = match assign {
+        Assign::Thompson => "by Thompson sampling".to_owned(),
+        Assign::Split(weights) => {
+            format!("split {}", weights.iter().map(u32::to_string).collect::<Vec<_>>().join(" to "))
+        }
+    };
+    format!("{}, {assign}", any_of(&arms.iter().map(arm).collect::<Vec<_>>()))
+}
+
+/// An arm, such as `day -7 with template kind`.
+pub fn arm(file: &ArmFile) -> String {
+    match file {
+        ArmFile::Without(Without::None) => "none".to_owned(),
+        ArmFile::With(WithFile { days, template }) => {
+            let days = days.map(|days| format!("day {days}"));
+            let template = template.as_ref().map(|template| format!("template {template}"));
+            days.into_iter().chain(template).collect::<Vec<_>>().join(" with ")
+        }
+    }
+}
+
 /// How a sequence ends.
 pub const fn ending(ending: Ending) -> &'static str {
     match ending {
@@ -198,10 +224,26 @@ mod tests {
     }
 
     #[test]
+    fn experiments_in_words() {
+        for (yaml, words) in [
+            (
+                "{ arms: [{ days: -7 }, { days: -3 }, none], assign: thompson }",
+                "day -7, day -3 or none, by Thompson sampling",
+            ),
+            (
+                "{ arms: [{ template: kind }, { days: 3, template: plain }], assign: { split: [1, 2] } }",
+                "template kind or day 3 with template plain, split 1 to 2",
+            ),
+        ] {
+            assert_eq!(experiment(&serde_saphyr::from_str(yaml).unwrap()), words, "{yaml}");
+        }
+    }
+
+    #[test]
     fn conditions_in_words() {
         for (yaml, words) in [
             ("{}", "nothing"),
-            ("{ segment: [late, new], country: [DE] }", "segment is late or new and country is DE"),
+            ("{ segment: [usually_late, new], country: [DE] }", "segment is usually_late or new and country is DE"),
             (
                 "{ merchant: [a], customer: [b], customer_tag: [c] }",
                 "merchant is a and customer is b and a customer tag is c",
@@ -212,7 +254,7 @@ mod tests {
             ("balance: { EUR: { below: 5.5 }, USD: { at_least: 1 } }", "balance is below 5.5 EUR or at least 1 USD"),
             ("failed_attempts: 1", "at least 1 failed attempt"),
             ("any: [{ country: [DE] }, { not: { country: [AT] } }]", "(country is DE) or (not (country is AT))"),
-            ("all: [{ country: [DE] }, { segment: [late] }]", "(country is DE) and (segment is late)"),
+            ("all: [{ country: [DE] }, { segment: [usually_late] }]", "(country is DE) and (segment is usually_late)"),
         ] {
             assert_eq!(condition(&serde_saphyr::from_str(yaml).unwrap()), words, "{yaml}");
         }

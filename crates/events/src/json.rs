@@ -47,7 +47,7 @@ mod tests {
     fn shows_and_reads_a_message() {
         let event = v1::CustomerSegmented { merchant_id: "acme".into(), segment: 4, ..Default::default() };
         let json = view("dunlin.events.v1.CustomerSegmented", &event.encode_to_vec()).unwrap();
-        assert_eq!(json["segment"], "SEGMENT_LATE");
+        assert_eq!(json["segment"], "SEGMENT_USUALLY_LATE");
         let back = encode("dunlin.events.v1.CustomerSegmented", json).unwrap();
         assert_eq!(v1::CustomerSegmented::decode(&*back).unwrap(), event);
         assert!(matches!(view("dunlin.events.v1.Nothing", &[]), Err(JsonError::UnknownMessage(_))));

@@ -103,6 +103,7 @@ events! {
     InvoiceOverdue = "invoice-overdue" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
     ReminderDue = "reminder-due" from Scheduler, |e| About::reminder(&e.reminder);
     StepDecided = "step-decided" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
+    CaseEnrolled = "case-enrolled" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
     SequenceEnded = "sequence-ended" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
     ReminderSent = "reminder-sent" from Notifier, |e| About::reminder(&e.reminder);
     ReminderSuppressed = "reminder-suppressed" from Notifier, |e| About::reminder(&e.reminder);

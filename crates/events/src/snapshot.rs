@@ -260,7 +260,9 @@ pub fn segment(wire: v1::Segment) -> Result<Segment, Malformed> {
         v1::Segment::New => Ok(Segment::New),
         v1::Segment::Prompt => Ok(Segment::Prompt),
         v1::Segment::Mixed => Ok(Segment::Mixed),
-        v1::Segment::Late => Ok(Segment::Late),
+        v1::Segment::UsuallyLate => Ok(Segment::UsuallyLate),
+        v1::Segment::ChronicallyLate => Ok(Segment::ChronicallyLate),
+        v1::Segment::AtRisk => Ok(Segment::AtRisk),
         v1::Segment::Unspecified => Err(Malformed::new("segment", "is not a known segment")),
     }
 }
@@ -271,7 +273,9 @@ pub const fn segment_to_wire(segment: Segment) -> v1::Segment {
         Segment::New => v1::Segment::New,
         Segment::Prompt => v1::Segment::Prompt,
         Segment::Mixed => v1::Segment::Mixed,
-        Segment::Late => v1::Segment::Late,
+        Segment::UsuallyLate => v1::Segment::UsuallyLate,
+        Segment::ChronicallyLate => v1::Segment::ChronicallyLate,
+        Segment::AtRisk => v1::Segment::AtRisk,
     }
 }
 

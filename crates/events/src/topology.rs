@@ -5,7 +5,7 @@
 
 use crate::kind::Kind;
 use Kind::{
-    CustomerChanged, CustomerResponded, CustomerSegmented, InvoiceChanged, InvoiceClosed, InvoiceIssued,
+    CaseEnrolled, CustomerChanged, CustomerResponded, CustomerSegmented, InvoiceChanged, InvoiceClosed, InvoiceIssued,
     InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderDue, ReminderFailed, ReminderSent,
     ReminderSuppressed, ReminderUnknown, SequenceEnded, SourceHeard, StepDecided,
 };
@@ -118,6 +118,10 @@ pub const INGEST_INTAKE: Flow = Flow {
 pub const SEGMENTER_PAYERS: Flow =
     Flow { service: Service::Segmenter, name: "segmenter-payers", takes: &INVOICE_EVENTS, emits: &[CustomerSegmented] };
 
+/// Days and weeks pass: what is open grows late, and the portfolio changes.
+pub const SEGMENTER_REVIEW: Flow =
+    Flow { service: Service::Segmenter, name: "segmenter-review", takes: &[], emits: &[CustomerSegmented] };
+
 /// Cases follow their invoices and customers.
 pub const SCHEDULER_CASES: Flow = Flow {
     service: Service::Scheduler,
@@ -134,7 +138,7 @@ pub const SCHEDULER_CASES: Flow = Flow {
         CustomerResponded,
         SourceHeard,
     ],
-    emits: &[],
+    emits: &[CaseEnrolled],
 };
 
 /// Timers fire.
@@ -142,7 +146,7 @@ pub const SCHEDULER_TIMERS: Flow = Flow {
     service: Service::Scheduler,
     name: "scheduler-timers",
     takes: &[],
-    emits: &[InvoiceOverdue, ReminderDue, StepDecided, SequenceEnded],
+    emits: &[CaseEnrolled, InvoiceOverdue, ReminderDue, StepDecided, SequenceEnded],
 };
 
 /// Operators hold, release, skip and send.
@@ -150,7 +154,7 @@ pub const SCHEDULER_OPERATIONS: Flow = Flow {
     service: Service::Scheduler,
     name: "scheduler-operations",
     takes: &[],
-    emits: &[InvoiceOverdue, ReminderDue, StepDecided],
+    emits: &[CaseEnrolled, InvoiceOverdue, ReminderDue, StepDecided],
 };
 
 /// What became of reminders.
@@ -209,6 +213,7 @@ pub const TRACKER_RECORDS: Flow = Flow {
         CustomerSegmented,
         InvoiceOverdue,
         StepDecided,
+        CaseEnrolled,
         SequenceEnded,
         ReminderSent,
         ReminderSuppressed,
@@ -223,9 +228,10 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 12] = [
+pub const FLOWS: [&Flow; 13] = [
     &INGEST_INTAKE,
     &SEGMENTER_PAYERS,
+    &SEGMENTER_REVIEW,
     &SCHEDULER_CASES,
     &SCHEDULER_TIMERS,
     &SCHEDULER_OPERATIONS,

@@ -54,7 +54,7 @@ impl History {
         } else if self.late * 5 <= self.settled {
             Segment::Prompt
         } else if self.late * 2 >= self.settled {
-            Segment::Late
+            Segment::UsuallyLate
         } else {
             Segment::Mixed
         }
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(segment(2, 0), Segment::Prompt);
         assert_eq!(segment(5, 1), Segment::Prompt);
         assert_eq!(segment(5, 2), Segment::Mixed);
-        assert_eq!(segment(4, 2), Segment::Late);
+        assert_eq!(segment(4, 2), Segment::UsuallyLate);
     }
 
     #[test]

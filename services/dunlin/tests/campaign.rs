@@ -59,9 +59,9 @@ fn the_examples_are_complete_and_nothing_is_to_be_said_against_them() {
         std::fs::write(directory.0.join("campaigns").join(path.file_name().unwrap()), text).unwrap();
     }
     names.sort();
-    assert_eq!(names, ["consumer-subscription", "gentle-b2b", "strict-interest"]);
-    // In the order that a merchant would list them in: the strict one before the wider gentle one.
-    let order = "campaigns: [strict-interest, gentle-b2b, consumer-subscription]";
+    assert_eq!(names, ["adaptive", "consumer-subscription", "gentle-b2b", "strict-interest"]);
+    // In the order that a merchant would list them in: the strict one before the gentle one, the one for all last.
+    let order = "campaigns: [strict-interest, gentle-b2b, consumer-subscription, adaptive]";
     // 32 bytes of x.
     let secret = "whsec_eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=";
     let webhook = format!("webhook: {{ url: 'https://acme.example/dunlin', signing_secret: {secret} }}");

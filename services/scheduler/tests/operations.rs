@@ -32,7 +32,7 @@ const CAMPAIGN: &str = "
 name: Default
 contact: { weekdays: [mon, tue, wed, thu, fri], from: '09:00', to: '18:00', min_gap_days: 2, spread_minutes: 0 }
 steps:
-  - { key: upcoming, when: { days_before_due: 3 }, only_if: { segment: [late] }, tone: friendly }
+  - { key: upcoming, when: { days_before_due: 3 }, only_if: { segment: [usually_late] }, tone: friendly }
   - { key: overdue-3, when: { days_after_due: 3 }, tone: friendly }
   - { key: broken, when: { days_after_broken_promise: 0 }, tone: firm }
   - { key: overdue-7, when: { days_after_due: 7 }, tone: final }

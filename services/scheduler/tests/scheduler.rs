@@ -304,7 +304,7 @@ async fn late_payers_hear_before_and_leavers_hear_nothing() {
         merchant_id: "acme".into(),
         customer_id: customer.into(),
         version: 1,
-        segment: v1::Segment::Late.into(),
+        segment: v1::Segment::UsuallyLate.into(),
         ..Default::default()
     };
     rig.emit(&SEGMENTER_PAYERS, [segmented("cus_1"), segmented("cus_2")]).await;
@@ -316,7 +316,7 @@ async fn late_payers_hear_before_and_leavers_hear_nothing() {
         ..Default::default()
     };
     rig.emit(&INGEST_INTAKE, [v1::CustomerChanged { customer: Some(deleted) }]).await;
-    rig.wait_for("customer WHERE segment = 'late'", 2).await;
+    rig.wait_for("customer WHERE segment = 'usually_late'", 2).await;
     rig.wait_for("customer WHERE deleted", 1).await;
     rig.emit(
         &INGEST_INTAKE,

@@ -32,4 +32,4 @@ COMMENT ON COLUMN segmenter.payer.customer IS 'The processor''s id';
 COMMENT ON COLUMN segmenter.payer.version  IS 'Counts changes of the segment; the version in customer-segmented';
 COMMENT ON COLUMN segmenter.payer.settled  IS 'Invoices with a due date that were paid';
 COMMENT ON COLUMN segmenter.payer.late     IS 'Those of them that were paid after it';
-COMMENT ON COLUMN segmenter.payer.segment  IS 'new, prompt, mixed or late, as told last';
+COMMENT ON COLUMN segmenter.payer.segment  IS 'new, prompt, mixed, usually_late, chronically_late or at_risk, as told last';

@@ -94,7 +94,7 @@ async fn payments_make_segments_in_any_order() {
         invoice("b2", "bob", 3, on_time),
         invoice("c1", "cyd", 1, on_time),
     ];
-    let expected = vec![("ada".to_owned(), v1::Segment::Late, 2), ("bob".to_owned(), v1::Segment::Prompt, 0)];
+    let expected = vec![("ada".to_owned(), v1::Segment::UsuallyLate, 2), ("bob".to_owned(), v1::Segment::Prompt, 0)];
     assert_eq!(segments_after(vec![events.clone()], 2).await, expected);
     let mut shuffled = events.clone();
     shuffled.reverse();

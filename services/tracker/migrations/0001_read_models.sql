@@ -57,7 +57,7 @@ COMMENT ON TABLE  tracker.customer IS 'The segment of each customer; one that is
 COMMENT ON COLUMN tracker.customer.merchant IS 'Whose';
 COMMENT ON COLUMN tracker.customer.customer IS 'The processor''s id';
 COMMENT ON COLUMN tracker.customer.version  IS 'Of the segment: a lower one never replaces a higher one';
-COMMENT ON COLUMN tracker.customer.segment  IS 'new, prompt, mixed or late';
+COMMENT ON COLUMN tracker.customer.segment  IS 'new, prompt, mixed, usually_late, chronically_late or at_risk';
 
 CREATE TABLE tracker.reminder (
     id         uuid        PRIMARY KEY,

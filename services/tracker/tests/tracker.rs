@@ -132,7 +132,7 @@ fn reminder(id: u128, step: &str, invoices: &[&str]) -> Option<v1::Reminder> {
         customer_id: "cus_1".into(),
         campaign: "default".into(),
         step: step.into(),
-        segment: v1::Segment::Late.into(),
+        segment: v1::Segment::UsuallyLate.into(),
         lines: invoices.iter().map(line).collect(),
         ..Default::default()
     })
@@ -207,7 +207,7 @@ async fn figures_say_what_happened() {
     assert_eq!(merchant["paid_within_7_days"], serde_json::json!({"count": 1, "of": 2, "share": 0.5}));
     let steps: Vec<_> = stats["by_step"].as_array().unwrap().iter().map(|g| g["key"].as_str().unwrap()).collect();
     assert_eq!(steps, ["overdue-3", "overdue-7"]);
-    assert_eq!(stats["by_segment"][0]["key"], "late");
+    assert_eq!(stats["by_segment"][0]["key"], "usually_late");
     assert_eq!(stats["weeks"].as_array().unwrap().len(), 2);
 
     // The evidence comes late: what was unknown was sent.

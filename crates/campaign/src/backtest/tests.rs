@@ -159,7 +159,8 @@ fn an_old_ledger_is_met_as_it_was_on_that_day_and_does_not_flood() {
 
 #[test]
 fn audiences_and_what_a_ledger_does_not_say() {
-    let large = format!("audience: {{ amount: {{ EUR: {{ at_least: 150 }} }}, not: {{ segment: [late] }} }}{PLAIN}");
+    let large =
+        format!("audience: {{ amount: {{ EUR: {{ at_least: 150 }} }}, not: {{ segment: [usually_late] }} }}{PLAIN}");
     let report = run(&large, vec![row("a", "1", "2026-06-01", None)], |_| {});
     assert_eq!((report.invoices, report.left_out.audience), (0, 1));
     assert_eq!(report.not_recorded, ["segment"]);

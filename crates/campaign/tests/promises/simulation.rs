@@ -24,7 +24,7 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
         zone: zone.clone(),
         country: script.country.to_owned(),
         kind: PayerKind::Consumer,
-        segment: Segment::Late,
+        segment: Segment::UsuallyLate,
         tags: Vec::new(),
         opted_out: false,
         contacts: Vec::new(),
@@ -57,6 +57,7 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
             collects_itself: false,
             holds: Vec::new(),
             decided: Vec::new(),
+            choices: Vec::new(),
             ended: false,
         }
     };

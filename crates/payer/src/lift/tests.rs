@@ -1,5 +1,4 @@
 use super::*;
-use crate::experiment::Arm;
 
 fn day(n: i64) -> Date {
     "2026-01-05".parse::<Date>().unwrap().checked_add(n.days()).unwrap()
@@ -223,10 +222,10 @@ fn calibration_and_delays_count_every_invoice_once() {
 fn arms_are_compared_as_if_each_were_always_drawn() {
     let trial = |arm, propensity, is_success| Trial { step: "before".into(), arm, propensity, is_success };
     // Easy payers (all succeed) got -5 nine times of ten; hard ones (none succeeds) once of ten.
-    let mut trials = vec![trial(Arm::Offset(-5), 0.9, true); 900];
-    trials.extend(vec![trial(Arm::None, 0.1, true); 100]);
-    trials.extend(vec![trial(Arm::Offset(-5), 0.1, false); 100]);
-    trials.extend(vec![trial(Arm::None, 0.9, false); 900]);
+    let mut trials = vec![trial("-5".to_owned(), 0.9, true); 900];
+    trials.extend(vec![trial("none".to_owned(), 0.1, true); 100]);
+    trials.extend(vec![trial("-5".to_owned(), 0.1, false); 100]);
+    trials.extend(vec![trial("none".to_owned(), 0.9, false); 900]);
     let reports = lift(&[], &trials, setting(30)).arms;
     let [none, early] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!((none.observed, early.observed), (0.1, 0.9), "as drawn, one looks far better");
@@ -237,7 +236,7 @@ fn arms_are_compared_as_if_each_were_always_drawn() {
 
 #[test]
 fn a_report_is_stored_and_read_again() {
-    let trial = Trial { step: "before".into(), arm: Arm::Offset(-5), propensity: 0.5, is_success: true };
+    let trial = Trial { step: "before".into(), arm: "-5".to_owned(), propensity: 0.5, is_success: true };
     let report = lift(&ledger(), &[trial], setting(300));
     let text = serde_json::to_string(&report).unwrap();
     let read: LiftReport = serde_json::from_str(&text).unwrap();

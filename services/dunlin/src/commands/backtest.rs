@@ -56,7 +56,7 @@ pub struct Arguments {
     /// What the law sees in the payers: business or consumer [default: the merchant's, else business].
     #[arg(long, value_name = "KIND", value_parser = parse_payers)]
     payers: Option<PayerKind>,
-    /// How all payers pay, for steps that ask: new, prompt, mixed or late.
+    /// How all payers pay, for steps that ask: new, prompt, mixed, usually_late, chronically_late or at_risk.
     #[arg(long, default_value = "new", value_parser = parse_segment)]
     segment: Segment,
     /// How to print.
@@ -101,7 +101,7 @@ fn parse_payers(text: &str) -> Result<PayerKind, String> {
 }
 
 fn parse_segment(text: &str) -> Result<Segment, String> {
-    Segment::parse(text).ok_or_else(|| format!("{text:?} is none of new, prompt, mixed and late"))
+    Segment::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Segment::ALL.map(Segment::as_str).join(", ")))
 }
 
 /// What is printed as JSON.

@@ -30,7 +30,7 @@ contact:
   cap: { reminders: 4, days: 30 }
   spread_minutes: 120
 steps:
-  - { key: upcoming, when: { business_days_before_due: 3 }, only_if: { segment: [late, new], country: [DE, AT] }, tone: friendly }
+  - { key: upcoming, when: { business_days_before_due: 3 }, only_if: { segment: [usually_late, new], country: [DE, AT] }, tone: friendly }
   - { key: failed, when: { failed_attempts: 3 }, only_if: { failed_attempts: 3, decline_code: [expired_card] }, tone: firm }
   - { key: overdue-3, when: { days_after_due: 3 }, only_if: { payer: [business], customer_tag: [a, b] }, tone: friendly }
   - { key: follow-up, when: { after_step: { step: overdue-3, days: 3 } }, only_if: { invoice_tag: [x, z] }, tone: firm }
@@ -51,7 +51,7 @@ pub(crate) fn one_plan() -> anyhow::Result<Figure> {
     let facts = Facts {
         merchant: "acme",
         customer: "cus_1",
-        segment: Segment::Late,
+        segment: Segment::UsuallyLate,
         customer_tags: &customer_tags,
         country: "DE",
         payer: PayerKind::Business,
@@ -82,7 +82,7 @@ pub(crate) fn one_plan() -> anyhow::Result<Figure> {
         contacts: &contacts,
         in_flight: false,
         ended: false,
-        shifts: &[],
+        choices: &[],
         spread: 4_711,
     };
     // Noon of the day of the follow-up's date is a Sunday; on Monday it is due.
@@ -131,7 +131,7 @@ fn run(campaign: &Campaign, ledger: &Ledger) -> anyhow::Result<Backtest> {
         zone: kernel::contact::zone("Europe/Berlin")?,
         country: "DE",
         payer: PayerKind::Business,
-        segment: Segment::Late,
+        segment: Segment::UsuallyLate,
         lacks_amounts: false,
         switch_on: None,
         until: None,
