@@ -1,8 +1,8 @@
 //! Policies of reminding in simulated worlds: what each brings, at what price, compared at an equal number of messages.
 //!
-//! The payers are simulated ([`crate::world`]), and how they respond is assumed. What is learnt here is which policy does better *if*
-//! payers are like that; nothing here says what reminders bring to a merchant. [`SimulationReport::assumptions`] goes with
-//! every figure.
+//! The payers are simulated ([`crate::world`]), and how they respond is assumed. What is learnt here is which policy does
+//! better *if* payers are like that; nothing here says what reminders bring to a merchant.
+//! [`SimulationReport::assumptions`] goes with every figure.
 
 mod policy;
 mod report;
@@ -47,7 +47,8 @@ pub struct Score {
     pub lift_pp: f64,
     /// Reminders before the due date, per invoice.
     pub messages: f64,
-    /// Reminders before the due date for each invoice that was paid on time and would not have been without; `None`: no such invoice.
+    /// Reminders before the due date for each invoice that was paid on time and would not have been without; `None`: no
+    /// such invoice.
     pub per_rescued: Option<f64>,
     /// Share of the reminders before the due date that went to who would have paid on time anyway.
     pub needless: f64,
@@ -148,7 +149,8 @@ pub fn simulate(setup: &Setup) -> SimulationReport {
     }
 }
 
-/// The offset at which so many messages bring most, with what it brings for everybody. A share of a policy brings that share of its lift.
+/// The offset at which so many messages bring most, with what it brings for everybody. A share of a policy brings that
+/// share of its lift.
 fn best(everybody: &[(Day, Tally)], messages: u64) -> (Day, Tally) {
     let brings = |tally: &Tally| {
         let share = messages as f64 / tally.messages.max(1) as f64;
