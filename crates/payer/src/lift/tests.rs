@@ -227,7 +227,7 @@ fn arms_are_compared_as_if_each_were_always_drawn() {
     trials.extend(vec![trial("-5".to_owned(), 0.1, false); 100]);
     trials.extend(vec![trial("none".to_owned(), 0.9, false); 900]);
     let reports = lift(&[], &trials, setting(30)).arms;
-    let [none, early] = &reports[..] else { panic!("{reports:?}") };
+    let [early, none] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!((none.observed, early.observed), (0.1, 0.9), "as drawn, one looks far better");
     assert!([none, early].iter().all(|arm| (arm.success.estimate - 0.5).abs() < 1e-9), "{reports:?}");
     assert!([none, early].iter().all(|arm| arm.share == 0.5 && arm.n == 1_000));
