@@ -5,6 +5,10 @@
 //!
 //! Counts and four labels for now; the seam to a proper estimator is [`History::segment`].
 
+pub mod bins;
+mod distribution;
+pub mod estimator;
+
 use jiff::civil::Date;
 use kernel::Segment;
 use std::ops::{AddAssign, Sub};
