@@ -17,6 +17,7 @@
 
 use crate::bins::{BINS, Counts, bin};
 pub use crate::distribution::Distribution;
+use crate::label::Standing;
 use std::collections::BTreeMap;
 
 /// What is left of a settlement's weight in its customer's counts after the next one: a memory of about 20 invoices.
@@ -44,6 +45,8 @@ pub struct Payer {
     settled: u32,
     /// Those of them that came after the due date.
     late: u32,
+    /// Its label.
+    pub standing: Standing,
 }
 
 impl Payer {
@@ -54,7 +57,7 @@ impl Payer {
         self.late = self.late.saturating_add(u32::from(delay_days > 0));
     }
 
-    /// The state after these settlements, in this order.
+    /// The state after these settlements, in this order; [`Standing::replay`] gives its label back to it.
     pub fn replay(delays: impl IntoIterator<Item = i32>) -> Self {
         let mut payer = Self::default();
         delays.into_iter().for_each(|delay| payer.settle(delay));
@@ -84,7 +87,8 @@ impl Payer {
     /// As stored: words of four bytes in little endian, the first of which is the version.
     pub fn to_bytes(&self) -> [u8; STORED] {
         let counts = self.counts.iter().map(|count| count.to_bits());
-        let words = [VERSION].into_iter().chain(counts).chain([self.settled, self.late]);
+        let words =
+            [VERSION].into_iter().chain(counts).chain([self.settled, self.late]).chain(self.standing.to_words());
         let mut bytes = [0; STORED];
         bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(four, word)| *four = word.to_le_bytes());
         bytes
@@ -93,7 +97,7 @@ impl Payer {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// If the bytes are of another version, or hold a count that is none. The customer is then to be replayed.
+    /// If the bytes are of another version, or hold what is no count or no label. The customer is then to be replayed.
     pub fn from_bytes(bytes: &[u8; STORED]) -> Result<Self, NotAState> {
         let mut words = bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four));
         let mut word = || words.next().unwrap_or_default();
@@ -105,12 +109,14 @@ impl Payer {
         if !counts.iter().all(|count| count.is_finite() && *count >= 0.0) {
             return Err(NotAState::Count);
         }
-        Ok(Self { counts, settled: word(), late: word() })
+        let (settled, late) = (word(), word());
+        let standing = Standing::from_words([word(), word()]).ok_or(NotAState::Standing)?;
+        Ok(Self { counts, settled, late, standing })
     }
 }
 
-/// How many 32-bit words are stored of a customer: the version, the counts, and two sums.
-const WORDS: usize = 1 + BINS + 2;
+/// How many 32-bit words are stored of a customer: the version, the counts, two sums, and the label.
+const WORDS: usize = 1 + BINS + 2 + 2;
 /// How many bytes are stored of a customer.
 pub const STORED: usize = 4 * WORDS;
 /// Of the stored form.
@@ -127,6 +133,9 @@ pub enum NotAState {
     /// A count is negative or no number.
     #[error("a count is negative or no number")]
     Count,
+    /// A label does not exist, or its CUSUM is negative or no number.
+    #[error("the label or its CUSUM is none")]
+    Standing,
 }
 
 /// The memory of many customers' settlements: of a tenant, or of a segment.
@@ -350,6 +359,8 @@ mod tests {
     #[test]
     fn bytes_of_another_kind_are_refused() {
         let mut bytes = Payer::replay([1]).to_bytes();
+        bytes[STORED - 7] = 6;
+        assert_eq!(Payer::from_bytes(&bytes), Err(NotAState::Standing));
         bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
         assert_eq!(Payer::from_bytes(&bytes), Err(NotAState::Count));
         bytes[0] = 9;

@@ -8,6 +8,9 @@
 pub mod bins;
 mod distribution;
 pub mod estimator;
+pub mod label;
+
+pub use label::Label;
 
 use jiff::civil::Date;
 use kernel::Segment;
