@@ -8,7 +8,11 @@
 pub mod bins;
 mod distribution;
 pub mod estimator;
+pub mod evaluate;
+pub mod icc;
 pub mod label;
+pub mod ledger;
+pub mod score;
 
 pub use label::Label;
 
