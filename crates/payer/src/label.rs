@@ -205,8 +205,8 @@ pub struct Looks<'a> {
 }
 
 impl Looks<'_> {
-    /// The first rule that fits.
-    fn label(&self, cusum: f32, thresholds: &Thresholds) -> (Label, Reason) {
+    /// The first rule that fits, with its reason.
+    pub fn label(&self, cusum: f32, thresholds: &Thresholds) -> (Label, Reason) {
         let (q, q7) = (self.prediction.late(), self.prediction.late_7());
         let usual = self.prediction.quantile(USUAL).max(GRACE_DAYS);
         let Thresholds { prompt, usually_late, chronically_late } = *thresholds;

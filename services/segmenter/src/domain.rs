@@ -1,32 +1,435 @@
-//! What an invoice contributes to its customer's history. Pure.
+//! What an invoice says about its customer, what a customer's settlements add up to, and what of it is worth telling. Pure.
+//!
+//! A customer's state is the fold of its settlements in the order of [`Place`]. Whoever finds that a settlement does not
+//! follow the last one, or is gone, folds all of them anew: [`Account::replay`].
 
-use events::{Invoice, InvoiceStatus};
+use crate::portfolio::InForce;
+use events::{Invoice, InvoiceStatus, snapshot, v1};
+use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
-use kernel::{CustomerId, InvoiceId, MerchantId};
-use payer::History;
+use jiff::{SignedDuration, ToSpan};
+use kernel::{CustomerId, InvoiceId, MerchantId, Segment};
+use payer::estimator::{Distribution, MOST_OPEN, Open, Payer, STORED};
+use payer::label::{Change, Label, Looks};
 
-/// What one invoice contributes, as of one version of it.
+/// Version of the estimator, its constants and what is told of it.
+pub const MODEL: &str = "histogram-1";
+
+/// A merchant, and a customer of it.
+pub type PayerKey = (MerchantId, CustomerId);
+
+/// No invoice was ever issued before, no due date lies behind: a slip of the keyboard, or the zero of some system's clock.
+const YEARS: std::ops::RangeInclusive<i16> = 1990..=2150;
+/// No terms are so long, and nothing so old is paid: five years.
+const ABSURD_DAYS: i32 = 5 * 366;
+
+/// What is wrong with an invoice's dates, so that it does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It was paid before it was issued.
+    PaidBeforeIssue,
+    /// A date lies absurdly far from the others, or from all that is ever meant.
+    AbsurdDate,
+}
+
+impl Fault {
+    /// As stored and counted.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PaidBeforeIssue => "paid_before_issue",
+            Self::AbsurdDate => "absurd_date",
+        }
+    }
+}
+
+/// What one invoice says, as of one version of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented on the table's columns")]
-pub struct Contribution {
+pub struct Sighting {
     pub merchant: MerchantId,
     pub invoice: InvoiceId,
     pub version: i64,
     pub customer: CustomerId,
-    pub history: History,
+    pub issued_on: Date,
+    pub due_on: Option<Date>,
+    pub paid_on: Option<Date>,
+    pub open: bool,
+    pub settled: bool,
+    pub class: u8,
+    pub fault: Option<Fault>,
 }
 
-impl Contribution {
-    /// Whether it was paid late is a matter of civil dates in the merchant's zone.
-    pub fn of(invoice: &Invoice, zone: &TimeZone) -> Self {
+impl Sighting {
+    /// Whether something was paid late is a matter of civil dates in the merchant's zone.
+    pub fn of(invoice: Invoice, zone: &TimeZone) -> Self {
         let paid_at = invoice.closed_at.filter(|_| invoice.status == InvoiceStatus::Paid);
         let paid_on = paid_at.map(|at| zone.to_datetime(at).date());
+        let issued_on = invoice.issued_on;
+        let due_on = invoice.due_on.map(roll);
+        let fault = fault(issued_on, due_on, paid_on);
+        let counts = due_on.is_some() && fault.is_none();
         Self {
-            merchant: invoice.merchant.clone(),
-            invoice: invoice.invoice.clone(),
+            // What the payer contests is not unpaid for want of will or money.
+            open: counts && invoice.open_minor > 0 && !invoice.disputed,
+            settled: counts && paid_on.is_some(),
+            class: class(issued_on, due_on),
+            merchant: invoice.merchant,
+            invoice: invoice.invoice,
             version: invoice.version,
-            customer: invoice.customer.clone(),
-            history: History::of_invoice(invoice.due_on, paid_on),
+            customer: invoice.customer,
+            issued_on,
+            due_on,
+            paid_on,
+            fault,
         }
+    }
+
+    /// The settlement, if it is one.
+    pub fn settlement(&self) -> Option<Settlement> {
+        let (due_on, paid_on) = self.due_on.zip(self.paid_on).filter(|_| self.settled)?;
+        Some(Settlement::new(&self.invoice, due_on, paid_on, self.class))
+    }
+}
+
+/// What is due on a weekend is due on the Monday after it: nobody can pay then. Holidays are not known here.
+fn roll(due_on: Date) -> Date {
+    let days = match due_on.weekday() {
+        Weekday::Saturday => 2,
+        Weekday::Sunday => 1,
+        _ => 0,
+    };
+    due_on.checked_add(days.days()).unwrap_or(due_on)
+}
+
+fn fault(issued_on: Date, due_on: Option<Date>, paid_on: Option<Date>) -> Option<Fault> {
+    let is_absurd = |date: &Date| {
+        !YEARS.contains(&date.year()) || days_between(issued_on, *date).abs() > ABSURD_DAYS
+    };
+    if [Some(issued_on), due_on, paid_on].iter().flatten().any(is_absurd) {
+        Some(Fault::AbsurdDate)
+    } else if paid_on.is_some_and(|paid_on| paid_on < issued_on) {
+        Some(Fault::PaidBeforeIssue)
+    } else {
+        None
+    }
+}
+
+/// How many classes of terms there are.
+pub const CLASSES: usize = 4;
+
+/// Invoices with like terms are paid alike: due at once, in two weeks, in a month, later.
+fn class(issued_on: Date, due_on: Option<Date>) -> u8 {
+    match due_on.map_or(0, |due_on| days_between(issued_on, due_on)) {
+        ..=7 => 0,
+        8..=21 => 1,
+        22..=45 => 2,
+        _ => 3,
+    }
+}
+
+/// From one day to another; negative if that was before.
+pub fn days_between(from: Date, to: Date) -> i32 {
+    i32::try_from(to.duration_since(from).as_hours() / 24).unwrap_or(i32::MAX)
+}
+
+/// The Monday of a day's week.
+pub fn monday(day: Date) -> Date {
+    let since = i64::from(day.weekday().to_monday_zero_offset());
+    day.checked_sub(SignedDuration::from_hours(24 * since)).unwrap_or(day)
+}
+
+/// Where a settlement stands in its customer's history: by day, and on the same day in an order that is always the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The day of payment as a number: 20260131. 0 before the first settlement.
+    day: u32,
+    /// Of the invoice, the high half first. Halves, so that no row of the cache is padded to eight bytes.
+    hash: [u32; 2],
+}
+
+/// An invoice that was paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Settlement {
+    /// Its place in the history.
+    pub place: Place,
+    /// So many days after its due date; negative is early.
+    pub delay_days: i32,
+    /// The class of its terms.
+    pub class: u8,
+    /// The Monday of the week in which it was paid.
+    pub week: Date,
+}
+
+impl Settlement {
+    /// The payment of an invoice.
+    pub fn new(invoice: &InvoiceId, due_on: Date, paid_on: Date, class: u8) -> Self {
+        let day = 10_000 * i32::from(paid_on.year()) + 100 * i32::from(paid_on.month()) + i32::from(paid_on.day());
+        let hash = kernel::id::stable_hash(&[invoice.as_str()]);
+        Self {
+            place: Place { day: u32::try_from(day).unwrap_or_default(), hash: [(hash >> 32) as u32, hash as u32] },
+            delay_days: days_between(due_on, paid_on),
+            class,
+            week: monday(paid_on),
+        }
+    }
+}
+
+/// What events of a batch change about a customer.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// Settlements that were not known before.
+    added: Vec<Settlement>,
+    /// Whether one that was known is gone, or is another one now.
+    removed: bool,
+}
+
+impl Changes {
+    /// An invoice's settlement is another than before.
+    pub fn note(&mut self, before: Option<Settlement>, now: Option<Settlement>) {
+        if before != now {
+            self.removed |= before.is_some();
+            self.added.extend(now);
+        }
+    }
+
+    /// The new settlements in their order, if they all follow the last one that is known. If not, everything is to be folded
+    /// anew.
+    pub fn following(&mut self, account: &Account) -> Option<&[Settlement]> {
+        self.added.sort_unstable();
+        let follows = self.added.first().is_none_or(|first| first.place > account.last);
+        (follows && !self.removed && !account.is_stale).then_some(&self.added)
+    }
+}
+
+/// What was told of a customer last.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Told {
+    label: Label,
+    /// P(late) and P(more than 7 days late) in 1/[`STEPS`].
+    q: [u8; 2],
+    /// The days of [`LEVELS`].
+    days: [i8; 3],
+}
+
+/// A probability is remembered in so many steps: fine enough for [`MOVED`].
+const STEPS: f32 = 250.0;
+/// The quantiles that are told.
+const LEVELS: [f32; 3] = [0.1, 0.5, 0.9];
+/// A change of a probability below this changes no decision: thresholds lie tenths apart, and each event costs all services.
+const MOVED: f32 = 0.03;
+/// The same for quantiles: inside the bins beyond a few days a day means nothing.
+const MOVED_DAYS: i32 = 2;
+/// With less than so many effective settlements the schedule stays as it is, so there is nothing to tell.
+const KNOWN: f32 = 2.0;
+
+impl Told {
+    fn of(label: Label, prediction: &Distribution) -> Self {
+        let quantise = |p: f32| (p * STEPS).round() as u8;
+        // Bins end within -61 and 120.
+        let day = |level| prediction.quantile(level).clamp(i8::MIN.into(), i8::MAX.into()) as i8;
+        Self { label, q: [quantise(prediction.late()), quantise(prediction.late_7())], days: LEVELS.map(day) }
+    }
+
+    fn differs(&self, now: &Self) -> bool {
+        let probabilities = self.q.iter().zip(now.q).any(|(a, b)| f32::from(a.abs_diff(b)) >= MOVED * STEPS);
+        let days = self.days.iter().zip(now.days).any(|(a, b)| i32::from(a.abs_diff(b)) >= MOVED_DAYS);
+        self.label != now.label || probabilities || days
+    }
+}
+
+/// What is kept of a customer.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Account {
+    /// Its settlements, and its label.
+    pub payer: Payer,
+    /// The last settlement.
+    last: Place,
+    /// Class of the terms of the last settlement: what others with like terms do says most about it.
+    class: u8,
+    told: Option<Told>,
+    /// What is stored cannot be read: it is to be folded anew.
+    is_stale: bool,
+}
+
+/// How many bytes are stored of a customer's state.
+const STATE: usize = STORED + 12;
+const _: () = assert!(STATE <= 128);
+/// The same of what was told.
+const TOLD: usize = 7;
+
+impl Account {
+    /// As stored: what the crate `payer` stores, then day and hash of the last settlement, in little endian.
+    pub fn state(&self) -> [u8; STATE] {
+        let mut bytes = [0; STATE];
+        let (payer, last) = bytes.split_at_mut(STORED);
+        payer.copy_from_slice(&self.payer.to_bytes());
+        let words = [self.last.day, self.last.hash[0], self.last.hash[1]];
+        last.as_chunks_mut().0.iter_mut().zip(words).for_each(|(four, word)| *four = word.to_le_bytes());
+        bytes
+    }
+
+    /// As stored: the class, then what was told, if anything was.
+    pub fn told(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(TOLD);
+        bytes.push(self.class);
+        if let Some(told) = self.told {
+            let label = Label::ALL.iter().zip(0..).find(|(label, _)| **label == told.label).map_or(0, |(_, n)| n);
+            bytes.extend([label, told.q[0], told.q[1]]);
+            bytes.extend(told.days.map(i8::cast_unsigned));
+        }
+        bytes
+    }
+
+    /// Reads the stored form. What another version wrote is to be folded anew.
+    pub fn read(state: &[u8], told: &[u8]) -> Self {
+        let told_then = match told {
+            [_, label, q, q7, days @ ..] => (|| {
+                let days: [u8; 3] = days.try_into().ok()?;
+                let label = *Label::ALL.get(usize::from(*label))?;
+                Some(Told { label, q: [*q, *q7], days: days.map(u8::cast_signed) })
+            })(),
+            _ => None,
+        };
+        let class = told.first().copied().unwrap_or_default();
+        let read = || {
+            let (payer, last) = state.split_first_chunk::<STORED>()?;
+            let [day, high, low] = *<&[u8; 12]>::try_from(last).ok()?.as_chunks().0 else { return None };
+            let [day, high, low] = [day, high, low].map(u32::from_le_bytes);
+            let last = Place { day, hash: [high, low] };
+            Some(Self { payer: Payer::from_bytes(payer).ok()?, last, class, told: told_then, is_stale: false })
+        };
+        read().unwrap_or(Self { told: told_then, is_stale: true, ..Self::default() })
+    }
+
+    /// Counts a settlement that follows all others.
+    fn settle(&mut self, settlement: &Settlement, portfolio: &InForce) {
+        // What was expected of this payment: the estimate before it. (That of the day of issue would be another event's work.)
+        let expected = portfolio.predict(&self.payer, settlement.class, &[]).late();
+        self.payer.standing.settle(settlement.delay_days, expected);
+        self.payer.settle(settlement.delay_days);
+        (self.last, self.class) = (settlement.place, settlement.class);
+    }
+
+    /// The fold of all settlements of a customer. The label stays until the customer is looked at: it was given for what was
+    /// known then.
+    pub fn replay(&self, mut settlements: Vec<Settlement>, portfolio: &InForce) -> Self {
+        settlements.sort_unstable();
+        let mut account = Self { told: self.told, ..Self::default() };
+        account.payer.standing = self.payer.standing.replay([]);
+        settlements.iter().for_each(|settlement| account.settle(settlement, portfolio));
+        account
+    }
+
+    /// How the customer's next payment is spread.
+    pub fn predict(&self, portfolio: &InForce, open: &[Open]) -> Distribution {
+        portfolio.predict(&self.payer, self.class, open)
+    }
+
+    /// The class of the last settlement.
+    pub fn class(&self) -> u8 {
+        self.class
+    }
+}
+
+/// A customer that is being looked at.
+pub struct Assessment<'a> {
+    /// What is known of it.
+    pub account: Account,
+    /// Changes of its label, in their order.
+    pub changes: Vec<Change>,
+    portfolio: &'a InForce,
+    open: &'a [Open],
+}
+
+impl<'a> Assessment<'a> {
+    /// Begins with what is known of a customer: its account, its merchant's portfolio, and its open overdue invoices, oldest
+    /// issued first.
+    pub fn new(account: Account, portfolio: &'a InForce, open: &'a [Open]) -> Self {
+        Self { account, changes: Vec::new(), portfolio, open: open.get(..MOST_OPEN).unwrap_or(open) }
+    }
+
+    /// Counts settlements that follow all others, and looks at the customer after each.
+    pub fn settle(&mut self, settlements: &[Settlement]) {
+        for settlement in settlements {
+            self.account.settle(settlement, self.portfolio);
+            self.look();
+        }
+    }
+
+    /// Looks at what kind of payer the customer is. Once for each thing that was heard: to look twice at the same is to agree
+    /// with oneself.
+    pub fn look(&mut self) {
+        let prediction = self.account.predict(self.portfolio, self.open);
+        let (looks, thresholds) = (self.looks(&prediction), &self.portfolio.thresholds);
+        let change = self.account.payer.standing.look(&looks, thresholds);
+        self.changes.extend(change);
+    }
+
+    fn looks<'p>(&self, prediction: &'p Distribution) -> Looks<'p> {
+        let overdue_days = self.open.iter().map(|open| open.overdue_days).max();
+        Looks { effective: self.account.payer.effective(), prediction, overdue_days }
+    }
+
+    /// The event, if enough has changed since the last one.
+    pub fn tell(&mut self, key: &PayerKey, version: i64) -> Option<v1::CustomerSegmented> {
+        let prediction = self.account.predict(self.portfolio, self.open);
+        let label = self.account.payer.standing.label();
+        let now = Told::of(label, &prediction);
+        let effective = self.account.payer.effective();
+        let is_news = match &self.account.told {
+            None => effective >= KNOWN,
+            Some(told) => told.differs(&now),
+        };
+        // Before anybody has paid there is nothing to hold a customer against.
+        if !is_news || self.portfolio.settlements == 0 {
+            return None;
+        }
+        self.account.told = Some(now);
+        let days = now.days.map(i32::from);
+        Some(v1::CustomerSegmented {
+            merchant_id: key.0.to_string(),
+            customer_id: key.1.to_string(),
+            version,
+            segment: snapshot::segment_to_wire(segment(label)).into(),
+            settled: i32::try_from(self.account.payer.settled()).unwrap_or(i32::MAX),
+            settled_late: i32::try_from(self.account.payer.late()).unwrap_or(i32::MAX),
+            reason: self.reason(&prediction),
+            outlook: Some(v1::Outlook {
+                delay: prediction.0.to_vec(),
+                pooled: self.portfolio.pooled.0.to_vec(),
+                effective,
+                late: prediction.late(),
+                late_7: prediction.late_7(),
+                p10_days: days[0],
+                p50_days: days[1],
+                p90_days: days[2],
+                late_pooled: self.portfolio.pooled.late(),
+                reminders_before_due: 1,
+                model: MODEL.to_owned(),
+            }),
+        })
+    }
+
+    /// Why the customer has its label, or why it has it still.
+    pub fn reason(&self, prediction: &Distribution) -> String {
+        let standing = &self.account.payer.standing;
+        let (seen, reason) = self.looks(prediction).label(standing.cusum(), &self.portfolio.thresholds);
+        if seen == standing.label() {
+            reason.to_string()
+        } else {
+            format!("to become {} if the next look agrees: {reason}", seen.as_str())
+        }
+    }
+}
+
+/// The label in the words of the events.
+fn segment(label: Label) -> Segment {
+    match label {
+        Label::New => Segment::New,
+        Label::Prompt => Segment::Prompt,
+        Label::Mixed => Segment::Mixed,
+        Label::UsuallyLate => Segment::UsuallyLate,
+        Label::ChronicallyLate => Segment::ChronicallyLate,
+        Label::AtRisk => Segment::AtRisk,
     }
 }
