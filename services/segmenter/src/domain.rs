@@ -102,9 +102,7 @@ fn roll(due_on: Date) -> Date {
 }
 
 fn fault(issued_on: Date, due_on: Option<Date>, paid_on: Option<Date>) -> Option<Fault> {
-    let is_absurd = |date: &Date| {
-        !YEARS.contains(&date.year()) || days_between(issued_on, *date).abs() > ABSURD_DAYS
-    };
+    let is_absurd = |date: &Date| !YEARS.contains(&date.year()) || days_between(issued_on, *date).abs() > ABSURD_DAYS;
     if [Some(issued_on), due_on, paid_on].iter().flatten().any(is_absurd) {
         Some(Fault::AbsurdDate)
     } else if paid_on.is_some_and(|paid_on| paid_on < issued_on) {

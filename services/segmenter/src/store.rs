@@ -5,7 +5,7 @@ use crate::domain::{Account, PayerKey, Settlement, Sighting};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
-use kernel::{CustomerId, InvoiceId, MerchantId};
+use kernel::{CustomerId, MerchantId};
 use payer::bins::BINS;
 use payer::estimator::Open;
 use sqlx::postgres::PgBindIterExt;
@@ -193,15 +193,17 @@ pub async fn settlements(
     .await?;
     let mut found: BTreeMap<PayerKey, Vec<Settlement>> = BTreeMap::new();
     for (merchant, customer, invoice, due_on, paid_on, of_class) in rows {
-        let settlement =
-            Settlement::new(&id(&invoice)?, due_on.to_jiff(), paid_on.to_jiff(), class(Some(of_class))?);
+        let settlement = Settlement::new(&id(&invoice)?, due_on.to_jiff(), paid_on.to_jiff(), class(Some(of_class))?);
         found.entry((id(&merchant)?, id(&customer)?)).or_default().push(settlement);
     }
     Ok(found)
 }
 
 /// The open overdue invoices of customers, each on a day: the two that were issued first. By the place of the customer.
-pub async fn open_overdue(tx: &mut PgConnection, keys: &[(&PayerKey, Date)]) -> sqlx::Result<BTreeMap<usize, Vec<Open>>> {
+pub async fn open_overdue(
+    tx: &mut PgConnection,
+    keys: &[(&PayerKey, Date)],
+) -> sqlx::Result<BTreeMap<usize, Vec<Open>>> {
     let rows: Vec<(i64, i32)> = sqlx::query_as(
         "SELECT wanted.n, wanted.today - oldest.due_on
          FROM UNNEST($1::text[], $2::text[], $3::date[]) WITH ORDINALITY AS wanted (merchant, customer, today, n)
@@ -290,12 +292,11 @@ pub async fn kappas<'a>(
     tx: &mut PgConnection,
     merchants: impl Iterator<Item = &'a MerchantId> + Clone + Send,
 ) -> sqlx::Result<BTreeMap<MerchantId, f32>> {
-    let rows: Vec<(String, f32)> = sqlx::query_as(
-        "SELECT merchant, kappa FROM segmenter.review WHERE merchant = ANY($1) AND kappa IS NOT NULL",
-    )
-    .bind(merchants.map(MerchantId::as_str).bind_iter())
-    .fetch_all(tx)
-    .await?;
+    let rows: Vec<(String, f32)> =
+        sqlx::query_as("SELECT merchant, kappa FROM segmenter.review WHERE merchant = ANY($1) AND kappa IS NOT NULL")
+            .bind(merchants.map(MerchantId::as_str).bind_iter())
+            .fetch_all(tx)
+            .await?;
     rows.into_iter().map(|(merchant, kappa)| Ok((id(&merchant)?, kappa))).collect()
 }
 
@@ -418,35 +419,39 @@ pub async fn save_progress(
     .map(drop)
 }
 
-/// Customers of a merchant after one of them, in their order.
-pub async fn customers_after(
+/// The accounts of a merchant's customers after one of them, in their order.
+pub async fn page_of_everybody(
     tx: &mut PgConnection,
     merchant: &MerchantId,
     after: &str,
     limit: i64,
-) -> sqlx::Result<Vec<PayerKey>> {
-    let rows: Vec<String> = sqlx::query_scalar(
-        "SELECT customer FROM segmenter.payer WHERE merchant = $1 AND customer > $2 ORDER BY customer LIMIT $3",
+) -> sqlx::Result<BTreeMap<PayerKey, (Account, i64)>> {
+    let rows: Vec<AccountRow> = sqlx::query_as(
+        "SELECT merchant, customer, revision, state, told FROM segmenter.payer
+         WHERE merchant = $1 AND customer > $2 ORDER BY customer LIMIT $3",
     )
     .bind(merchant.as_str())
     .bind(after)
     .bind(limit)
     .fetch_all(tx)
     .await?;
-    rows.iter().map(|customer| Ok((merchant.clone(), id(customer)?))).collect()
+    rows.into_iter().map(AccountRow::into_account).collect()
 }
 
-/// The same of those with an open invoice that was due before a day.
-pub async fn overdue_customers_after(
+/// The same of those with an open invoice that was due before a day. (Of whom nothing is known otherwise stays new.)
+pub async fn page_of_overdue(
     tx: &mut PgConnection,
     merchant: &MerchantId,
     after: &str,
-    today: Date,
     limit: i64,
-) -> sqlx::Result<Vec<PayerKey>> {
-    let rows: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT customer FROM segmenter.invoice
-         WHERE merchant = $1 AND customer > $2 AND open AND due_on < $4 ORDER BY customer LIMIT $3",
+    today: Date,
+) -> sqlx::Result<BTreeMap<PayerKey, (Account, i64)>> {
+    let rows: Vec<AccountRow> = sqlx::query_as(
+        "SELECT p.merchant, p.customer, p.revision, p.state, p.told
+         FROM (SELECT DISTINCT customer FROM segmenter.invoice
+               WHERE merchant = $1 AND customer > $2 AND open AND due_on < $4) AS overdue
+         JOIN segmenter.payer AS p ON p.merchant = $1 AND p.customer = overdue.customer
+         ORDER BY p.customer LIMIT $3",
     )
     .bind(merchant.as_str())
     .bind(after)
@@ -454,7 +459,98 @@ pub async fn overdue_customers_after(
     .bind(today.to_sqlx())
     .fetch_all(tx)
     .await?;
-    rows.iter().map(|customer| Ok((merchant.clone(), id(customer)?))).collect()
+    rows.into_iter().map(AccountRow::into_account).collect()
+}
+
+/// A customer for an operator.
+#[derive(Debug)]
+pub struct Shown {
+    /// What is kept of it.
+    pub account: Account,
+    /// Of its row.
+    pub revision: i64,
+    /// Changes of its label, latest first: when, label, label before, reason.
+    pub changes: Vec<(Timestamp, String, String, String)>,
+    /// Its invoices, latest paid first and then those that are not paid.
+    pub invoices: Vec<ShownInvoice>,
+}
+
+/// One of its invoices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct ShownInvoice {
+    pub invoice: String,
+    pub issued_on: Date,
+    pub due_on: Option<Date>,
+    pub paid_on: Option<Date>,
+    pub open: bool,
+    pub settled: bool,
+    pub fault: String,
+}
+
+#[derive(FromRow)]
+struct ShownInvoiceRow {
+    invoice: String,
+    issued_on: jiff_sqlx::Date,
+    due_on: Option<jiff_sqlx::Date>,
+    paid_on: Option<jiff_sqlx::Date>,
+    open: bool,
+    settled: bool,
+    fault: String,
+}
+
+/// What is known of a customer; `None` if nothing is. `limit`: so many changes, settled and open invoices of each kind.
+pub async fn show(tx: &mut PgConnection, key: &PayerKey, limit: i64) -> sqlx::Result<Option<Shown>> {
+    let invoices: Vec<ShownInvoiceRow> = sqlx::query_as(
+        "(SELECT invoice, issued_on, due_on, paid_on, open, settled, fault FROM segmenter.invoice
+          WHERE merchant = $1 AND customer = $2 AND settled ORDER BY paid_on DESC, invoice LIMIT $3)
+         UNION ALL
+         (SELECT invoice, issued_on, due_on, paid_on, open, settled, fault FROM segmenter.invoice
+          WHERE merchant = $1 AND customer = $2 AND open ORDER BY issued_on, invoice LIMIT $3)
+         UNION ALL
+         (SELECT invoice, issued_on, due_on, paid_on, open, settled, fault FROM segmenter.invoice
+          WHERE merchant = $1 AND customer = $2 AND fault <> '' ORDER BY issued_on, invoice LIMIT $3)",
+    )
+    .bind(key.0.as_str())
+    .bind(key.1.as_str())
+    .bind(limit)
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut accounts = accounts(&mut *tx, &[key]).await?;
+    let known = accounts.remove(key);
+    if known.is_none() && invoices.is_empty() {
+        return Ok(None);
+    }
+    let changes: Vec<(jiff_sqlx::Timestamp, String, String, String)> = sqlx::query_as(
+        "SELECT at, label, before, reason FROM segmenter.label_change WHERE merchant = $1 AND customer = $2
+         ORDER BY revision DESC, place DESC LIMIT $3",
+    )
+    .bind(key.0.as_str())
+    .bind(key.1.as_str())
+    .bind(limit)
+    .fetch_all(tx)
+    .await?;
+    let invoice = |row: ShownInvoiceRow| ShownInvoice {
+        invoice: row.invoice,
+        issued_on: row.issued_on.to_jiff(),
+        due_on: row.due_on.map(|d| d.to_jiff()),
+        paid_on: row.paid_on.map(|d| d.to_jiff()),
+        open: row.open,
+        settled: row.settled,
+        fault: row.fault,
+    };
+    let (account, revision) = known.unwrap_or_default();
+    let changes = changes.into_iter().map(|(at, label, before, why)| (at.to_jiff(), label, before, why)).collect();
+    Ok(Some(Shown { account, revision, changes, invoices: invoices.into_iter().map(invoice).collect() }))
+}
+
+/// How many invoices do not count, by what is wrong with their dates.
+pub async fn faulty(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, i64)>> {
+    sqlx::query_as(
+        "SELECT merchant, fault, count(*) FROM segmenter.invoice WHERE fault <> '' GROUP BY 1, 2 ORDER BY 1, 2",
+    )
+    .fetch_all(db)
+    .await
 }
 
 fn class(stored: Option<i16>) -> sqlx::Result<u8> {

@@ -1,0 +1,124 @@
+//! How all customers of a merchant pay: what one customer is held against.
+//!
+//! In force is the fold of all weeks before this one, so that for a week everybody is measured by the same. Only while there is
+//! no such week, what is there of this week counts.
+
+use crate::domain::{CLASSES, monday};
+use crate::store::{self, Week};
+use jiff::civil::Date;
+use kernel::MerchantId;
+use payer::bins::BINS;
+use payer::estimator::{self, Distribution, KAPPA, Open, Payer, Pool};
+use payer::label::Thresholds;
+use sqlx::PgConnection;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Late news change past weeks: they are read again after so long, in machine time.
+const KEEP: Duration = Duration::from_secs(60);
+/// With fewer settlements than this each one counts: read again with every batch.
+const YOUNG: u64 = 200;
+
+/// A merchant's portfolio, as it is in force during a week.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InForce {
+    /// How all customers pay, whatever their terms.
+    pub pooled: Distribution,
+    /// What labels are given by.
+    pub thresholds: Thresholds,
+    /// How many settlements it holds.
+    pub settlements: u64,
+    /// By class of terms: how a customer pays of whom nothing is known.
+    priors: [Distribution; CLASSES],
+    /// How many settlements the prior weighs.
+    kappa: f32,
+}
+
+impl InForce {
+    /// The fold of the weeks (in order) before the one that begins on `this_week`.
+    pub fn fold(weeks: &[Week], this_week: Date, kappa: Option<f32>) -> Self {
+        let before = || weeks.iter().filter(|week| week.begins_on < this_week);
+        let settlements = |week: &Week| week.counts.iter().map(|count| u64::from(*count)).sum::<u64>();
+        let are_complete = before().any(|week| settlements(week) > 0);
+        let counted = || weeks.iter().filter(|week| week.begins_on < this_week || !are_complete);
+
+        let (mut tenant, mut classes) = (Pool::of_tenant(), [Pool::of_segment(); CLASSES]);
+        let mut by_week: BTreeMap<Date, [u32; BINS]> = BTreeMap::new();
+        for week in counted() {
+            if let Some(pool) = classes.get_mut(usize::from(week.class)) {
+                pool.fold_week(&week.counts);
+            }
+            let sum = by_week.entry(week.begins_on).or_insert([0; BINS]);
+            sum.iter_mut().zip(week.counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
+        }
+        by_week.values().for_each(|counts| tenant.fold_week(counts));
+        let pooled = tenant.distribution();
+        Self {
+            thresholds: Thresholds::of(&pooled),
+            settlements: counted().map(settlements).sum(),
+            priors: classes.map(|pool| estimator::prior(&tenant, Some(&pool))),
+            kappa: kappa.unwrap_or(KAPPA),
+            pooled,
+        }
+    }
+
+    /// How a customer's next payment is spread.
+    pub fn predict(&self, payer: &Payer, class: u8, open: &[Open]) -> Distribution {
+        let prior = self.priors.get(usize::from(class)).unwrap_or(&self.pooled);
+        estimator::predict(payer, prior, open, self.kappa)
+    }
+}
+
+/// The portfolios of merchants that were asked for, kept for their week.
+#[derive(Debug, Default)]
+pub struct Portfolios {
+    kept: Mutex<HashMap<MerchantId, Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    week: Date,
+    read_at: Instant,
+    in_force: Arc<InForce>,
+}
+
+impl Portfolios {
+    /// The portfolios of merchants, each on a day in its zone.
+    pub async fn on(
+        &self,
+        tx: &mut PgConnection,
+        days: &BTreeMap<MerchantId, Date>,
+    ) -> sqlx::Result<BTreeMap<MerchantId, Arc<InForce>>> {
+        let mut found = BTreeMap::new();
+        let mut stale = BTreeMap::new();
+        {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for (merchant, day) in days {
+                let week = monday(*day);
+                let is_fresh = |kept: &&Kept| {
+                    let is_young = kept.in_force.settlements < YOUNG;
+                    kept.week == week && !is_young && kept.read_at.elapsed() < KEEP
+                };
+                match kept.get(merchant).filter(is_fresh) {
+                    Some(kept) => drop(found.insert(merchant.clone(), kept.in_force.clone())),
+                    None => drop(stale.insert(merchant.clone(), week)),
+                }
+            }
+        }
+        if stale.is_empty() {
+            return Ok(found);
+        }
+        let mut weeks = store::weeks(tx, &stale).await?;
+        let kappas = store::kappas(tx, stale.keys()).await?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (merchant, week) in stale {
+            let of_merchant = weeks.remove(&merchant).unwrap_or_default();
+            let in_force = Arc::new(InForce::fold(&of_merchant, week, kappas.get(&merchant).copied()));
+            found.insert(merchant.clone(), in_force.clone());
+            kept.insert(merchant, Kept { week, read_at: Instant::now(), in_force });
+        }
+        Ok(found)
+    }
+}
