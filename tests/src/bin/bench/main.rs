@@ -10,6 +10,7 @@ mod dev;
 mod ingest;
 mod planning;
 mod report;
+mod segmenter;
 mod sending;
 mod sink;
 mod timers;
@@ -18,12 +19,13 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "e2e",
     "ingest_grpc",
     "ingest_webhooks",
     "time_to_suppress",
     "replan",
+    "segmenter",
     "fire",
     "timers",
     "timers_10m",
@@ -58,6 +60,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if is_wanted("replan") {
         report.extend([timers::replan().await?]);
+    }
+    if is_wanted("segmenter") {
+        report.extend(segmenter::segmenter().await?);
     }
     if is_wanted("fire") {
         report.extend([timers::fire_consolidated().await?]);
