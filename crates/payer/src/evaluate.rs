@@ -6,17 +6,21 @@
 //! since nobody knows when they will be, but count as open while others of their customer are forecast.
 
 mod baseline;
+mod claims;
 
 use crate::bins::{BINS, bin};
-use crate::estimator::{Distribution, KAPPA, Open, Payer, Portfolio, predict};
+use crate::estimator::{Distribution, KAPPA, Open, Payer, Portfolio};
 use crate::icc::Spread;
 use crate::label::{Label, Looks, Thresholds};
 use crate::ledger::{Fault, Invoice, Ledger, Rejected, date};
+use crate::peers::Peers;
 use crate::score::{Calibration, Coverage, Figures, Forecast, LEVELS, calibration, coverage};
+use crate::segment::{Quartiles, SegmentKey, segment_key};
 use baseline::{Global, Raw};
+pub use claims::Claims;
 use jiff::civil::Date;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Which invoices are scored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -81,6 +85,8 @@ pub struct Report {
     pub label_changes: Option<f64>,
     /// How many settlements the prior weighs at the end.
     pub kappa: f32,
+    /// What may be claimed, and what may not.
+    pub claims: Claims,
 }
 
 /// Lives through a ledger and scores what was forecast.
@@ -101,8 +107,11 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
     let mut delays_by_label: BTreeMap<Label, [u32; BINS]> = BTreeMap::new();
     for scored in &replay.scored {
         let counts = delays_by_label.entry(scored.label).or_default();
-        counts.iter_mut().nth(bin(scored.ours.delay)).into_iter().for_each(|count| *count += 1);
+        if let Some(count) = counts.get_mut(bin(scored.ours.delay)) {
+            *count += 1;
+        }
     }
+    let us = scores("dunlin", |s| s.ours);
     Report {
         split,
         from: date(scored.0).filter(|_| !invoices.is_empty()),
@@ -110,8 +119,9 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
         customers: ledger.customers(),
         rejected: ledger.rejected().clone(),
         unpaid: invoices.iter().filter(|invoice| invoice.paid.is_none()).count(),
+        claims: Claims::of(&us.all, &us.known),
         models: vec![
-            scores("dunlin", |s| s.ours),
+            us,
             scores("all customers alike", |s| s.global),
             scores("the customer's plain history", |s| s.raw),
             scores("the customer's late share, shrunk", |s| s.shrunk),
@@ -120,7 +130,7 @@ pub fn evaluate(ledger: &Ledger, split: Split) -> Report {
         coverage: coverage(&ours),
         delays_by_label,
         label_changes: (!invoices.is_empty()).then(|| replay.label_changes as f64 / invoices.len() as f64),
-        kappa: replay.kappa,
+        kappa: replay.portfolio.kappa,
     }
 }
 
@@ -144,18 +154,36 @@ struct Customer {
     open: Vec<usize>,
 }
 
+/// What an invoice is first taken to be paid like.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    /// As the ledger says.
+    Own(usize),
+    /// By terms and amount.
+    Ours(SegmentKey),
+}
+
+/// What is kept of the issue of an invoice until it is paid.
+struct Issue {
+    segment: Segment,
+    peers: Option<Peers>,
+    q: f32,
+}
+
 /// A ledger that is lived through, day by day.
 struct Replay<'a> {
     invoices: &'a [Invoice],
     /// The days of issue that are scored.
     days: (i32, i32),
     customers: Vec<Customer>,
-    portfolio: Portfolio<Option<usize>>,
-    /// What is looked at anew every week.
+    portfolio: Portfolio<Segment>,
+    /// What is looked at anew every week, as is the portfolio's kappa.
     thresholds: Thresholds,
-    kappa: f32,
-    /// q of each invoice at its issue.
-    expected: Vec<f32>,
+    quartiles: Quartiles,
+    /// Amounts of all issued invoices.
+    amounts: Vec<i64>,
+    /// What is kept of the issue of each invoice that is not known to be paid.
+    issues: HashMap<usize, Issue>,
     global: Global,
     scored: Vec<Scored>,
     label_changes: u32,
@@ -172,8 +200,9 @@ impl<'a> Replay<'a> {
             customers: vec![Customer::default(); ledger.customers()],
             thresholds: Thresholds::of(&portfolio.tenant.distribution()),
             portfolio,
-            kappa: KAPPA,
-            expected: vec![0.0; invoices.len()],
+            quartiles: Quartiles::default(),
+            amounts: Vec::new(),
+            issues: HashMap::new(),
             global: Global::of(known.filter_map(Invoice::delay)),
             scored: Vec::new(),
             label_changes: 0,
@@ -204,11 +233,15 @@ impl<'a> Replay<'a> {
 
     fn settle(&mut self, place: usize, invoice: &Invoice) {
         let (Some(delay), Some(customer)) = (invoice.delay(), self.customers.get_mut(invoice.customer)) else { return };
+        let Some(issue) = self.issues.remove(&place) else { return };
         customer.payer.settle(delay);
-        customer.payer.standing.settle(delay, self.expected.get(place).copied().unwrap_or_default());
+        customer.payer.standing.settle(delay, issue.q);
         customer.raw.settle(delay);
         customer.open.retain(|open| *open != place);
-        self.portfolio.settle(invoice.segment, delay);
+        self.portfolio.settle(issue.segment, delay);
+        if let Some(peers) = issue.peers {
+            self.portfolio.settle_peers(peers, delay);
+        }
     }
 
     /// Once a week.
@@ -216,7 +249,8 @@ impl<'a> Replay<'a> {
         self.thresholds = Thresholds::of(&self.portfolio.tenant.distribution());
         let mut spread = Spread::default();
         self.customers.iter().for_each(|customer| spread.add(customer.payer.settled(), customer.payer.late()));
-        self.kappa = spread.kappa();
+        self.portfolio.kappa = spread.kappa();
+        self.quartiles = Quartiles::of(&mut self.amounts);
     }
 
     fn issue(&mut self, place: usize, invoice: &Invoice) {
@@ -226,14 +260,17 @@ impl<'a> Replay<'a> {
             .map(|other| Open { overdue_days: invoice.issue - other.due })
             .filter(|open| open.overdue_days > 0)
             .collect();
-        let prior = self.portfolio.prior(&invoice.segment);
-        let prediction = predict(&customer.payer, &prior, &overdue, self.kappa);
+        let ours = || segment_key(invoice.due - invoice.issue, invoice.amount_minor, &self.quartiles);
+        let segment = invoice.segment.map_or_else(|| Segment::Ours(ours()), Segment::Own);
+        let peers = Peers::of(&customer.payer, &overdue);
+        let prediction = self.portfolio.predict(&customer.payer, &segment, &overdue);
         let effective = customer.payer.effective();
         let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
         let looks = Looks { effective, prediction: &prediction, overdue_days };
         self.label_changes += u32::from(customer.payer.standing.look(&looks, &self.thresholds).is_some());
         customer.open.push(place);
-        self.expected.iter_mut().nth(place).into_iter().for_each(|expected| *expected = prediction.late());
+        self.amounts.extend(invoice.amount_minor);
+        self.issues.insert(place, Issue { segment, peers, q: prediction.late() });
         if let Some(delay) = invoice.delay()
             && (self.days.0..self.days.1).contains(&invoice.issue)
         {
@@ -253,3 +290,6 @@ fn forecast(prediction: &Distribution, delay: i32) -> Forecast {
     let quantiles = LEVELS.map(|level| prediction.quantile(level));
     Forecast { q: prediction.late(), q7: Some(prediction.late_7()), quantiles: Some(quantiles), delay }
 }
+
+#[cfg(test)]
+mod tests;

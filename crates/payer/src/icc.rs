@@ -3,7 +3,7 @@
 use crate::estimator::KAPPA;
 
 /// So many customers are needed to tell.
-const CUSTOMERS: u32 = 200;
+const CUSTOMERS: u32 = 50;
 /// Each with so many settlements.
 const SETTLEMENTS: u32 = 3;
 /// The prior never weighs less or more settlements than these.
@@ -49,7 +49,7 @@ impl Spread {
         self.between += late * late / n;
     }
 
-    /// The share of the variance of "late" that lies between customers, by analysis of variance; `None` with fewer than 200
+    /// The share of the variance of "late" that lies between customers, by analysis of variance; `None` with fewer than 50
     /// customers, and if all payments are of a kind.
     ///
     /// Source: Donner, "A review of inference procedures for the intraclass correlation coefficient in the one-way random
@@ -66,7 +66,7 @@ impl Spread {
         icc.is_finite().then_some(icc)
     }
 
-    /// How many settlements the prior weighs: (1 - ICC) / ICC, between 2 and 15; 6 while it cannot be told.
+    /// How many settlements the prior weighs: (1 - ICC) / ICC, between 2 and 15; [`KAPPA`] while it cannot be told.
     pub fn kappa(&self) -> f32 {
         let of = |icc: f64| if icc > 0.0 { ((1.0 - icc) / icc).clamp(BOUNDS.0, BOUNDS.1) } else { BOUNDS.1 };
         self.icc().map_or(KAPPA, |icc| of(icc) as f32)
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn few_customers_say_nothing() {
-        assert_eq!(spread(199, &[(4, 0)]).icc(), None);
-        assert_eq!(spread(199, &[(3, 0)]).kappa(), KAPPA);
+        assert_eq!(spread(49, &[(4, 0)]).icc(), None);
+        assert_eq!(spread(49, &[(3, 0)]).kappa(), KAPPA);
         assert_eq!(spread(300, &[(2, 0), (2, 2)]).kappa(), KAPPA, "two settlements are too few");
         assert_eq!(spread(300, &[(4, 0)]).kappa(), KAPPA, "nobody is ever late");
     }

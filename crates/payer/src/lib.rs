@@ -12,7 +12,9 @@ pub mod evaluate;
 pub mod icc;
 pub mod label;
 pub mod ledger;
+pub mod peers;
 pub mod score;
+pub mod segment;
 
 pub use label::Label;
 

@@ -33,7 +33,9 @@ pub struct Figures {
     pub late: usize,
     /// How often a late invoice was given a higher q than one that was not: .5 is guessing, 1 is perfect.
     pub auc_late: Option<f64>,
-    /// The same of being more than seven days late.
+    /// Its standard error.
+    pub auc_late_error: Option<f64>,
+    /// The AUC of being more than seven days late.
     pub auc_late_7: Option<f64>,
     /// Mean of (q - late)^2.
     pub brier: Option<f64>,
@@ -56,10 +58,13 @@ impl Figures {
         let of_days = |score: fn([i32; LEVELS.len()], i32) -> f64| {
             mean(forecasts.iter().map(|f| f.quantiles.map(|q| score(q, f.delay.clamp(SCORED_DAYS.0, SCORED_DAYS.1)))))
         };
+        let lates = forecasts.iter().filter(|f| late(f)).count();
+        let auc_late = auc(forecasts.iter().map(|f| (f.q, late(f))));
         Self {
             invoices: forecasts.len(),
-            late: forecasts.iter().filter(|f| late(f)).count(),
-            auc_late: auc(forecasts.iter().map(|f| (f.q, late(f)))),
+            late: lates,
+            auc_late,
+            auc_late_error: auc_late.map(|auc| auc_error(auc, lates, forecasts.len() - lates)),
             auc_late_7: forecasts
                 .iter()
                 .map(|f| Some((f.q7?, f.delay > 7)))
@@ -103,6 +108,15 @@ fn auc(scored: impl Iterator<Item = (f32, bool)>) -> Option<f64> {
         positives += here;
     }
     (positives > 0 && below > 0).then(|| wins / (positives as f64 * below as f64))
+}
+
+/// The standard error of an AUC (Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic
+/// curve", 1982).
+fn auc_error(auc: f64, positives: usize, negatives: usize) -> f64 {
+    let (p, n) = (positives as f64, negatives as f64);
+    let (q1, q2) = (auc / (2.0 - auc), 2.0 * auc * auc / (1.0 + auc));
+    let square = auc * auc;
+    ((auc * (1.0 - auc) + (p - 1.0) * (q1 - square) + (n - 1.0) * (q2 - square)) / (p * n)).sqrt()
 }
 
 /// What was said, and what happened, of a part of the forecasts.
@@ -216,6 +230,15 @@ mod tests {
         close(Some(at(10)), 10.0 * (0.1 + 0.25 + 0.5 + 0.75 + 0.9) / 5.0);
         close(Some(at(-10)), 10.0 * 0.5);
         close(Some(pinball([-1, 0, 0, 0, 0], 10)), (11.0 * 0.1 + 10.0 * 2.4) / 5.0);
+    }
+
+    #[test]
+    fn an_auc_is_off_by_what_the_source_says() {
+        // Guessing: the variance is (p + n + 1) / (12 p n).
+        close(Some(auc_error(0.5, 30, 50)), (81.0_f64 / 18_000.0).sqrt());
+        close(Some(auc_error(1.0, 30, 50)), 0.0);
+        // A single pair is a coin.
+        close(Some(auc_error(0.8, 1, 1)), 0.4);
     }
 
     #[test]
