@@ -73,18 +73,15 @@ impl Distribution {
     /// 0 where the last bin begins: it has no end, so nothing is known about when payments in it come.
     pub fn self_cure(&self, days: i32, within: i32) -> f32 {
         let unpaid = self.unpaid_at(days);
-        if days >= bins::LAST_DAYS || unpaid <= 0.0 {
-            return 0.0;
-        }
         let end = days.saturating_add(within.max(0)).min(bins::LAST_DAYS);
-        ((unpaid - self.unpaid_at(end)) / unpaid).clamp(0.0, 1.0)
+        if unpaid > 0.0 { ((unpaid - self.unpaid_at(end)) / unpaid).max(0.0) } else { 0.0 }
     }
 
     /// The chance of being late of an invoice that is still unpaid at the beginning of the day `days` (today minus the due
     /// date, at most 0): q / P(D >= days). After the due date it is late already: 1.
     pub fn late_given_unpaid(&self, days: i32) -> f32 {
         let unpaid = self.unpaid_at(days);
-        if days > 0 || unpaid <= 0.0 { 1.0 } else { (self.late() / unpaid).min(1.0) }
+        if unpaid > 0.0 { (self.late() / unpaid).min(1.0) } else { 1.0 }
     }
 }
 

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn few_customers_say_nothing() {
-        assert_eq!(spread(49, &[(4, 0)]).icc(), None);
+        assert_eq!(spread(49, &[(4, 1)]).icc(), None);
+        assert!(spread(50, &[(4, 1)]).icc().is_some());
         assert_eq!(spread(49, &[(3, 0)]).kappa(), KAPPA);
         assert_eq!(spread(300, &[(2, 0), (2, 2)]).kappa(), KAPPA, "two settlements are too few");
         assert_eq!(spread(300, &[(4, 0)]).kappa(), KAPPA, "nobody is ever late");

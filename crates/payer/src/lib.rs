@@ -5,16 +5,21 @@
 //!
 //! Counts and four labels for now; the seam to a proper estimator is [`History::segment`].
 
+pub mod advice;
 pub mod bins;
 mod distribution;
 pub mod estimator;
 pub mod evaluate;
+pub mod experiment;
 pub mod icc;
 pub mod label;
 pub mod ledger;
+pub mod lift;
 pub mod peers;
 pub mod score;
 pub mod segment;
+pub mod simulate;
+pub mod world;
 
 pub use label::Label;
 

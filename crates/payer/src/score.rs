@@ -225,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn borders_belong_to_the_right_side() {
+        // Both ends of the interval are in it.
+        let covered = |delay| Figures::of(&[forecast(0.1, delay)]).coverage_80;
+        assert_eq!([-3, -2, 10, 11].map(covered), [0.0, 1.0, 1.0, 0.0].map(Some));
+        // Seven days are not more than seven: only the first of three is.
+        let week = Figures::of(&[forecast(0.3, 8), forecast(0.2, 7), forecast(0.1, 0)]);
+        assert_eq!((week.late, week.auc_late_7), (2, Some(1.0)));
+        let other = Figures::of(&[forecast(0.1, 8), forecast(0.2, 7), forecast(0.3, 0)]);
+        assert_eq!(other.auc_late_7, Some(0.0));
+        let none = Figures::of(&[forecast(0.1, 7), forecast(0.2, 0)]);
+        assert_eq!(none.auc_late_7, None);
+    }
+
+    #[test]
     fn pinball_weighs_what_lies_above_by_the_level() {
         let at = |delay| pinball([0; 5], delay);
         close(Some(at(10)), 10.0 * (0.1 + 0.25 + 0.5 + 0.75 + 0.9) / 5.0);
@@ -259,9 +273,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranking_is_blind_to_scale(rows in prop::collection::vec((0.0_f32..1.0, -5_i32..15), 2..60)) {
+        fn a_ranking_turned_around_loses_what_it_won(rows in prop::collection::vec((0.0_f32..1.0, -5_i32..15), 2..60)) {
             let forecasts = |scale: fn(f32) -> f32| rows.iter().map(|(q, d)| forecast(scale(*q), *d)).collect::<Vec<_>>();
-            let (a, b) = (Figures::of(&forecasts(|q| q)), Figures::of(&forecasts(|q| 1.0 - q)));
+            let (a, b) = (Figures::of(&forecasts(|q| q)), Figures::of(&forecasts(|q| -q)));
             prop_assert_eq!(a.auc_late.is_some(), b.auc_late.is_some());
             if let (Some(a), Some(b)) = (a.auc_late, b.auc_late) {
                 prop_assert!((a + b - 1.0).abs() < 1e-9, "turned around, wins are losses");

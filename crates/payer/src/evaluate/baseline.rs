@@ -48,3 +48,37 @@ impl Raw {
         Forecast { q: of(0, all.q), q7: all.q7.map(|share| of(7, share)), quantiles: None, delay }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(delays: &[i32]) -> Raw {
+        let mut raw = Raw::default();
+        delays.iter().for_each(|delay| raw.settle(*delay));
+        raw
+    }
+
+    #[test]
+    fn a_plain_history_is_its_shares_and_ranks() {
+        let all = Global::of([0, 0, 0, 9]);
+        let said = history(&[8, 0, -4, 1, 7]).forecast(&all, 3);
+        assert_eq!((said.q, said.q7, said.delay), (0.6, Some(0.2), 3));
+        assert_eq!(said.quantiles, Some([-4, 0, 1, 7, 8]));
+    }
+
+    #[test]
+    fn who_has_no_history_is_like_all_others() {
+        let all = Global::of([9, 0, 0, 0]);
+        let said = all.forecast(3);
+        assert_eq!((said.q, said.q7, said.quantiles), (0.25, Some(0.25), Some([0, 0, 0, 0, 9])));
+        assert_eq!(history(&[]).forecast(&all, 3), said);
+        assert_eq!(history(&[]).forecast(&Global::of([]), 3).q, 0.5, "nobody has paid yet");
+    }
+
+    #[test]
+    fn shrinking_weighs_all_others_by_kappa() {
+        let said = history(&[5, 12]).shrunk(&Global::of([0, 0, 0, 9]), 6.0, 3);
+        assert_eq!((said.q, said.q7, said.quantiles), (3.5 / 8.0, Some(2.5 / 8.0), None));
+    }
+}

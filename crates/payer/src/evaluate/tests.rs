@@ -77,6 +77,37 @@ fn like_customers_are_forecast_alike_and_others_are_not() {
 }
 
 #[test]
+fn all_that_is_learnt_is_kept() {
+    let delays = [0, 4];
+    let rows = (0..3).flat_map(|n| {
+        (0..60).map(move |customer| Row {
+            amount_minor: Some(i64::from(customer)),
+            ..row(&customer.to_string(), n, 40 * i32::try_from(n).unwrap(), Some(delays[customer as usize % 2]))
+        })
+    });
+    let last = (0..60).map(|customer| row(&customer.to_string(), 3, 200, Some(0)));
+    let ledger = ledger(rows.chain(last));
+    let mut replay = Replay::new(&ledger, (80, i32::MAX));
+    replay.run();
+    assert_eq!(replay.portfolio.kappa, 2.0, "customers differ as much as they can");
+    assert_eq!(replay.quartiles, Quartiles([15, 30, 45]));
+    // Whoever has paid before has peers: the prompt, and the late.
+    assert_eq!(replay.portfolio.peers.len(), 2);
+    let settled: f32 = replay.portfolio.peers.values().map(crate::estimator::Pool::effective).sum();
+    assert!((110.0..=120.0).contains(&settled), "{settled}");
+    let cusum = |customer: usize| replay.customers[customer].payer.standing.cusum();
+    assert!(cusum(0) == 0.0 && cusum(1) > 0.0, "{} {}", cusum(0), cusum(1));
+}
+
+#[test]
+fn the_global_baseline_knows_what_was_known_at_the_split() {
+    let ledger = ledger([row("a", 0, 0, Some(0)), row("a", 1, 1, Some(5)), row("a", 2, 12, Some(5))]);
+    let split = ledger.invoices()[2].issue;
+    assert_eq!(Replay::new(&ledger, (split, i32::MAX)).global.forecast(0).q, 0.0);
+    assert_eq!(Replay::new(&ledger, (split + 5, i32::MAX)).global.forecast(0).q, 0.5);
+}
+
+#[test]
 fn folds_are_parts_of_the_dates_of_issue() {
     let rows = (0..10).map(|n| row("a", n, i32::try_from(n).unwrap(), Some(1)));
     let ledger = ledger(rows);
