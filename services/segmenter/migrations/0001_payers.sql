@@ -10,7 +10,7 @@ CREATE TABLE segmenter.invoice (
     paid_on   date,
     open      boolean  NOT NULL,
     settled   boolean  NOT NULL,
-    class     smallint NOT NULL,
+    segment   smallint NOT NULL,
     fault     text     NOT NULL,
     PRIMARY KEY (merchant, invoice)
 );
@@ -28,7 +28,7 @@ COMMENT ON COLUMN segmenter.invoice.due_on    IS 'Due date, on a weekend the Mon
 COMMENT ON COLUMN segmenter.invoice.paid_on   IS 'Day of payment in the merchant''s zone; null if it is not paid';
 COMMENT ON COLUMN segmenter.invoice.open      IS 'Whether it counts as unpaid once its due date has passed: owed, undisputed, with dates that make sense';
 COMMENT ON COLUMN segmenter.invoice.settled   IS 'Whether its delay counts: paid, and with dates that make sense';
-COMMENT ON COLUMN segmenter.invoice.class     IS 'Class of terms, from short (0) to long (3): invoices with like terms are paid alike';
+COMMENT ON COLUMN segmenter.invoice.segment   IS 'By its terms, as the crate payer numbers segments: invoices with like terms are paid alike';
 COMMENT ON COLUMN segmenter.invoice.fault     IS 'What is wrong with its dates, so that it does not count: paid_before_issue or absurd_date; empty if nothing is';
 
 CREATE TABLE segmenter.payer (
@@ -44,20 +44,20 @@ COMMENT ON TABLE  segmenter.payer IS 'How each customer pays: the fold of its se
 COMMENT ON COLUMN segmenter.payer.merchant IS 'Whose';
 COMMENT ON COLUMN segmenter.payer.customer IS 'The processor''s id';
 COMMENT ON COLUMN segmenter.payer.revision IS 'Counts changes of this row: a state that was read at another revision is not written. The version in customer-segmented';
-COMMENT ON COLUMN segmenter.payer.state    IS 'Bytes 1 to 108: version, 24 counts, settled, late; 109 to 116: label and CUSUM, which depend on when things were seen; 117 to 128: day and hash of the last settlement';
-COMMENT ON COLUMN segmenter.payer.told     IS 'What was told last: class of the last settlement, label, P(late) and P(more than 7 days late) in 1/250, the three quantiles in days';
+COMMENT ON COLUMN segmenter.payer.state    IS 'Bytes 1 to 112: version, 24 counts, settled, late, last delay; 113 to 120: label and CUSUM, which depend on when things were seen; 121 to 128: day and hash of the last settlement';
+COMMENT ON COLUMN segmenter.payer.told     IS 'Segment of the last settlement; then what was told last, if anything was: label, P(late) and P(more than 7 days late) in 1/250, the three quantiles in days';
 
 CREATE TABLE segmenter.portfolio_week (
     merchant text      COLLATE "C" NOT NULL,
-    class    smallint  NOT NULL,
+    pool     smallint  NOT NULL,
     week     date      NOT NULL,
     counts   integer[] NOT NULL,
-    PRIMARY KEY (merchant, class, week)
+    PRIMARY KEY (merchant, pool, week)
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE  segmenter.portfolio_week IS 'How all customers of a merchant paid in each week. Sums: the order of settlements does not matter, and one that is taken back is subtracted';
 COMMENT ON COLUMN segmenter.portfolio_week.merchant IS 'Whose';
-COMMENT ON COLUMN segmenter.portfolio_week.class    IS 'Class of terms, as of the invoice';
+COMMENT ON COLUMN segmenter.portfolio_week.pool     IS 'Below 256: the segment of the invoice. From 256 on: the group of peers that its customer belonged to before this payment';
 COMMENT ON COLUMN segmenter.portfolio_week.week     IS 'The Monday of the week in which it was paid';
 COMMENT ON COLUMN segmenter.portfolio_week.counts   IS 'Settlements by bin of delay: 24 of them, as the crate payer lists them';
 

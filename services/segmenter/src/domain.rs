@@ -9,11 +9,14 @@ use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, ToSpan};
 use kernel::{CustomerId, InvoiceId, MerchantId, Segment};
+use payer::bins::bin;
 use payer::estimator::{Distribution, MOST_OPEN, Open, Payer, STORED};
 use payer::label::{Change, Label, Looks};
+use payer::peers::Peers;
+use payer::segment::{Quartiles, SegmentKey, segment_key};
 
 /// Version of the estimator, its constants and what is told of it.
-pub const MODEL: &str = "histogram-1";
+pub const MODEL: &str = "peers-1";
 
 /// A merchant, and a customer of it.
 pub type PayerKey = (MerchantId, CustomerId);
@@ -55,7 +58,7 @@ pub struct Sighting {
     pub paid_on: Option<Date>,
     pub open: bool,
     pub settled: bool,
-    pub class: u8,
+    pub segment: SegmentKey,
     pub fault: Option<Fault>,
 }
 
@@ -72,7 +75,7 @@ impl Sighting {
             // What the payer contests is not unpaid for want of will or money.
             open: counts && invoice.open_minor > 0 && !invoice.disputed,
             settled: counts && paid_on.is_some(),
-            class: class(issued_on, due_on),
+            segment: segment(issued_on, due_on),
             merchant: invoice.merchant,
             invoice: invoice.invoice,
             version: invoice.version,
@@ -87,7 +90,7 @@ impl Sighting {
     /// The settlement, if it is one.
     pub fn settlement(&self) -> Option<Settlement> {
         let (due_on, paid_on) = self.due_on.zip(self.paid_on).filter(|_| self.settled)?;
-        Some(Settlement::new(&self.invoice, due_on, paid_on, self.class))
+        Some(Settlement::new(&self.invoice, due_on, paid_on, self.segment))
     }
 }
 
@@ -112,17 +115,10 @@ fn fault(issued_on: Date, due_on: Option<Date>, paid_on: Option<Date>) -> Option
     }
 }
 
-/// How many classes of terms there are.
-pub const CLASSES: usize = 4;
-
-/// Invoices with like terms are paid alike: due at once, in two weeks, in a month, later.
-fn class(issued_on: Date, due_on: Option<Date>) -> u8 {
-    match due_on.map_or(0, |due_on| days_between(issued_on, due_on)) {
-        ..=7 => 0,
-        8..=21 => 1,
-        22..=45 => 2,
-        _ => 3,
-    }
+/// The segment of an invoice: by its terms. Not by its amount: the quartiles of a merchant's amounts move, and an invoice must
+/// be in the same segment whenever it is heard of.
+fn segment(issued_on: Date, due_on: Option<Date>) -> SegmentKey {
+    segment_key(due_on.map_or(0, |due_on| days_between(issued_on, due_on)), None, &Quartiles::default())
 }
 
 /// From one day to another; negative if that was before.
@@ -141,8 +137,8 @@ pub fn monday(day: Date) -> Date {
 pub struct Place {
     /// The day of payment as a number: 20260131. 0 before the first settlement.
     day: u32,
-    /// Of the invoice, the high half first. Halves, so that no row of the cache is padded to eight bytes.
-    hash: [u32; 2],
+    /// Of the invoice. Two invoices of a day may have the same: then everything is folded anew, in one order all the same.
+    hash: u32,
 }
 
 /// An invoice that was paid.
@@ -152,21 +148,21 @@ pub struct Settlement {
     pub place: Place,
     /// So many days after its due date; negative is early.
     pub delay_days: i32,
-    /// The class of its terms.
-    pub class: u8,
+    /// By its terms.
+    pub segment: SegmentKey,
     /// The Monday of the week in which it was paid.
     pub week: Date,
 }
 
 impl Settlement {
     /// The payment of an invoice.
-    pub fn new(invoice: &InvoiceId, due_on: Date, paid_on: Date, class: u8) -> Self {
+    pub fn new(invoice: &InvoiceId, due_on: Date, paid_on: Date, segment: SegmentKey) -> Self {
         let day = 10_000 * i32::from(paid_on.year()) + 100 * i32::from(paid_on.month()) + i32::from(paid_on.day());
         let hash = kernel::id::stable_hash(&[invoice.as_str()]);
         Self {
-            place: Place { day: u32::try_from(day).unwrap_or_default(), hash: [(hash >> 32) as u32, hash as u32] },
+            place: Place { day: u32::try_from(day).unwrap_or_default(), hash: hash as u32 },
             delay_days: days_between(due_on, paid_on),
-            class,
+            segment,
             week: monday(paid_on),
         }
     }
@@ -177,15 +173,15 @@ impl Settlement {
 pub struct Changes {
     /// Settlements that were not known before.
     added: Vec<Settlement>,
-    /// Whether one that was known is gone, or is another one now.
-    removed: bool,
+    /// Settlements that were known, and are gone or others now.
+    removed: Vec<Settlement>,
 }
 
 impl Changes {
     /// An invoice's settlement is another than before.
     pub fn note(&mut self, before: Option<Settlement>, now: Option<Settlement>) {
         if before != now {
-            self.removed |= before.is_some();
+            self.removed.extend(before);
             self.added.extend(now);
         }
     }
@@ -195,8 +191,54 @@ impl Changes {
     pub fn following(&mut self, account: &Account) -> Option<&[Settlement]> {
         self.added.sort_unstable();
         let follows = self.added.first().is_none_or(|first| first.place > account.last);
-        (follows && !self.removed && !account.is_stale).then_some(&self.added)
+        (follows && self.removed.is_empty() && !account.is_stale).then_some(&self.added)
     }
+
+    /// The settlements that were known before, given those that are known now.
+    fn undo(&self, now: &[Settlement]) -> Vec<Settlement> {
+        let known = now.iter().filter(|settlement| !self.added.contains(settlement));
+        let mut before: Vec<Settlement> = known.chain(&self.removed).copied().collect();
+        before.sort_unstable();
+        before
+    }
+}
+
+/// A pool of the portfolio, as stored: a segment below 256, a group of peers from there on.
+pub type PoolKey = i16;
+/// The first group of peers.
+pub const FIRST_PEERS: PoolKey = 256;
+
+/// A settlement that is counted in a pool of the portfolio, or no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// The pool.
+    pub pool: PoolKey,
+    /// The Monday of the week in which it was paid.
+    pub week: Date,
+    /// The bin of its delay.
+    pub bin: usize,
+    /// 1, or -1 if it was counted before and is no more.
+    pub sign: i32,
+}
+
+/// Where a settlement counts: in its segment, and among those whom its customer looked like before it. (Whether the customer was
+/// overdue then is left out: that would depend on all its other invoices, each time one of them changes.)
+fn counted(before: &Payer, settlement: &Settlement, sign: i32) -> impl Iterator<Item = Counted> {
+    let peers = Peers::of(before, &[]).map(|peers| FIRST_PEERS + PoolKey::from(peers.0));
+    let (week, bin) = (settlement.week, bin(settlement.delay_days));
+    let pools = [Some(settlement.segment.0.into()), peers].into_iter().flatten();
+    pools.map(move |pool| Counted { pool, week, bin, sign })
+}
+
+/// Where the settlements of a customer count, all of them, in their order.
+fn all_counted(settlements: &[Settlement], sign: i32) -> Vec<Counted> {
+    let mut payer = Payer::default();
+    let mut all = Vec::with_capacity(2 * settlements.len());
+    for settlement in settlements {
+        all.extend(counted(&payer, settlement, sign));
+        payer.settle(settlement.delay_days);
+    }
+    all
 }
 
 /// What was told of a customer last.
@@ -236,21 +278,28 @@ impl Told {
 }
 
 /// What is kept of a customer.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Account {
     /// Its settlements, and its label.
     pub payer: Payer,
     /// The last settlement.
     last: Place,
-    /// Class of the terms of the last settlement: what others with like terms do says most about it.
-    class: u8,
+    /// Of the last settlement: the next one will mostly be like it.
+    segment: SegmentKey,
     told: Option<Told>,
     /// What is stored cannot be read: it is to be folded anew.
     is_stale: bool,
 }
 
+impl Default for Account {
+    fn default() -> Self {
+        let (payer, last, segment) = (Payer::default(), Place::default(), SegmentKey(0));
+        Self { payer, last, segment, told: None, is_stale: false }
+    }
+}
+
 /// How many bytes are stored of a customer's state.
-const STATE: usize = STORED + 12;
+const STATE: usize = STORED + 8;
 const _: () = assert!(STATE <= 128);
 /// The same of what was told.
 const TOLD: usize = 7;
@@ -261,15 +310,15 @@ impl Account {
         let mut bytes = [0; STATE];
         let (payer, last) = bytes.split_at_mut(STORED);
         payer.copy_from_slice(&self.payer.to_bytes());
-        let words = [self.last.day, self.last.hash[0], self.last.hash[1]];
+        let words = [self.last.day, self.last.hash];
         last.as_chunks_mut().0.iter_mut().zip(words).for_each(|(four, word)| *four = word.to_le_bytes());
         bytes
     }
 
-    /// As stored: the class, then what was told, if anything was.
+    /// As stored: the segment, then what was told, if anything was.
     pub fn told(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(TOLD);
-        bytes.push(self.class);
+        bytes.push(self.segment.0);
         if let Some(told) = self.told {
             let label = Label::ALL.iter().zip(0..).find(|(label, _)| **label == told.label).map_or(0, |(_, n)| n);
             bytes.extend([label, told.q[0], told.q[1]]);
@@ -288,13 +337,12 @@ impl Account {
             })(),
             _ => None,
         };
-        let class = told.first().copied().unwrap_or_default();
+        let segment = SegmentKey(told.first().copied().unwrap_or_default());
         let read = || {
             let (payer, last) = state.split_first_chunk::<STORED>()?;
-            let [day, high, low] = *<&[u8; 12]>::try_from(last).ok()?.as_chunks().0 else { return None };
-            let [day, high, low] = [day, high, low].map(u32::from_le_bytes);
-            let last = Place { day, hash: [high, low] };
-            Some(Self { payer: Payer::from_bytes(payer).ok()?, last, class, told: told_then, is_stale: false })
+            let [day, hash] = *<&[u8; 8]>::try_from(last).ok()?.as_chunks().0 else { return None };
+            let last = Place { day: u32::from_le_bytes(day), hash: u32::from_le_bytes(hash) };
+            Some(Self { payer: Payer::from_bytes(payer).ok()?, last, segment, told: told_then, is_stale: false })
         };
         read().unwrap_or(Self { told: told_then, is_stale: true, ..Self::default() })
     }
@@ -302,16 +350,15 @@ impl Account {
     /// Counts a settlement that follows all others.
     fn settle(&mut self, settlement: &Settlement, portfolio: &InForce) {
         // What was expected of this payment: the estimate before it. (That of the day of issue would be another event's work.)
-        let expected = portfolio.predict(&self.payer, settlement.class, &[]).late();
+        let expected = portfolio.predict(&self.payer, settlement.segment, &[]).late();
         self.payer.standing.settle(settlement.delay_days, expected);
         self.payer.settle(settlement.delay_days);
-        (self.last, self.class) = (settlement.place, settlement.class);
+        (self.last, self.segment) = (settlement.place, settlement.segment);
     }
 
-    /// The fold of all settlements of a customer. The label stays until the customer is looked at: it was given for what was
-    /// known then.
-    pub fn replay(&self, mut settlements: Vec<Settlement>, portfolio: &InForce) -> Self {
-        settlements.sort_unstable();
+    /// The fold of all settlements of a customer, in their order. The label stays until the customer is looked at: it was given
+    /// for what was known then.
+    fn replay(&self, settlements: &[Settlement], portfolio: &InForce) -> Self {
         let mut account = Self { told: self.told, ..Self::default() };
         account.payer.standing = self.payer.standing.replay([]);
         settlements.iter().for_each(|settlement| account.settle(settlement, portfolio));
@@ -320,12 +367,7 @@ impl Account {
 
     /// How the customer's next payment is spread.
     pub fn predict(&self, portfolio: &InForce, open: &[Open]) -> Distribution {
-        portfolio.predict(&self.payer, self.class, open)
-    }
-
-    /// The class of the last settlement.
-    pub fn class(&self) -> u8 {
-        self.class
+        portfolio.predict(&self.payer, self.segment, open)
     }
 }
 
@@ -335,6 +377,10 @@ pub struct Assessment<'a> {
     pub account: Account,
     /// Changes of its label, in their order.
     pub changes: Vec<Change>,
+    /// What its settlements change about the portfolio.
+    pub counted: Vec<Counted>,
+    /// What the last look saw.
+    seen: Option<(Distribution, Distribution)>,
     portfolio: &'a InForce,
     open: &'a [Open],
 }
@@ -343,34 +389,65 @@ impl<'a> Assessment<'a> {
     /// Begins with what is known of a customer: its account, its merchant's portfolio, and its open overdue invoices, oldest
     /// issued first.
     pub fn new(account: Account, portfolio: &'a InForce, open: &'a [Open]) -> Self {
-        Self { account, changes: Vec::new(), portfolio, open: open.get(..MOST_OPEN).unwrap_or(open) }
+        let open = open.get(..MOST_OPEN).unwrap_or(open);
+        Self { account, changes: Vec::new(), counted: Vec::new(), seen: None, portfolio, open }
     }
 
     /// Counts settlements that follow all others, and looks at the customer after each.
     pub fn settle(&mut self, settlements: &[Settlement]) {
         for settlement in settlements {
+            self.counted.extend(counted(&self.account.payer, settlement, 1));
             self.account.settle(settlement, self.portfolio);
             self.look();
         }
     }
 
+    /// Folds the customer anew, of all settlements that are known now, and looks at it once.
+    pub fn replay(&mut self, mut settlements: Vec<Settlement>, changes: &Changes) {
+        settlements.sort_unstable();
+        self.counted.extend(all_counted(&changes.undo(&settlements), -1));
+        self.counted.extend(all_counted(&settlements, 1));
+        self.account = self.account.replay(&settlements, self.portfolio);
+        self.look();
+    }
+
     /// Looks at what kind of payer the customer is. Once for each thing that was heard: to look twice at the same is to agree
     /// with oneself.
     pub fn look(&mut self) {
-        let prediction = self.account.predict(self.portfolio, self.open);
-        let (looks, thresholds) = (self.looks(&prediction), &self.portfolio.thresholds);
-        let change = self.account.payer.standing.look(&looks, thresholds);
+        let seen = self.see();
+        let change = self.account.payer.standing.look(&self.looks(&seen), &self.portfolio.thresholds);
         self.changes.extend(change);
+        self.seen = Some(seen);
     }
 
-    fn looks<'p>(&self, prediction: &'p Distribution) -> Looks<'p> {
+    /// How the next payment is spread, and how it would be without what is open.
+    fn see(&self) -> (Distribution, Distribution) {
+        let usual = self.account.predict(self.portfolio, &[]);
+        match self.open {
+            [] => (usual, usual),
+            open => (self.account.predict(self.portfolio, open), usual),
+        }
+    }
+
+    fn looks<'p>(&self, (prediction, usual): &'p (Distribution, Distribution)) -> Looks<'p> {
         let overdue_days = self.open.iter().map(|open| open.overdue_days).max();
-        Looks { effective: self.account.payer.effective(), prediction, overdue_days }
+        Looks { effective: self.account.payer.effective(), prediction, usual, overdue_days }
+    }
+
+    /// Why the customer has its label, or why it has it still; with how its next payment is spread.
+    pub fn explain(&self) -> (String, Distribution) {
+        let seen = self.seen.unwrap_or_else(|| self.see());
+        let standing = &self.account.payer.standing;
+        let (label, reason) = self.looks(&seen).label(standing.cusum(), &self.portfolio.thresholds);
+        if label == standing.label() {
+            return (reason.to_string(), seen.0);
+        }
+        (format!("to become {} if the next look agrees: {reason}", label.as_str()), seen.0)
     }
 
     /// The event, if enough has changed since the last one.
     pub fn tell(&mut self, key: &PayerKey, version: i64) -> Option<v1::CustomerSegmented> {
-        let prediction = self.account.predict(self.portfolio, self.open);
+        let (prediction, _) = self.seen.unwrap_or_else(|| self.see());
         let label = self.account.payer.standing.label();
         let now = Told::of(label, &prediction);
         let effective = self.account.payer.effective();
@@ -388,10 +465,10 @@ impl<'a> Assessment<'a> {
             merchant_id: key.0.to_string(),
             customer_id: key.1.to_string(),
             version,
-            segment: snapshot::segment_to_wire(segment(label)).into(),
+            segment: snapshot::segment_to_wire(word(label)).into(),
             settled: i32::try_from(self.account.payer.settled()).unwrap_or(i32::MAX),
             settled_late: i32::try_from(self.account.payer.late()).unwrap_or(i32::MAX),
-            reason: self.reason(&prediction),
+            reason: self.explain().0,
             outlook: Some(v1::Outlook {
                 delay: prediction.0.to_vec(),
                 pooled: self.portfolio.pooled.0.to_vec(),
@@ -407,21 +484,10 @@ impl<'a> Assessment<'a> {
             }),
         })
     }
-
-    /// Why the customer has its label, or why it has it still.
-    pub fn reason(&self, prediction: &Distribution) -> String {
-        let standing = &self.account.payer.standing;
-        let (seen, reason) = self.looks(prediction).label(standing.cusum(), &self.portfolio.thresholds);
-        if seen == standing.label() {
-            reason.to_string()
-        } else {
-            format!("to become {} if the next look agrees: {reason}", seen.as_str())
-        }
-    }
 }
 
 /// The label in the words of the events.
-fn segment(label: Label) -> Segment {
+fn word(label: Label) -> Segment {
     match label {
         Label::New => Segment::New,
         Label::Prompt => Segment::Prompt,

@@ -8,7 +8,7 @@
 //! Counts are the same whatever the order of events; labels, and what is told, depend on what was known when.
 
 use crate::cache::Accounts;
-use crate::domain::{Account, Assessment, Changes, PayerKey, Sighting};
+use crate::domain::{Account, Assessment, Changes, Counted, PayerKey, Sighting};
 use crate::portfolio::Portfolios;
 use crate::store::{self, LabelChange, WeekChanges};
 use bus::{Failure, Handler, Incoming, Work};
@@ -19,7 +19,7 @@ use jiff::tz::TimeZone;
 use kernel::MerchantId;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use payer::bins::bin;
+use payer::bins::BINS;
 use runtime::Host;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -47,7 +47,6 @@ impl Handler for Payers {
         let sightings = self.latest(work, batch);
         let written = store::upsert_invoices(work.tx(), &sightings).await?;
         let mut changes: BTreeMap<PayerKey, Changes> = BTreeMap::new();
-        let mut weeks = WeekChanges::new();
         for (sighting, written) in written.iter().filter_map(|w| Some((sightings.get(w.n)?, w))) {
             if let Some(fault) = sighting.fault.filter(|_| written.is_newly_faulty) {
                 self.faulty.add(1, &[KeyValue::new("fault", fault.as_str())]);
@@ -71,24 +70,10 @@ impl Handler for Payers {
             {
                 changes.entry(payer).or_default().note(settled_before, settled);
             }
-            if settled_before != settled {
-                for (settlement, sign) in settled_before.iter().map(|s| (s, -1)).chain(settled.iter().map(|s| (s, 1))) {
-                    let key = (sighting.merchant.clone(), settlement.class, settlement.week);
-                    let counts = weeks.entry(key).or_insert([0; payer::bins::BINS]);
-                    if let Some(count) = counts.get_mut(bin(settlement.delay_days)) {
-                        *count += sign;
-                    }
-                }
-            }
         }
         if !changes.is_empty() {
             let known = self.known(work, changes.keys()).await?;
             self.assess(work, known, changes).await?;
-        }
-        weeks.retain(|_, counts| counts.iter().any(|count| *count != 0));
-        if !weeks.is_empty() {
-            // Last: every batch of a merchant writes the same row.
-            store::add_to_weeks(work.tx(), &weeks).await?;
         }
         Ok(())
     }
@@ -188,19 +173,16 @@ impl Payers {
                 match change.following(&account) {
                     Some([]) => assessment.look(),
                     Some(settled) => assessment.settle(settled),
-                    None => {
-                        let settlements = settlements.remove(key).unwrap_or_default();
-                        assessment.account = account.replay(settlements, portfolio);
-                        assessment.look();
-                    }
+                    None => assessment.replay(settlements.remove(key).unwrap_or_default(), change),
                 }
                 let event = assessment.tell(key, revision + 1);
-                if assessment.account != account {
+                if assessment.account != account || !assessment.counted.is_empty() {
                     assessed.push(Outcome {
                         key: key.clone(),
                         revision: revision + 1,
                         account: assessment.account,
                         changes: assessment.changes,
+                        counted: assessment.counted,
                         event,
                     });
                 }
@@ -224,12 +206,24 @@ impl Payers {
         self.conclude(work, outcomes).await
     }
 
-    /// Notes why labels have changed, tells what matters, and keeps the accounts once they are committed.
+    /// Notes why labels have changed, and what the portfolio gains; tells what matters, and keeps the accounts once they are committed.
     async fn conclude(&self, work: &mut Work, outcomes: Vec<Outcome>) -> Result<(), Failure> {
         let now = self.host.now();
         let changes: Vec<LabelChange> = outcomes.iter().flat_map(Outcome::label_changes).collect();
         if !changes.is_empty() {
             store::insert_label_changes(work.tx(), now, &changes).await?;
+        }
+        let mut weeks = WeekChanges::new();
+        for (outcome, counted) in outcomes.iter().flat_map(|o| o.counted.iter().map(move |c| (o, c))) {
+            let counts = weeks.entry((outcome.key.0.clone(), counted.pool, counted.week)).or_insert([0; BINS]);
+            if let Some(count) = counts.get_mut(counted.bin) {
+                *count += counted.sign;
+            }
+        }
+        weeks.retain(|_, counts| counts.iter().any(|count| *count != 0));
+        if !weeks.is_empty() {
+            // Late: every batch of a merchant writes the same rows.
+            store::add_to_weeks(work.tx(), &weeks).await?;
         }
         for event in outcomes.iter().filter_map(|o| o.event.as_ref()) {
             work.emit(now, event)?;
@@ -246,6 +240,7 @@ struct Outcome {
     revision: i64,
     account: Account,
     changes: Vec<payer::label::Change>,
+    counted: Vec<Counted>,
     event: Option<v1::CustomerSegmented>,
 }
 

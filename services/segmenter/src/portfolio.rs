@@ -3,21 +3,23 @@
 //! In force is the fold of all weeks before this one, so that for a week everybody is measured by the same. Only while there is
 //! no such week, what is there of this week counts.
 
-use crate::domain::{CLASSES, monday};
+use crate::domain::{FIRST_PEERS, monday};
 use crate::store::{self, Week};
 use jiff::civil::Date;
 use kernel::MerchantId;
 use payer::bins::BINS;
-use payer::estimator::{self, Distribution, KAPPA, Open, Payer, Pool};
+use payer::estimator::{Distribution, KAPPA, Open, Payer, Pool, Portfolio};
 use payer::label::Thresholds;
+use payer::peers::Peers;
+use payer::segment::SegmentKey;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Late news change past weeks: they are read again after so long, in machine time.
-const KEEP: Duration = Duration::from_secs(60);
+/// Late news change past weeks, a little: they are read again after so long, in machine time.
+const KEEP: Duration = Duration::from_secs(300);
 /// With fewer settlements than this each one counts: read again with every batch.
 const YOUNG: u64 = 200;
 
@@ -30,44 +32,41 @@ pub struct InForce {
     pub thresholds: Thresholds,
     /// How many settlements it holds.
     pub settlements: u64,
-    /// By class of terms: how a customer pays of whom nothing is known.
-    priors: [Distribution; CLASSES],
-    /// How many settlements the prior weighs.
-    kappa: f32,
+    portfolio: Portfolio<SegmentKey>,
 }
 
 impl InForce {
     /// The fold of the weeks (in order) before the one that begins on `this_week`.
     pub fn fold(weeks: &[Week], this_week: Date, kappa: Option<f32>) -> Self {
         let before = || weeks.iter().filter(|week| week.begins_on < this_week);
-        let settlements = |week: &Week| week.counts.iter().map(|count| u64::from(*count)).sum::<u64>();
-        let are_complete = before().any(|week| settlements(week) > 0);
+        let are_complete = before().any(|week| week.counts.iter().any(|count| *count > 0));
         let counted = || weeks.iter().filter(|week| week.begins_on < this_week || !are_complete);
 
-        let (mut tenant, mut classes) = (Pool::of_tenant(), [Pool::of_segment(); CLASSES]);
+        let mut portfolio = Portfolio { kappa: kappa.unwrap_or(KAPPA), ..Portfolio::default() };
         let mut by_week: BTreeMap<Date, [u32; BINS]> = BTreeMap::new();
         for week in counted() {
-            if let Some(pool) = classes.get_mut(usize::from(week.class)) {
-                pool.fold_week(&week.counts);
+            let pool = match u8::try_from(week.pool) {
+                Ok(segment) => portfolio.segments.entry(SegmentKey(segment)).or_insert_with(Pool::of_segment),
+                Err(_) => {
+                    let Ok(peers) = u8::try_from(week.pool - FIRST_PEERS) else { continue };
+                    portfolio.peers.entry(Peers(peers)).or_insert_with(Pool::of_segment)
+                }
+            };
+            pool.fold_week(&week.counts);
+            if week.pool < FIRST_PEERS {
+                let sum = by_week.entry(week.begins_on).or_insert([0; BINS]);
+                sum.iter_mut().zip(week.counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
             }
-            let sum = by_week.entry(week.begins_on).or_insert([0; BINS]);
-            sum.iter_mut().zip(week.counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
         }
-        by_week.values().for_each(|counts| tenant.fold_week(counts));
-        let pooled = tenant.distribution();
-        Self {
-            thresholds: Thresholds::of(&pooled),
-            settlements: counted().map(settlements).sum(),
-            priors: classes.map(|pool| estimator::prior(&tenant, Some(&pool))),
-            kappa: kappa.unwrap_or(KAPPA),
-            pooled,
-        }
+        by_week.values().for_each(|counts| portfolio.tenant.fold_week(counts));
+        let pooled = portfolio.tenant.distribution();
+        let settlements = by_week.values().flatten().map(|count| u64::from(*count)).sum();
+        Self { thresholds: Thresholds::of(&pooled), settlements, portfolio, pooled }
     }
 
     /// How a customer's next payment is spread.
-    pub fn predict(&self, payer: &Payer, class: u8, open: &[Open]) -> Distribution {
-        let prior = self.priors.get(usize::from(class)).unwrap_or(&self.pooled);
-        estimator::predict(payer, prior, open, self.kappa)
+    pub fn predict(&self, payer: &Payer, segment: SegmentKey, open: &[Open]) -> Distribution {
+        self.portfolio.predict(payer, &segment, open)
     }
 }
 

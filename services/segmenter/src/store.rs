@@ -1,13 +1,14 @@
 //! All SQL of the segmenter. Every function takes the transaction. Invoices are locked before payers and payers before
 //! portfolio weeks, each in key order; the columns compare byte by byte, as the keys do.
 
-use crate::domain::{Account, PayerKey, Settlement, Sighting};
+use crate::domain::{Account, PayerKey, PoolKey, Settlement, Sighting};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
 use kernel::{CustomerId, MerchantId};
 use payer::bins::BINS;
 use payer::estimator::Open;
+use payer::segment::SegmentKey;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use std::collections::BTreeMap;
@@ -43,7 +44,7 @@ struct WrittenRow {
     paid_on: Option<jiff_sqlx::Date>,
     open: Option<bool>,
     settled: Option<bool>,
-    class: Option<i16>,
+    segment: Option<i16>,
     is_newly_faulty: bool,
 }
 
@@ -53,19 +54,19 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[Sighting]) -> sq
     let rows: Vec<WrittenRow> = sqlx::query_as(
         "WITH written AS (
              INSERT INTO segmenter.invoice AS i
-                 (merchant, invoice, version, customer, issued_on, due_on, paid_on, open, settled, class, fault)
+                 (merchant, invoice, version, customer, issued_on, due_on, paid_on, open, settled, segment, fault)
              SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::date[], $6::date[], $7::date[],
                                   $8::bool[], $9::bool[], $10::int2[], $11::text[])
              ON CONFLICT (merchant, invoice) DO UPDATE
              SET version = EXCLUDED.version, customer = EXCLUDED.customer, issued_on = EXCLUDED.issued_on,
                  due_on = EXCLUDED.due_on, paid_on = EXCLUDED.paid_on, open = EXCLUDED.open,
-                 settled = EXCLUDED.settled, class = EXCLUDED.class, fault = EXCLUDED.fault
+                 settled = EXCLUDED.settled, segment = EXCLUDED.segment, fault = EXCLUDED.fault
              WHERE i.version < EXCLUDED.version
              RETURNING WITH (OLD AS o, NEW AS n)
-                 n.merchant, n.invoice, o.customer, o.due_on, o.paid_on, o.open, o.settled, o.class,
+                 n.merchant, n.invoice, o.customer, o.due_on, o.paid_on, o.open, o.settled, o.segment,
                  n.settled AS settled_now, n.fault <> '' AND o.fault IS DISTINCT FROM n.fault AS is_newly_faulty
          )
-         SELECT merchant, invoice, customer, due_on, paid_on, open, settled, class, is_newly_faulty
+         SELECT merchant, invoice, customer, due_on, paid_on, open, settled, segment, is_newly_faulty
          FROM written WHERE settled_now OR settled OR open OR is_newly_faulty",
     )
     .bind(invoices.iter().map(|i| i.merchant.as_str()).bind_iter())
@@ -77,7 +78,7 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &[Sighting]) -> sq
     .bind(invoices.iter().map(|i| i.paid_on.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(invoices.iter().map(|i| i.open).bind_iter())
     .bind(invoices.iter().map(|i| i.settled).bind_iter())
-    .bind(invoices.iter().map(|i| i16::from(i.class)).bind_iter())
+    .bind(invoices.iter().map(|i| i16::from(i.segment.0)).bind_iter())
     .bind(invoices.iter().map(|i| i.fault.map_or("", |f| f.as_str())).bind_iter())
     .fetch_all(tx)
     .await?;
@@ -95,7 +96,9 @@ impl WrittenRow {
         };
         let (due_on, paid_on) = (self.due_on.map(|d| d.to_jiff()), self.paid_on.map(|d| d.to_jiff()));
         let settlement = match due_on.zip(paid_on).filter(|_| self.settled == Some(true)) {
-            Some((due_on, paid_on)) => Some(Settlement::new(&id(&self.invoice)?, due_on, paid_on, class(self.class)?)),
+            Some((due_on, paid_on)) => {
+                Some(Settlement::new(&id(&self.invoice)?, due_on, paid_on, segment(self.segment)?))
+            }
             None => None,
         };
         let before =
@@ -182,7 +185,7 @@ pub async fn settlements(
     keys: &[&PayerKey],
 ) -> sqlx::Result<BTreeMap<PayerKey, Vec<Settlement>>> {
     let rows: Vec<(String, String, String, jiff_sqlx::Date, jiff_sqlx::Date, i16)> = sqlx::query_as(
-        "SELECT merchant, customer, i.invoice, i.due_on, i.paid_on, i.class
+        "SELECT merchant, customer, i.invoice, i.due_on, i.paid_on, i.segment
          FROM segmenter.invoice AS i JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
               USING (merchant, customer)
          WHERE i.settled",
@@ -192,8 +195,9 @@ pub async fn settlements(
     .fetch_all(tx)
     .await?;
     let mut found: BTreeMap<PayerKey, Vec<Settlement>> = BTreeMap::new();
-    for (merchant, customer, invoice, due_on, paid_on, of_class) in rows {
-        let settlement = Settlement::new(&id(&invoice)?, due_on.to_jiff(), paid_on.to_jiff(), class(Some(of_class))?);
+    for (merchant, customer, invoice, due_on, paid_on, of_segment) in rows {
+        let settlement =
+            Settlement::new(&id(&invoice)?, due_on.to_jiff(), paid_on.to_jiff(), segment(Some(of_segment))?);
         found.entry((id(&merchant)?, id(&customer)?)).or_default().push(settlement);
     }
     Ok(found)
@@ -228,32 +232,32 @@ pub async fn open_overdue(
     Ok(found)
 }
 
-/// Settlements of a merchant, of a class of terms, in a week, by bin of delay.
+/// Settlements of a pool of a merchant in a week, by bin of delay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Week {
     /// Its Monday.
     pub begins_on: Date,
-    /// Class of terms.
-    pub class: u8,
+    /// A segment, or a group of peers.
+    pub pool: PoolKey,
     /// Settlements by bin of delay.
     pub counts: [u32; BINS],
 }
 
-/// What settlements of a batch change about the weeks of merchants: by merchant, class and Monday.
-pub type WeekChanges = BTreeMap<(MerchantId, u8, Date), [i32; BINS]>;
+/// What settlements of a batch change about the weeks of merchants: by merchant, pool and Monday.
+pub type WeekChanges = BTreeMap<(MerchantId, PoolKey, Date), [i32; BINS]>;
 
 /// Adds to weeks.
 pub async fn add_to_weeks(tx: &mut PgConnection, changes: &WeekChanges) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO segmenter.portfolio_week AS p (merchant, class, week, counts)
-         SELECT merchant, class, week, ($4::int4[])[(n - 1) * $5 + 1 : n * $5]
-         FROM UNNEST($1::text[], $2::int2[], $3::date[]) WITH ORDINALITY AS c (merchant, class, week, n)
-         ON CONFLICT (merchant, class, week) DO UPDATE
+        "INSERT INTO segmenter.portfolio_week AS p (merchant, pool, week, counts)
+         SELECT merchant, pool, week, ($4::int4[])[(n - 1) * $5 + 1 : n * $5]
+         FROM UNNEST($1::text[], $2::int2[], $3::date[]) WITH ORDINALITY AS c (merchant, pool, week, n)
+         ON CONFLICT (merchant, pool, week) DO UPDATE
          SET counts = ARRAY(SELECT a + b FROM UNNEST(p.counts, EXCLUDED.counts) WITH ORDINALITY AS s (a, b, n)
                             ORDER BY n)",
     )
     .bind(changes.keys().map(|(merchant, ..)| merchant.as_str()).bind_iter())
-    .bind(changes.keys().map(|(_, class, _)| i16::from(*class)).bind_iter())
+    .bind(changes.keys().map(|(_, pool, _)| *pool).bind_iter())
     .bind(changes.keys().map(|(.., week)| week.to_sqlx()).bind_iter())
     .bind(changes.values().flatten().copied().bind_iter())
     .bind(BINS as i64)
@@ -268,20 +272,20 @@ pub async fn weeks(
     up_to: &BTreeMap<MerchantId, Date>,
 ) -> sqlx::Result<BTreeMap<MerchantId, Vec<Week>>> {
     let rows: Vec<(String, i16, jiff_sqlx::Date, Vec<i32>)> = sqlx::query_as(
-        "SELECT merchant, p.class, p.week, p.counts
+        "SELECT merchant, p.pool, p.week, p.counts
          FROM segmenter.portfolio_week AS p JOIN UNNEST($1::text[], $2::date[]) AS wanted (merchant, up_to)
               USING (merchant)
-         WHERE p.week <= wanted.up_to ORDER BY merchant, p.week, p.class",
+         WHERE p.week <= wanted.up_to ORDER BY merchant, p.week, p.pool",
     )
     .bind(up_to.keys().map(MerchantId::as_str).bind_iter())
     .bind(up_to.values().map(|day| day.to_sqlx()).bind_iter())
     .fetch_all(tx)
     .await?;
     let mut found: BTreeMap<MerchantId, Vec<Week>> = BTreeMap::new();
-    for (merchant, of_class, begins_on, counts) in rows {
+    for (merchant, pool, begins_on, counts) in rows {
         let counts: Vec<u32> = counts.into_iter().map(|count| u32::try_from(count).unwrap_or(0)).collect();
         let counts = counts.try_into().map_err(|_| decode("a week without its 24 counts"))?;
-        let week = Week { begins_on: begins_on.to_jiff(), class: class(Some(of_class))?, counts };
+        let week = Week { begins_on: begins_on.to_jiff(), pool, counts };
         found.entry(id(&merchant)?).or_default().push(week);
     }
     Ok(found)
@@ -553,8 +557,9 @@ pub async fn faulty(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String
     .await
 }
 
-fn class(stored: Option<i16>) -> sqlx::Result<u8> {
-    stored.and_then(|class| u8::try_from(class).ok()).ok_or_else(|| decode("no class of terms"))
+fn segment(stored: Option<i16>) -> sqlx::Result<SegmentKey> {
+    let key = stored.and_then(|key| u8::try_from(key).ok());
+    key.map(SegmentKey).ok_or_else(|| decode("no segment"))
 }
 
 fn id<T: std::str::FromStr<Err = kernel::id::IdError>>(text: &str) -> sqlx::Result<T> {

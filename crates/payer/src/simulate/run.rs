@@ -194,7 +194,9 @@ impl Run<'_> {
         };
         let prediction = morning.prediction(&customer.payer, &customer.open);
         let overdue_days = customer.open.iter().map(|(_, due)| morning.today - due).max().filter(|days| *days > 0);
-        let looks = Looks { effective: customer.payer.effective(), prediction: &prediction, overdue_days };
+        let usual = morning.prediction(&customer.payer, &[]);
+        let effective = customer.payer.effective();
+        let looks = Looks { effective, prediction: &prediction, usual: &usual, overdue_days };
         customer.standing.look(&looks, &Thresholds::of(&morning.pooled));
         case.q = prediction.late();
         customer.open.push((place, invoice.due));
