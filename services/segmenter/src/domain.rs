@@ -497,3 +497,141 @@ fn word(label: Label) -> Segment {
         Label::AtRisk => Segment::AtRisk,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+    use payer::bins::BINS;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const TODAY: Date = date(2026, 6, 1);
+
+    fn nobody() -> InForce {
+        InForce::fold(&[], TODAY, None)
+    }
+
+    /// An invoice that was paid so many days after its due date.
+    fn settlement((n, day, delay): (u16, i32, i32)) -> Settlement {
+        let due_on = date(2026, 1, 1) + SignedDuration::from_hours(24 * i64::from(day));
+        let paid_on = due_on + SignedDuration::from_hours(24 * i64::from(delay));
+        let segment = segment(date(2025, 12, 20), Some(due_on));
+        Settlement::new(&format!("in_{n}").parse().unwrap(), due_on, paid_on, segment)
+    }
+
+    /// A customer as the handler treats it: what is in order is added, for everything else all is folded anew.
+    #[derive(Default)]
+    struct Customer {
+        account: Account,
+        known: BTreeMap<u16, Settlement>,
+        pools: BTreeMap<(PoolKey, Date, usize), i32>,
+    }
+
+    impl Customer {
+        fn hear(&mut self, n: u16, now: Option<Settlement>) {
+            let before = match now {
+                Some(now) => self.known.insert(n, now),
+                None => self.known.remove(&n),
+            };
+            let mut changes = Changes::default();
+            changes.note(before, now);
+            let portfolio = nobody();
+            // Read and written each time, as rows are.
+            let stored = Account::read(&self.account.state(), &self.account.told());
+            assert_eq!(stored, self.account);
+            let mut assessment = Assessment::new(stored, &portfolio, &[]);
+            match changes.following(&self.account) {
+                Some(settled) => assessment.settle(settled),
+                None => assessment.replay(self.known.values().copied().collect(), &changes),
+            }
+            self.account = assessment.account;
+            for counted in assessment.counted {
+                *self.pools.entry((counted.pool, counted.week, counted.bin)).or_default() += counted.sign;
+            }
+        }
+
+        fn facts(mut self) -> (Vec<u8>, Vec<u8>, Vec<((PoolKey, Date, usize), i32)>) {
+            // Without the label.
+            self.account.payer.standing = Default::default();
+            self.pools.retain(|_, count| *count != 0);
+            (self.account.state().to_vec(), self.account.told(), self.pools.into_iter().collect())
+        }
+    }
+
+    #[test]
+    fn a_weekend_is_over_on_monday() {
+        let rolled: Vec<i8> = (5..=9).map(|day| roll(date(2026, 6, day)).day()).collect();
+        assert_eq!(rolled, [5, 8, 8, 8, 9]);
+        assert_eq!(monday(date(2026, 6, 7)), TODAY);
+        assert_eq!([monday(TODAY), monday(date(2026, 6, 8))], [TODAY, date(2026, 6, 8)]);
+    }
+
+    #[test]
+    fn dates_that_make_no_sense_are_told_from_odd_ones() {
+        let fault = |issued: &str, due: &str, paid: &str| {
+            let date = |text: &str| (!text.is_empty()).then(|| text.parse().unwrap());
+            fault(issued.parse().unwrap(), date(due), date(paid))
+        };
+        assert_eq!(fault("2026-01-01", "2026-01-31", "2026-01-01"), None);
+        assert_eq!(fault("2026-01-01", "", "2029-01-01"), None, "late, but not absurdly");
+        assert_eq!(fault("2026-01-01", "2025-12-31", ""), None, "due before issue: it happens");
+        assert_eq!(fault("2026-01-01", "2026-01-31", "2025-12-31"), Some(Fault::PaidBeforeIssue));
+        assert_eq!(fault("2026-01-01", "2062-01-31", ""), Some(Fault::AbsurdDate));
+        assert_eq!(fault("1970-01-01", "1970-01-31", ""), Some(Fault::AbsurdDate));
+        assert_eq!(fault("2026-01-01", "9999-12-31", ""), Some(Fault::AbsurdDate));
+    }
+
+    #[test]
+    fn what_has_hardly_moved_is_no_news() {
+        let mut counts = [0.0; BINS];
+        (counts[bin(0)], counts[bin(3)]) = (70.0, 30.0);
+        let told = |counts| Told::of(Label::Mixed, &Distribution::of(&counts));
+        let before = told(counts);
+        let moved = |late: f32, day: i32| {
+            let mut counts = [0.0; BINS];
+            (counts[bin(0)], counts[bin(day)]) = (100.0 - late, late);
+            before.differs(&told(counts))
+        };
+        assert!(!moved(32.0, 3) && moved(33.1, 3) && moved(26.9, 3));
+        assert!(moved(30.0, 8), "the chance to be more than a week late, and the quantile");
+        assert!(before.differs(&Told { label: Label::Prompt, ..before }));
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_folded_anew() {
+        let mut customer = Customer::default();
+        (0..4).for_each(|n| customer.hear(n, Some(settlement((n, i32::from(n), 2)))));
+        let mut state = customer.account.state();
+        state[0] = 99;
+        let stale = Account::read(&state, &customer.account.told());
+        assert_eq!(Changes::default().following(&stale), None);
+        let portfolio = nobody();
+        let mut assessment = Assessment::new(stale, &portfolio, &[]);
+        assessment.replay(customer.known.values().copied().collect(), &Changes::default());
+        let [read, kept] = [assessment.account, customer.account].map(|account| account.state()[..112].to_vec());
+        assert_eq!(read, kept);
+        let sums: i32 = assessment.counted.iter().map(|counted| counted.sign).sum();
+        assert_eq!(sums, 0, "the portfolio knows them already");
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_gives_the_same_bits(
+            news in prop::collection::vec((0_u16..12, 0_i32..40, -20_i32..60, prop::bool::weighted(0.8)), 1..60),
+        ) {
+            let mut heard = Customer::default();
+            for (n, day, delay, is_paid) in news {
+                heard.hear(n, is_paid.then(|| settlement((n, day, delay))));
+            }
+            // What is left, in order, without a detour.
+            let mut straight = Customer::default();
+            let mut left: Vec<_> = heard.known.clone().into_iter().collect();
+            left.sort_by_key(|(_, settlement)| *settlement);
+            left.iter().for_each(|(n, settlement)| straight.hear(*n, Some(*settlement)));
+            let payer = Payer::replay(left.iter().map(|(_, settlement)| settlement.delay_days));
+            prop_assert_eq!(payer.counts(), heard.account.payer.counts());
+            prop_assert_eq!(heard.facts(), straight.facts());
+        }
+    }
+}

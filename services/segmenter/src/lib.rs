@@ -9,6 +9,7 @@ pub mod domain;
 pub mod flow;
 pub mod portfolio;
 pub mod review;
+pub mod show;
 pub mod store;
 
 pub use config::Config;

@@ -121,3 +121,48 @@ impl Portfolios {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::civil::date;
+    use payer::bins::bin;
+
+    const THIS_WEEK: Date = date(2026, 6, 1);
+
+    fn week(begins_on: Date, pool: i16, delay: i32, count: u32) -> Week {
+        let mut counts = [0; BINS];
+        counts[bin(delay)] = count;
+        Week { begins_on, pool, counts }
+    }
+
+    #[test]
+    fn what_is_paid_this_week_counts_from_the_next_on() {
+        let weeks = [week(date(2026, 5, 25), 5, 0, 300), week(THIS_WEEK, 5, 9, 900)];
+        let now = InForce::fold(&weeks, THIS_WEEK, None);
+        assert_eq!(now.settlements, 300);
+        assert_eq!(now, InForce::fold(&weeks[..1], THIS_WEEK, None));
+        let next = InForce::fold(&weeks, date(2026, 6, 8), None);
+        assert!(now.pooled.late() < 0.01 && next.pooled.late() > 0.7, "{}", next.pooled.late());
+        assert!(next.thresholds.prompt > now.thresholds.prompt);
+    }
+
+    #[test]
+    fn the_first_week_is_measured_by_itself() {
+        let weeks = [week(date(2026, 5, 25), 5, 0, 0), week(THIS_WEEK, 5, 9, 900)];
+        assert_eq!(InForce::fold(&weeks, THIS_WEEK, None).settlements, 900);
+        let nobody = InForce::fold(&[], THIS_WEEK, None);
+        assert_eq!((nobody.settlements, nobody.pooled), (0, Pool::of_tenant().distribution()));
+    }
+
+    #[test]
+    fn segments_and_peers_are_pools_of_their_own() {
+        let before = date(2026, 5, 25);
+        let weeks = [week(before, 5, 0, 500), week(before, 10, 9, 500), week(before, FIRST_PEERS + 3, 9, 500)];
+        let portfolio = InForce::fold(&weeks, THIS_WEEK, None);
+        assert_eq!(portfolio.settlements, 1_000, "peers are the same settlements again");
+        let late = |segment| portfolio.predict(&Payer::default(), SegmentKey(segment), &[]).late();
+        assert!(late(5) < 0.1 && late(10) > 0.9, "{} {}", late(5), late(10));
+        assert_eq!(portfolio.portfolio.peers.len(), 1);
+    }
+}

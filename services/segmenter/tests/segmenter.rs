@@ -424,6 +424,13 @@ async fn dates_that_make_no_sense_are_kept_and_do_not_count() {
     rig.end().await;
 }
 
+/// The label that was told before the last one.
+fn last_label_before(told: &[v1::CustomerSegmented]) -> &'static str {
+    let last = told.last().unwrap().segment();
+    let before = told.iter().rev().map(v1::CustomerSegmented::segment).find(|segment| *segment != last);
+    events::snapshot::segment(before.unwrap()).unwrap().as_str()
+}
+
 #[tokio::test]
 async fn who_does_not_pay_becomes_at_risk_as_days_pass() {
     let mut rig = Rig::with_segmenter().await;
@@ -445,8 +452,22 @@ async fn who_does_not_pay_becomes_at_risk_as_days_pass() {
     assert_eq!(last.segment(), v1::Segment::AtRisk);
     assert_eq!(last.reason, "an open invoice is overdue for 5 days, and up to 3 are usual");
     assert!(told.get("bob").is_none_or(|told| told.iter().all(|e| e.segment() != v1::Segment::AtRisk)));
-    let noted = "SELECT count(*) FROM segmenter.label_change WHERE customer = 'ada' AND label = 'at_risk'";
-    assert_eq!(rig.count(noted).await, 1);
+    let mut tx = rig.pool.acquire().await.unwrap();
+    let key = ("acme".parse().unwrap(), "ada".parse().unwrap());
+    let ada = segmenter::show::show(&mut tx, &key, jiff::civil::date(2026, 6, 6), 5).await.unwrap().unwrap();
+    assert_eq!((ada.label.as_str(), &ada.reason), ("at_risk", &last.reason));
+    assert_eq!(ada.open.iter().map(|open| open.overdue_days).collect::<Vec<_>>(), [5]);
+    assert_eq!(
+        (ada.known.invoices.len(), ada.known.invoices[5].invoice.as_str()),
+        (6, "a_open"),
+        "five settled, one open"
+    );
+    let (_, label, before, reason) = &ada.known.changes[0];
+    assert_eq!((label.as_str(), before.as_str()), ("at_risk", last_label_before(&told["ada"])));
+    assert_eq!(reason, &last.reason);
+    let nobody = ("acme".parse().unwrap(), "nobody".parse().unwrap());
+    assert!(segmenter::show::show(&mut tx, &nobody, jiff::civil::date(2026, 6, 6), 5).await.unwrap().is_none());
+    drop(tx);
     rig.end().await;
 }
 
