@@ -187,7 +187,9 @@ impl Run<'_> {
         let overdue = overdue(&customer.open, morning.today);
         let prediction = self.portfolio.predict(&customer.payer, &(), &overdue);
         let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
-        let looks = Looks { effective: customer.payer.effective(), prediction: &prediction, overdue_days };
+        let usual = self.portfolio.predict(&customer.payer, &(), &[]);
+        let effective = customer.payer.effective();
+        let looks = Looks { effective, prediction: &prediction, usual: &usual, overdue_days };
         case.q = prediction.late();
         case.peers = Peers::of(&customer.payer, &overdue);
         customer.payer.standing.look(&looks, &Thresholds::of(&morning.pooled));
