@@ -3,13 +3,14 @@
 use super::sequence::Interval;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// A decision of a step, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// The key of the step.
     pub step: String,
-    /// What was drawn.
+    /// What was drawn, as the campaign writes it.
     pub arm: String,
     /// The logged probability with which it was.
     pub propensity: f64,
@@ -18,11 +19,11 @@ pub struct Trial {
 }
 
 /// What came of an arm of a step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ArmReport {
     /// The key of the step.
     pub step: String,
-    /// The arm.
+    /// The arm, as the campaign writes it.
     pub arm: String,
     /// How often it was drawn.
     pub n: u32,
@@ -50,7 +51,7 @@ pub(super) fn reports(trials: &[Trial]) -> Vec<ArmReport> {
     let mut steps: BTreeMap<&str, BTreeMap<&str, Sums>> = BTreeMap::new();
     // A propensity of zero cannot have been drawn.
     for trial in trials.iter().filter(|trial| trial.propensity > 0.0) {
-        let sums = steps.entry(&trial.step).or_default().entry(&trial.arm).or_default();
+        let sums = steps.entry(&trial.step).or_default().entry(trial.arm.as_str()).or_default();
         let weight = 1.0 / trial.propensity;
         sums.n += 1;
         sums.weights += weight;

@@ -55,7 +55,7 @@ fn write_words(out: &mut String, customer: &str, portrait: &Portrait) -> std::fm
     for open in open {
         writeln!(out, "One invoice is open, {} days overdue: it makes later payments more likely.", open.overdue_days)?;
     }
-    let all = portfolio.tenant.distribution();
+    let all = &portfolio.pooled;
     let percent = |share: f32| 100.0 * share;
     writeln!(
         out,
