@@ -196,7 +196,7 @@ async fn enrolments(rig: &Rig, count: usize) -> BTreeMap<String, v1::CaseEnrolle
 async fn steps_suit_the_payer_and_those_held_out_keep_the_campaigns_days() {
     let rig = Rig::start("2026-05-04T08:00:00Z", 1, ADVISED).await;
     let late = [(-1, 0.1), (2, 0.8), (12, 0.1)];
-    let prompt = [(-10, 0.95), (-8, 0.04), (2, 0.01)];
+    let prompt = [(-2, 0.9), (0, 0.08), (2, 0.02)];
     let customers = |kind: &'static str| (0..30).map(move |n| format!("{kind}_{n}"));
     let told = customers("late").map(|c| segmented(&c, v1::Segment::UsuallyLate, &late));
     rig.emit(&SEGMENTER_PAYERS, told.chain(customers("prompt").map(|c| segmented(&c, v1::Segment::Prompt, &prompt))))
@@ -211,11 +211,12 @@ async fn steps_suit_the_payer_and_those_held_out_keep_the_campaigns_days() {
     assert!(enrolled.values().all(|e| e.reminds_before_due));
 
     for day in 20..=29 {
-        rig.advance_to(&format!("2026-05-{day}T16:00:00Z")).await;
+        rig.advance_to(&format!("2026-05-{day}T10:00:00Z")).await;
     }
     let decisions = rig.decisions().await;
     for (invoice, event) in &enrolled {
-        let (on, what, inputs) = &decisions[invoice];
+        let decision = decisions.get(invoice);
+        let (on, what, inputs) = decision.unwrap_or_else(|| panic!("nothing decided about {invoice}: {event:?}"));
         let adaptive = event.schedule() == v1::Schedule::Adaptive;
         let expected = match (adaptive, invoice.split('_').nth(1).unwrap()) {
             (true, "late") => ("2026-05-22", "upcoming requested"),
@@ -256,7 +257,7 @@ async fn draws_are_the_same_whoever_draws_and_propensities_are_kept() {
                 enrolled.values().all(|e| !e.reminds_before_due),
                 "nothing of it can be paid on time by a reminder"
             );
-            rig.advance_to("2026-06-01T16:00:00Z").await;
+            rig.advance_to("2026-06-01T10:00:00Z").await;
             let reminders = rig.system.emitted(Service::Scheduler).await.unwrap().into_iter();
             let reminders = reminders.filter_map(|e| if let AnyEvent::ReminderDue(r) = e { r.reminder } else { None });
             for reminder in reminders {
