@@ -260,7 +260,7 @@ fn what_of_adapting_can_hardly_be_meant_is_warned_of() {
             "{ earlier_days: 4 }",
             vec!["steps.2.window: reaches that of after-7: one of them may speak for both"],
         ),
-        ("{ later_days: 3 }", "{ later_days: 30 }, only_if: { segment: [late] }", vec![]),
+        ("{ later_days: 3 }", "{ later_days: 30 }, only_if: { segment: [usually_late] }", vec![]),
         (
             "{ days_after_due: 7 }, timing",
             "{ failed_attempts: 2 }, timing",
