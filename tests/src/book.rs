@@ -103,6 +103,17 @@ pub async fn end_state(pool: &PgPool) -> sqlx::Result<Vec<String>> {
          UNION ALL
          SELECT concat_ws(' ', 'figure', merchant, invoice, epoch, status, total_minor, due_on, closed_at)
          FROM tracker.invoice
+         UNION ALL
+         SELECT concat_ws(' ', 'seen', merchant, invoice, customer, issued_on, due_on, paid_on, open, settled, segment, fault)
+         FROM segmenter.invoice
+         -- Of an account, what is a fold of settlements: not its label (bytes 113 to 120), nor how often it was written, nor what
+         -- was told, which follow from what was known when.
+         UNION ALL
+         SELECT concat_ws(' ', 'payer', merchant, customer, encode(substr(state, 1, 112) || substr(state, 121), 'hex'))
+         FROM segmenter.payer WHERE substr(state, 121) <> decode(repeat('00', 8), 'hex')
+         UNION ALL
+         SELECT concat_ws(' ', 'week', merchant, pool, week, counts::text) FROM segmenter.portfolio_week
+         WHERE 0 <> ANY(counts)
          ORDER BY line",
     )
     .fetch_all(pool)

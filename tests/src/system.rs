@@ -69,7 +69,7 @@ impl Dunlin {
                         scheduler::Config { tick_milliseconds: 5, grpc_listen: Some(any), ..Default::default() };
                     scheduler::build(config, files.clone(), host).await.unwrap()
                 }
-                Service::Segmenter => segmenter::build(segmenter::Config {}, host).await.unwrap(),
+                Service::Segmenter => segmenter::build(segmenter::Config::default(), host).await.unwrap(),
                 Service::Notifier => {
                     let relay = notifier::config::SmtpSettings::new("127.0.0.1", catcher.address.port());
                     let templates = Templates::load(Path::new("built-in only")).unwrap();

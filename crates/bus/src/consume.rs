@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-/// Most events per batch.
+/// Most events per batch, where nothing else is said.
 const MAX_BATCH: usize = 500;
 /// A pull that brings nothing for this long while messages wait is taken for stalled and made anew.
 const STALL: Duration = Duration::from_secs(30);
@@ -46,6 +46,9 @@ pub trait Handler: Send + Sync + 'static {
     /// How long a batch waits for company after its first message. Where nobody waits for the effect, longer: larger
     /// batches cost less per event.
     const LINGER: Duration = Duration::from_millis(5);
+
+    /// Most events per batch. Where an event costs next to nothing, more: a batch has a fixed price.
+    const MAX_BATCH: usize = MAX_BATCH;
 
     /// Deals with a batch of events that were never dealt with before, in any order they may come.
     fn handle(&self, work: &mut Work, batch: &[Incoming]) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -174,6 +177,11 @@ pub trait Process: Sync {
         Duration::from_millis(5)
     }
 
+    /// Most messages per batch.
+    fn max_batch(&self) -> usize {
+        MAX_BATCH
+    }
+
     /// Takes a batch to its end. An error means that at least one message has to come again; none is acknowledged then.
     fn process(&self, messages: &mut [jetstream::Message]) -> impl Future<Output = Result<(), Failure>> + Send;
 
@@ -197,7 +205,7 @@ enum Fetched {
 pub async fn pull(js: &jetstream::Context, stream: &str, process: &impl Process, stop: &CancellationToken) {
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
-        match topology::pull(js, stream, process.name(), MAX_BATCH).await {
+        match topology::pull(js, stream, process.name(), process.max_batch()).await {
             Ok((consumer, messages)) => drain(consumer, messages, process, &mut backoff, stop).await,
             Err(error) => tracing::warn!(durable = process.name(), stream, %error, "cannot pull; trying again"),
         }
@@ -217,7 +225,7 @@ async fn drain(
     stop: &CancellationToken,
 ) {
     loop {
-        let batch = match fetch(&mut consumer, &mut messages, process.linger(), stop).await {
+        let batch = match fetch(&mut consumer, &mut messages, process, stop).await {
             Fetched::Batch(batch) => batch,
             Fetched::Lost => return,
             Fetched::Stopped => break,
@@ -287,6 +295,10 @@ impl<H: Handler> Process for Consumer<H> {
 
     fn linger(&self) -> Duration {
         H::LINGER
+    }
+
+    fn max_batch(&self) -> usize {
+        H::MAX_BATCH
     }
 
     fn is_for_later(&self, message: &jetstream::Message) -> bool {
@@ -466,7 +478,7 @@ fn report(flow: &str, letters: &[NewDeadLetter]) {
 async fn fetch(
     consumer: &mut jetstream::consumer::Consumer<pull::Config>,
     messages: &mut pull::Stream,
-    linger: Duration,
+    process: &impl Process,
     stop: &CancellationToken,
 ) -> Fetched {
     let mut stalled_at = Instant::now() + STALL;
@@ -503,8 +515,8 @@ async fn fetch(
         }
     };
     let mut batch = vec![first];
-    let deadline = Instant::now() + linger;
-    while batch.len() < MAX_BATCH {
+    let deadline = Instant::now() + process.linger();
+    while batch.len() < process.max_batch() {
         match timeout_at(deadline, messages.next()).await {
             Ok(Some(Ok(message))) => batch.push(message),
             // Errors show again on the next wait.

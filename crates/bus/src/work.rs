@@ -22,6 +22,7 @@ pub struct Work {
     tx: Transaction<'static, Postgres>,
     emitted: Vec<OutboxRow>,
     rejected: Vec<(Uuid, String)>,
+    after_commit: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Work {
@@ -32,7 +33,8 @@ impl Work {
     /// Begins a unit of work in a process that has no broker, such as an operator's command: what it emits is published
     /// by the sweep of the running service, some seconds later.
     pub async fn begin_without_relay(pool: &PgPool, flow: &'static Flow) -> Result<Self, sqlx::Error> {
-        Ok(Self { flow, relay: None, tx: pool.begin().await?, emitted: Vec::new(), rejected: Vec::new() })
+        let (tx, emitted, rejected) = (pool.begin().await?, Vec::new(), Vec::new());
+        Ok(Self { flow, relay: None, tx, emitted, rejected, after_commit: Vec::new() })
     }
 
     /// The transaction.
@@ -92,18 +94,25 @@ impl Work {
         self.rejected.push((event.envelope.id, reason.to_string()));
     }
 
+    /// Does something in memory once this work has committed, and never if it does not: what is remembered of the database
+    /// must be in it.
+    pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.after_commit.push(Box::new(action));
+    }
+
     pub(crate) fn rejected(&mut self) -> Vec<(Uuid, String)> {
         std::mem::take(&mut self.rejected)
     }
 
     /// Writes the events, commits, and hands them to the relay.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
-        if self.emitted.is_empty() {
-            return self.tx.commit().await;
-        }
-        let created_at = store::insert_outbox(&mut self.tx, &self.emitted).await?;
+        let created_at = match self.emitted.is_empty() {
+            true => None,
+            false => Some(store::insert_outbox(&mut self.tx, &self.emitted).await?),
+        };
         self.tx.commit().await?;
-        if let Some(relay) = self.relay {
+        self.after_commit.into_iter().for_each(|action| action());
+        if let (Some(created_at), Some(relay)) = (created_at, self.relay) {
             relay.offer(created_at, self.emitted).await;
         }
         Ok(())

@@ -266,7 +266,8 @@ impl<'a> Replay<'a> {
         let prediction = self.portfolio.predict(&customer.payer, &segment, &overdue);
         let effective = customer.payer.effective();
         let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
-        let looks = Looks { effective, prediction: &prediction, overdue_days };
+        let usual = self.portfolio.predict(&customer.payer, &segment, &[]);
+        let looks = Looks { effective, prediction: &prediction, usual: &usual, overdue_days };
         self.label_changes += u32::from(customer.payer.standing.look(&looks, &self.thresholds).is_some());
         customer.open.push(place);
         self.amounts.extend(invoice.amount_minor);

@@ -25,6 +25,16 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// What is to be kept if the customers are gone through in parts.
+    pub fn sums(&self) -> [f64; 5] {
+        [f64::from(self.customers), self.settled, self.squares, self.late, self.between]
+    }
+
+    /// Goes on from what was kept.
+    pub fn from_sums([customers, settled, squares, late, between]: [f64; 5]) -> Self {
+        Self { customers: customers as u32, settled, squares, late, between }
+    }
+
     /// Counts a customer with so many settlements, so many of them late. Those with less than three say little, and are left
     /// out.
     pub fn add(&mut self, settled: u32, late: u32) {
@@ -91,6 +101,16 @@ mod tests {
         let moderate = spread(100, &[(10, 0), (10, 5)]);
         let icc = moderate.icc().unwrap();
         assert!((f64::from(moderate.kappa()) - (1.0 - icc) / icc).abs() < 1e-6, "{icc}");
+    }
+
+    #[test]
+    fn what_was_kept_goes_on() {
+        let mut parts = Spread::from_sums(spread(150, &[(4, 1)]).sums());
+        (0..150).for_each(|_| parts.add(5, 3));
+        assert!(parts.icc().is_some());
+        let mut at_once = spread(150, &[(4, 1)]);
+        (0..150).for_each(|_| at_once.add(5, 3));
+        assert_eq!(parts, at_once);
     }
 
     #[test]

@@ -163,15 +163,18 @@ pub struct Looks<'a> {
     pub effective: f32,
     /// How its next payment is spread.
     pub prediction: &'a Distribution,
+    /// The same without regard to what is open: how late is usual. What is overdue says itself that later is to be expected, and
+    /// would never be later than that.
+    pub usual: &'a Distribution,
     /// For how many days its longest overdue invoice is; `None` if none is.
     pub overdue_days: Option<i32>,
 }
 
 impl Looks<'_> {
-    /// The first rule that fits.
-    fn label(&self, cusum: f32, thresholds: &Thresholds) -> (Label, Reason) {
+    /// The first rule that fits, with its reason.
+    pub fn label(&self, cusum: f32, thresholds: &Thresholds) -> (Label, Reason) {
         let (q, q7) = (self.prediction.late(), self.prediction.late_7());
-        let usual = self.prediction.quantile(USUAL).max(GRACE_DAYS);
+        let usual = self.usual.quantile(USUAL).max(GRACE_DAYS);
         let Thresholds { prompt, usually_late, chronically_late } = *thresholds;
         if self.effective < KNOWN {
             (Label::New, Reason::Unknown { settlements: self.effective, needed: KNOWN })
@@ -272,7 +275,8 @@ mod tests {
     }
 
     fn seen(effective: f32, (q, q7): (f32, f32), overdue_days: Option<i32>, cusum: f32) -> (Label, Reason) {
-        Looks { effective, prediction: &prediction(q, q7), overdue_days }.label(cusum, &thresholds())
+        let prediction = prediction(q, q7);
+        Looks { effective, prediction: &prediction, usual: &prediction, overdue_days }.label(cusum, &thresholds())
     }
 
     #[test]
@@ -316,7 +320,8 @@ mod tests {
         let mut standing = Standing::default();
         let mut look = |q| {
             let prediction = prediction(q, 0.0);
-            standing.look(&Looks { effective: 5.0, prediction: &prediction, overdue_days: None }, &thresholds())
+            let looks = Looks { effective: 5.0, prediction: &prediction, usual: &prediction, overdue_days: None };
+            standing.look(&looks, &thresholds())
         };
         assert_eq!(look(0.01), None);
         let change = look(0.01).unwrap();

@@ -25,7 +25,8 @@ impl Policy for Nobody {
     }
 }
 
-/// Whether a reminder at this offset goes out today: on the first business day from it on, unless that is the due date or later.
+/// Whether a reminder at this offset goes out today: on the first business day from it on, unless that is the due date or
+/// later.
 fn is_day_of(offset: Day, moment: &Moment<'_>) -> bool {
     moment.reminders == 0 && next_business_day(moment.invoice.due + offset) == moment.morning.today
 }

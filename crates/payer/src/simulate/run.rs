@@ -70,6 +70,8 @@ pub(super) struct Tally {
     pub(super) days_late: u64,
     /// Customers who opted out, at any time.
     pub(super) opt_outs: u64,
+    /// Days of unpaid invoices that were lived through, scored or not.
+    pub(super) days: u64,
 }
 
 impl AddAssign for Tally {
@@ -82,6 +84,7 @@ impl AddAssign for Tally {
         self.chases += other.chases;
         self.days_late += other.days_late;
         self.opt_outs += other.opt_outs;
+        self.days += other.days;
     }
 }
 
@@ -111,6 +114,7 @@ struct Run<'a> {
     cases: Vec<Case>,
     portfolio: Portfolio<()>,
     opt_outs: u64,
+    days: u64,
 }
 
 /// Lives through a world. `alone` says of each invoice whether it is paid on time without reminders, `chases` on which days
@@ -123,6 +127,7 @@ pub(super) fn run(world: &World, alone: &[bool], chases: &[Day], policy: &mut dy
         cases: vec![Case::default(); invoices.len()],
         portfolio: Portfolio::default(),
         opt_outs: 0,
+        days: 0,
     };
     let (mut active, mut paid) = (Vec::new(), Vec::new());
     let mut coming = invoices.iter().copied().enumerate().peekable();
@@ -182,7 +187,9 @@ impl Run<'_> {
         let overdue = overdue(&customer.open, morning.today);
         let prediction = self.portfolio.predict(&customer.payer, &(), &overdue);
         let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
-        let looks = Looks { effective: customer.payer.effective(), prediction: &prediction, overdue_days };
+        let usual = self.portfolio.predict(&customer.payer, &(), &[]);
+        let effective = customer.payer.effective();
+        let looks = Looks { effective, prediction: &prediction, usual: &usual, overdue_days };
         case.q = prediction.late();
         case.peers = Peers::of(&customer.payer, &overdue);
         customer.payer.standing.look(&looks, &Thresholds::of(&morning.pooled));
@@ -202,6 +209,7 @@ impl Run<'_> {
             return false;
         };
         let today = morning.today;
+        self.days += 1;
         case.effect.fade();
         if today >= BEGIN && !is_weekend(today) && !customer.opted_out {
             let is_before = today < invoice.due;
@@ -234,7 +242,7 @@ impl Run<'_> {
     }
 
     fn tally(&self, alone: &[bool]) -> Tally {
-        let mut tally = Tally { opt_outs: self.opt_outs, ..Tally::default() };
+        let mut tally = Tally { opt_outs: self.opt_outs, days: self.days, ..Tally::default() };
         let scored = self.world.invoices().iter().zip(&self.cases).zip(alone);
         for ((invoice, case), alone) in scored.filter(|((invoice, _), _)| SCORED.contains(&invoice.due)) {
             let late = (case.paid.unwrap_or(DAYS) - invoice.due).clamp(0, MOST_LATE);

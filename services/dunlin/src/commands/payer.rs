@@ -186,7 +186,8 @@ fn columns(header: &csv::StringRecord, map: &[(Field, String)]) -> anyhow::Resul
         let place = |name: &str| header.iter().position(|column| column.trim() == name);
         match mapped {
             Some(name) => {
-                let place = place(name).with_context(|| format!("--map {}={name}: there is no such column", field.name()))?;
+                let place =
+                    place(name).with_context(|| format!("--map {}={name}: there is no such column", field.name()))?;
                 columns.insert(field, place);
             }
             None => columns.extend(field.names().iter().find_map(|name| place(name)).map(|place| (field, place))),
@@ -195,7 +196,11 @@ fn columns(header: &csv::StringRecord, map: &[(Field, String)]) -> anyhow::Resul
     let missing: Vec<&str> = Field::NEEDED.into_iter().filter(|f| !columns.contains_key(f)).map(Field::name).collect();
     if !missing.is_empty() {
         let has: Vec<&str> = header.iter().collect();
-        bail!("no column holds {}: map one with --map field=column; there are {}", missing.join(" or "), has.join(", "));
+        bail!(
+            "no column holds {}: map one with --map field=column; there are {}",
+            missing.join(" or "),
+            has.join(", ")
+        );
     }
     Ok(columns)
 }

@@ -11,6 +11,7 @@ mod ingest;
 mod payer;
 mod planning;
 mod report;
+mod segmenter;
 mod sending;
 mod sink;
 mod timers;
@@ -25,6 +26,7 @@ const NAMES: [&str; 14] = [
     "ingest_webhooks",
     "time_to_suppress",
     "replan",
+    "segmenter",
     "fire",
     "timers",
     "timers_10m",
@@ -32,7 +34,6 @@ const NAMES: [&str; 14] = [
     "plan",
     "backtest",
     "payer",
-    "segmenter",
     "simulate",
 ];
 
@@ -62,6 +63,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if is_wanted("replan") {
         report.extend([timers::replan().await?]);
+    }
+    if is_wanted("segmenter") {
+        report.extend(segmenter::segmenter().await?);
     }
     if is_wanted("fire") {
         report.extend([timers::fire_consolidated().await?]);

@@ -48,7 +48,8 @@ pub(crate) fn estimator() -> anyhow::Result<Vec<Figure>> {
 }
 
 fn evaluation() -> anyhow::Result<Figure> {
-    let mut rows = World::new(Population::Consumers, Response::Medium, 1, 2_500).ledger();
+    let world = World::new(Population::Consumers, Response::Medium, 1, 2_500);
+    let mut rows = world.ledger();
     let mut ledger = Ledger::default();
     for line in 0..INVOICES {
         ledger.add(line as u64, rows.next().context("the world has too few invoices")?);

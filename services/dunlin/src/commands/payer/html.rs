@@ -79,7 +79,11 @@ fn reliability(report: &Report) -> String {
 
 fn coverage(report: &Report) -> String {
     let row = |c: &payer::score::Coverage| {
-        vec![format!("{:.0} %", 100.0 * c.level), format!("{:.1} %", 100.0 * c.before), format!("{:.1} %", 100.0 * c.until)]
+        vec![
+            format!("{:.0} %", 100.0 * c.level),
+            format!("{:.1} %", 100.0 * c.before),
+            format!("{:.1} %", 100.0 * c.until),
+        ]
     };
     let aside = "Paid before the day that was named, and paid up to it: the level should lie between the two.";
     plot::table(&["level", "paid before", "paid up to"], report.coverage.iter().map(row)) + &plot::aside(aside)
@@ -100,7 +104,8 @@ fn delays(report: &Report) -> String {
     if series.is_empty() {
         return plot::aside("No invoice could be scored.");
     }
-    let (title, finding) = ("Days from due date to payment, by label", "Labels as they were when the invoice was issued.");
+    let (title, finding) =
+        ("Days from due date to payment, by label", "Labels as they were when the invoice was issued.");
     let figure = Figure { title, finding, x: "days from due date", y: "% of the label's invoices" };
     figure.bars(&bins, &series, Layout::Grouped)
 }
