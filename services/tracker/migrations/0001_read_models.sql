@@ -102,6 +102,8 @@ COMMENT ON COLUMN tracker.reminder_line.invoice  IS 'The processor''s id';
 COMMENT ON COLUMN tracker.reminder_line.epoch    IS 'Of the invoice';
 COMMENT ON COLUMN tracker.reminder_line.step     IS 'The invoice''s own step';
 
+CREATE INDEX reminder_line_invoice ON tracker.reminder_line (merchant, invoice, epoch);
+
 CREATE TABLE tracker.step (
     merchant   text        NOT NULL,
     invoice    text        NOT NULL,

@@ -14,7 +14,7 @@ use kernel::{MerchantId, Segment};
 use payer::experiment::Group;
 use payer::lift::{LiftReport, Outcome, Setting, Trial};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use utoipa::ToSchema;
 
 /// What lift is measured against.
@@ -101,8 +101,9 @@ pub struct Drawn {
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented on the columns of tracker.enrolment")]
 pub struct Enrolled {
-    pub customer: String,
+    pub invoice: String,
     pub epoch: i32,
+    pub customer: String,
     pub group: Group,
     pub propensity: f64,
     pub segment: Segment,
@@ -113,14 +114,20 @@ pub struct Enrolled {
     pub reminds_before_due: bool,
     pub arms: Vec<Drawn>,
     /// `None` if nothing else has been heard of the invoice.
-    pub invoice: Option<Known>,
-    /// Messages about it in this epoch.
-    pub messages: u32,
-    /// Those of them that went out up to the due date.
-    pub messages_by_due: u32,
-    /// Whether the payer unsubscribed from one of them.
+    pub known: Option<Known>,
+}
+
+/// A message that went out.
+#[derive(Debug, Clone, Copy)]
+pub struct Message {
+    /// In the merchant's zone.
+    pub sent_on: Date,
+    /// Whether the payer unsubscribed from it.
     pub opted_out: bool,
 }
+
+/// The messages about each epoch of each invoice.
+pub type Messages = HashMap<(String, i32), Vec<Message>>;
 
 /// What is known of an invoice by now.
 #[derive(Debug, Clone)]
@@ -139,6 +146,7 @@ pub struct Ledger {
     merchant: MerchantId,
     as_of: Date,
     started_on: Date,
+    messages: Messages,
     outcomes: Vec<Outcome>,
     trials: Vec<Trial>,
     excluded: Excluded,
@@ -148,11 +156,12 @@ pub struct Ledger {
 
 impl Ledger {
     /// Nothing yet. Outcomes are known up to the day before `as_of`, a day in the merchant's zone.
-    pub fn new(merchant: MerchantId, as_of: Date) -> Self {
+    pub fn new(merchant: MerchantId, as_of: Date, messages: Messages) -> Self {
         Self {
             merchant,
             as_of,
             started_on: as_of,
+            messages,
             outcomes: Vec::new(),
             trials: Vec::new(),
             excluded: Excluded::default(),
@@ -166,7 +175,7 @@ impl Ledger {
         let group = enrolled.group;
         self.started_on = self.started_on.min(enrolled.enrolled_on);
         let excluded = &mut self.excluded;
-        let Some(known) = &enrolled.invoice else { return excluded.unheard_of.count(group) };
+        let Some(known) = &enrolled.known else { return excluded.unheard_of.count(group) };
         if known.status == "void" {
             return excluded.void.count(group);
         }
@@ -183,6 +192,10 @@ impl Ledger {
         let paid_on = known.paid_on;
         let trials = enrolled.arms.into_iter().filter_map(|drawn| trial(drawn, due_on, paid_on, self.as_of));
         self.trials.extend(trials);
+        let messages = self.messages.remove(&(enrolled.invoice, enrolled.epoch)).unwrap_or_default();
+        let count = |is_in: fn(&Message, Date) -> bool| {
+            u32::try_from(messages.iter().filter(|message| is_in(message, due_on)).count()).unwrap_or(u32::MAX)
+        };
         self.outcomes.push(Outcome {
             customer: kernel::id::stable_hash(&[self.merchant.as_str(), &enrolled.customer]),
             label: enrolled.segment,
@@ -197,9 +210,9 @@ impl Ledger {
             },
             due_on,
             paid_on,
-            messages: enrolled.messages,
-            messages_by_due: enrolled.messages_by_due,
-            opted_out: enrolled.opted_out,
+            messages: count(|_, _| true),
+            messages_by_due: count(|message, due_on| message.sent_on <= due_on),
+            opted_out: messages.iter().any(|message| message.opted_out),
             complained: None,
         });
     }
@@ -261,8 +274,9 @@ mod tests {
 
     fn enrolled(change: impl FnOnce(&mut Enrolled)) -> Enrolled {
         let mut enrolled = Enrolled {
-            customer: "cus_1".into(),
+            invoice: "in_1".into(),
             epoch: 1,
+            customer: "cus_1".into(),
             group: Group::Treated,
             propensity: 0.9,
             segment: Segment::Mixed,
@@ -271,17 +285,14 @@ mod tests {
             due_on: Some(date("2026-01-31")),
             reminds_before_due: true,
             arms: Vec::new(),
-            invoice: Some(Known { epoch: 1, status: "open".into(), disputed: false, paid_on: None }),
-            messages: 0,
-            messages_by_due: 0,
-            opted_out: false,
+            known: Some(Known { epoch: 1, status: "open".into(), disputed: false, paid_on: None }),
         };
         change(&mut enrolled);
         enrolled
     }
 
     fn ledger(rows: impl IntoIterator<Item = Enrolled>) -> Ledger {
-        let mut ledger = Ledger::new("acme".parse().unwrap(), date("2026-06-01"));
+        let mut ledger = Ledger::new("acme".parse().unwrap(), date("2026-06-01"), Messages::new());
         rows.into_iter().for_each(|row| ledger.add(row));
         ledger
     }
@@ -289,10 +300,10 @@ mod tests {
     #[test]
     fn what_says_nothing_is_left_out_and_counted() {
         fn known(e: &mut Enrolled) -> &mut Known {
-            e.invoice.as_mut().unwrap()
+            e.known.as_mut().unwrap()
         }
         let rows = [
-            enrolled(|e| e.invoice = None),
+            enrolled(|e| e.known = None),
             enrolled(|e| known(e).status = "void".into()),
             enrolled(|e| known(e).epoch = 2),
             enrolled(|e| (e.epoch, known(e).epoch) = (2, 2)),

@@ -45,7 +45,8 @@ async fn make(pool: &PgPool, query: &LiftQuery, now: Timestamp, as_of: Date) -> 
     if query.campaign.as_ref().is_some_and(|campaign| !campaigns.contains(campaign)) {
         return Ok(None);
     }
-    let mut ledger = Ledger::new(query.merchant.clone(), as_of);
+    let messages = store::messages(&mut tx, query).await?;
+    let mut ledger = Ledger::new(query.merchant.clone(), as_of, messages);
     store::enrolled(&mut tx, query, |enrolled| ledger.add(enrolled)).await?;
     drop(tx);
     let campaign = query.campaign.clone();

@@ -1,7 +1,7 @@
 //! All SQL of the tracker. Every function takes the transaction.
 
 use crate::domain::{Group, Outcomes, SegmentDelays, Share, Stats, StepReason, Week};
-use crate::lift::{Drawn, Enrolled, Known};
+use crate::lift::{Drawn, Enrolled, Known, Message, Messages};
 use events::Invoice;
 use events::v1::ResponseKind;
 use futures_util::TryStreamExt;
@@ -593,10 +593,32 @@ pub async fn enrolled_campaigns(tx: &mut PgConnection, merchant: &MerchantId) ->
         .await
 }
 
+/// The messages of a merchant, by invoice and epoch. Apart from [`enrolled`]: joined there, they would have to be sorted on disk,
+/// or, as long as the planner knows nothing of young tables, looked for one by one.
+pub async fn messages(tx: &mut PgConnection, query: &LiftQuery) -> sqlx::Result<Messages> {
+    let mut rows = sqlx::query_as::<_, (String, i32, jiff_sqlx::Date, bool)>(
+        "SELECT l.invoice, l.epoch, (r.settled_at AT TIME ZONE $2)::date, v.id IS NOT NULL
+         FROM tracker.reminder_line AS l
+         JOIN tracker.reminder AS r ON r.id = l.reminder
+         -- A customer unsubscribes once.
+         LEFT JOIN tracker.response AS v ON v.merchant = $1 AND v.reminder = l.reminder AND v.kind = 'unsubscribed'
+         WHERE l.merchant = $1",
+    )
+    .bind(query.merchant.as_str())
+    .bind(&query.zone_name)
+    .fetch(tx);
+    let mut messages = Messages::new();
+    while let Some((invoice, epoch, sent_on, opted_out)) = rows.try_next().await? {
+        messages.entry((invoice, epoch)).or_default().push(Message { sent_on: sent_on.to_jiff(), opted_out });
+    }
+    Ok(messages)
+}
+
 #[derive(FromRow)]
 struct EnrolledRow {
-    customer: String,
+    invoice: String,
     epoch: i32,
+    customer: String,
     schedule: String,
     propensity: f64,
     segment: String,
@@ -605,42 +627,22 @@ struct EnrolledRow {
     due_on: Option<jiff_sqlx::Date>,
     reminds_before_due: bool,
     arms: Json<Vec<Drawn>>,
-    messages: i64,
-    messages_by_due: i64,
-    opted_out: bool,
     known_epoch: Option<i32>,
     status: Option<String>,
     disputed: Option<bool>,
     paid_on: Option<jiff_sqlx::Date>,
 }
 
-/// Hands out enrolled invoices with what is known of them, in the order of their due dates; never all at once.
+/// Hands out enrolled invoices with what is known of them, always in the same order; never all at once.
 pub async fn enrolled(tx: &mut PgConnection, query: &LiftQuery, mut each: impl FnMut(Enrolled)) -> sqlx::Result<()> {
     let mut rows = sqlx::query_as::<_, EnrolledRow>(
-        "WITH mine AS (
-             SELECT * FROM tracker.enrolment WHERE merchant = $1 AND ($3::text IS NULL OR campaign = $3)
-         ), messages AS (
-             SELECT l.invoice, l.epoch, count(*) AS messages,
-                    count(*) FILTER (WHERE (r.settled_at AT TIME ZONE $2)::date <= e.due_on) AS messages_by_due,
-                    bool_or(v.id IS NOT NULL) AS opted_out
-             FROM tracker.reminder_line AS l
-             JOIN mine AS e USING (merchant, invoice, epoch)
-             JOIN tracker.reminder AS r ON r.id = l.reminder
-             -- A customer unsubscribes once.
-             LEFT JOIN tracker.response AS v ON v.merchant = $1 AND v.reminder = l.reminder AND v.kind = 'unsubscribed'
-             WHERE l.merchant = $1
-             GROUP BY l.invoice, l.epoch
-         )
-         SELECT e.customer, e.epoch, e.schedule, e.propensity, e.segment, e.late,
+        "SELECT e.invoice, e.epoch, e.customer, e.schedule, e.propensity, e.segment, e.late,
                 (e.enrolled_at AT TIME ZONE $2)::date AS enrolled_on, e.due_on, e.reminds_before_due, e.arms,
-                coalesce(m.messages, 0) AS messages, coalesce(m.messages_by_due, 0) AS messages_by_due,
-                coalesce(m.opted_out, false) AS opted_out,
                 i.epoch AS known_epoch, i.status, i.disputed,
                 CASE WHEN i.status = 'paid' THEN (i.closed_at AT TIME ZONE $2)::date END AS paid_on
-         FROM mine AS e
-         LEFT JOIN tracker.invoice AS i USING (merchant, invoice)
-         LEFT JOIN messages AS m ON m.invoice = e.invoice AND m.epoch = e.epoch
-         ORDER BY e.due_on, e.invoice COLLATE \"C\", e.epoch",
+         FROM tracker.enrolment AS e LEFT JOIN tracker.invoice AS i USING (merchant, invoice)
+         WHERE e.merchant = $1 AND ($3::text IS NULL OR e.campaign = $3)
+         ORDER BY e.merchant, e.invoice, e.epoch",
     )
     .bind(query.merchant.as_str())
     .bind(&query.zone_name)
@@ -657,27 +659,24 @@ impl EnrolledRow {
         const SCHEDULES: [Schedule; 3] = [Schedule::Treated, Schedule::InvoiceHeldOut, Schedule::CustomerHeldOut];
         let schedule = SCHEDULES.into_iter().find(|schedule| schedule_as_str(*schedule) == self.schedule);
         let known = self.known_epoch.zip(self.status).zip(self.disputed);
-        let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Enrolled {
             group: stored("enrolment.schedule", &self.schedule, schedule)?,
             segment: stored("enrolment.segment", &self.segment, Segment::parse(&self.segment))?,
-            customer: self.customer,
+            invoice: self.invoice,
             epoch: self.epoch,
+            customer: self.customer,
             propensity: self.propensity,
             late: self.late,
             enrolled_on: self.enrolled_on.to_jiff(),
             due_on: self.due_on.map(jiff_sqlx::Date::to_jiff),
             reminds_before_due: self.reminds_before_due,
             arms: self.arms.0,
-            invoice: known.map(|((epoch, status), disputed)| Known {
+            known: known.map(|((epoch, status), disputed)| Known {
                 epoch,
                 status,
                 disputed,
                 paid_on: self.paid_on.map(jiff_sqlx::Date::to_jiff),
             }),
-            messages: count(self.messages),
-            messages_by_due: count(self.messages_by_due),
-            opted_out: self.opted_out,
         })
     }
 }
