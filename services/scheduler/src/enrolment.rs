@@ -122,6 +122,8 @@ pub struct Chosen {
     /// What it was chosen on.
     #[serde(flatten)]
     pub why: Why,
+    /// Both in words.
+    pub words: String,
 }
 
 /// What a step's choice was made on, for the log.
@@ -140,11 +142,12 @@ pub enum Why {
 }
 
 fn choose(case: &CaseState, enrolment: &Enrolment, campaign: &Campaign, step: &Step, today: Date) -> Option<Chosen> {
-    let (choice, why) = if let Some(experiment) = &step.experiment {
+    let (choice, why, words) = if let Some(experiment) = &step.experiment {
         let drawn = enrolment.arms.iter().find(|d| d.step == step.key)?;
         // By name: in another version of the campaign it may stand elsewhere, or not at all.
         let place = experiment.labels.iter().position(|arm| *arm == drawn.arm)?;
-        (Choice::Arm(place), Why::Drawn { arm: drawn.arm.clone(), propensity: drawn.propensity })
+        let words = format!("arm {:?}, drawn with probability {:.2}", drawn.arm, drawn.propensity);
+        (Choice::Arm(place), Why::Drawn { arm: drawn.arm.clone(), propensity: drawn.propensity }, words)
     } else {
         let advice = advise(case, campaign, step, today)?;
         let choice = match advice.timing {
@@ -152,9 +155,14 @@ fn choose(case: &CaseState, enrolment: &Enrolment, campaign: &Campaign, step: &S
             Timing::Move(days) => Choice::Move(days),
             Timing::Skip => Choice::Skip,
         };
-        (choice, Why::Advised(advice.because))
+        let timing = match advice.timing {
+            Timing::Keep => "as written".to_owned(),
+            Timing::Move(days) => format!("moved by {days:+} days"),
+            Timing::Skip => "left out".to_owned(),
+        };
+        (choice, Why::Advised(advice.because), format!("{timing}: {}", advice.because))
     };
-    Some(Chosen { step: step.key.clone(), choice, why })
+    Some(Chosen { step: step.key.clone(), choice, why, words })
 }
 
 /// What the customer's history says about a step that counts from the due date. A debt that was opened again has no due

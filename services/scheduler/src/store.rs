@@ -1176,7 +1176,8 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          SELECT opened_at, 'opened case of epoch ' || epoch,
                 CASE WHEN campaign = '' THEN 'no campaign: ' || chosen_by
                      ELSE 'campaign ' || campaign || '@' || campaign_version || ', chosen by ' || chosen_by END
-                || coalesce(', begins on ' || not_before, ''),
+                || coalesce(', begins on ' || not_before, '')
+                || coalesce(', drawn as ' || replace(enrolment ->> 'group', '_', ' '), ''),
                 id, opened_traceparent FROM mine
          UNION ALL
          SELECT overdue_told_at, 'told that the invoice is overdue', '', id, overdue_traceparent
@@ -1185,7 +1186,7 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          SELECT d.decided_at,
                 'decided step ' || d.step || ': ' || CASE WHEN d.settled_at IS NULL THEN d.outcome ELSE 'requested' END,
                 concat_ws(', ', CASE WHEN d.settled_at IS NULL THEN nullif(d.reason, '') END, nullif(d.rule, ''),
-                          'segment ' || d.segment),
+                          'segment ' || d.segment, d.inputs #>> '{chosen,words}'),
                 d.reminder_id, d.traceparent
          FROM scheduler.decision AS d JOIN mine ON mine.id = d.case_id
          UNION ALL

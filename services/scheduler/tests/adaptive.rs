@@ -230,6 +230,11 @@ async fn steps_suit_the_payer_and_those_held_out_keep_the_campaigns_days() {
         if adaptive && !invoice.contains("new") {
             assert_eq!(inputs["enrolment"]["model"], "test-1");
             assert!(inputs["chosen"]["rule"].is_string(), "{invoice}: {inputs}");
+            let words = inputs["chosen"]["words"].as_str().unwrap();
+            assert!(
+                words.starts_with(if invoice.contains("late") { "moved by -4 days: " } else { "left out: " }),
+                "{words}"
+            );
         }
     }
     rig.end().await;

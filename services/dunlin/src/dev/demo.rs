@@ -89,9 +89,8 @@ const ADAPTIVE: &str = "globex";
 /// Adaptive against static in this very run.
 fn tell_lift(report: &LiftReport) {
     println!("\nAdaptive against the written schedule, among the simulated payers of {ADAPTIVE}, in this run:\n");
-    for comparison in [&report.on_time, &report.days] {
-        println!("  {}", comparison.finding());
-    }
+    println!("  paid on time: {}", report.on_time.finding());
+    println!("  days to pay:  {}", report.days.finding());
     println!("  The report: /merchants/{ADAPTIVE}/lift of the dashboard.");
 }
 

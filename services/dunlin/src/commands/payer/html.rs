@@ -1,10 +1,11 @@
 //! The evaluation of a ledger as one page with plots.
 
 use super::text::{COLUMNS, number};
-use payer::bins::edges;
+use payer::Label;
+use payer::bins::{BINS, END, LATE, edges};
 use payer::evaluate::{Model, Report};
 use payer::score::Figures;
-use plot::{Bars, Figure, Layout, Reliability};
+use plot::{Figure, Reliability};
 use std::path::Path;
 
 /// The page.
@@ -20,7 +21,7 @@ pub(super) fn page(ledger: &Path, report: &Report) -> String {
         plot::wide_card("Customers with at least 5 effective payments", &models(&report.models, |m| &m.known)),
         plot::card("Are the chances right?", &reliability(report)),
         plot::card("Are the days right?", &coverage(report)),
-        plot::wide_card("When payers of each label paid", &delays(report)),
+        delays(report),
         plot::card("What may be claimed", &list(claims.may.iter().map(String::as_str))),
         plot::card("What may not be claimed", &list(claims.may_not.iter().copied())),
     ];
@@ -89,25 +90,22 @@ fn coverage(report: &Report) -> String {
     plot::table(&["level", "paid before", "paid up to"], report.coverage.iter().map(row)) + &plot::aside(aside)
 }
 
+/// A card for each label: when its payers paid.
 fn delays(report: &Report) -> String {
-    let days = |(first, end): (i32, i32)| {
-        let last = end - 1;
-        if first == last { first.to_string() } else { format!("{first} to {last}") }
-    };
-    let bins: Vec<String> = edges().map(days).collect();
-    let series = report.delays_by_label.iter().map(|(label, counts)| {
+    let starts = edges().map(|(first, _)| first.to_string());
+    let bins: Vec<String> = starts.chain([END.to_string()]).collect();
+    let card = |(label, counts): (&Label, &[u32; BINS])| {
         let all: u32 = counts.iter().sum();
-        let share = |count: &u32| if all == 0 { 0.0 } else { 100.0 * f64::from(*count) / f64::from(all) };
-        Bars { name: label.as_str().replace('_', " "), values: counts.iter().map(share).collect() }
-    });
-    let series: Vec<Bars> = series.collect();
-    if series.is_empty() {
-        return plot::aside("No invoice could be scored.");
-    }
-    let (title, finding) =
-        ("Days from due date to payment, by label", "Labels as they were when the invoice was issued.");
-    let figure = Figure { title, finding, x: "days from due date", y: "% of the label's invoices" };
-    figure.bars(&bins, &series, Layout::Grouped)
+        let share = |count: &u32| 100.0 * f64::from(*count) / f64::from(all.max(1));
+        let values: Vec<f64> = counts.iter().map(share).collect();
+        let late: u32 = counts.iter().skip(LATE).sum();
+        let label = label.as_str().replace('_', " ");
+        let finding = format!("{all} invoices, {:.0} % of them late.", share(&late));
+        let title = format!("Days from due date to payment of payers labelled {label}");
+        let figure = Figure { title: &title, finding: &finding, x: "days from due date", y: "% of invoices" };
+        plot::card(&format!("When those labelled {label} paid"), &figure.histogram(&bins, &values))
+    };
+    report.delays_by_label.iter().map(card).collect()
 }
 
 fn list<'a>(lines: impl Iterator<Item = &'a str>) -> String {
