@@ -487,6 +487,7 @@ fn enter(
         collects_itself: false,
         holds: Vec::new(),
         decided: Vec::new(),
+        choices: Vec::new(),
         ended: false,
     }))
 }

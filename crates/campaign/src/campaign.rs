@@ -1,9 +1,10 @@
 //! A checked campaign.
 
 use crate::condition::Condition;
+use crate::experiment::{self, Arm, Experiment};
 use crate::file::{
     CampaignFile, CapFile, Channel, ChargesFile, ConsolidationFile, ContactFile, EndFile, Ending, EntryFile,
-    FailedAttemptsFile, HoldsFile, StepFile, Timing, Tone, WhenFile, WindowFile,
+    FailedAttemptsFile, HoldoutFile, HoldsFile, StepFile, Timing, Tone, WhenFile, WindowFile,
 };
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
@@ -11,6 +12,7 @@ use kernel::ContactHours;
 use kernel::contact::{ContactError, Minute, Weekdays};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// Something that makes no sense in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Campaign {
     pub holds: HoldsFile,
     /// Charges to show.
     pub charges: ChargesFile,
+    /// Who stays on the schedule as written; plays no part unless [`Campaign::is_adaptive`].
+    pub holdout: HoldoutFile,
     /// In the order of their weight.
     pub steps: Vec<Step>,
     /// What happens at the end.
@@ -81,6 +85,8 @@ pub struct Step {
     pub only_if: Condition,
     /// How far it may be moved; not at all if fixed.
     pub window: WindowFile,
+    /// What is tried with it; what is known of the payer counts if nothing is.
+    pub experiment: Option<Experiment>,
     /// Ways to reach the payer; at least one.
     pub channels: Vec<Channel>,
     /// How it speaks.
@@ -141,6 +147,42 @@ impl Step {
     pub const fn is_by_due(&self) -> bool {
         matches!(self.trigger, Trigger::FromDue(offset) if offset.is_by_due())
     }
+
+    /// Whether its day is counted from the due date, and not from what happens later. Only such a step can be moved.
+    pub const fn is_dated(&self) -> bool {
+        matches!(self.trigger, Trigger::FromDue(_) | Trigger::AfterMonthEnd(_))
+    }
+
+    /// The arm of a place in its experiment.
+    pub fn arm(&self, n: usize) -> Option<&Arm> {
+        self.experiment.as_ref()?.arms.get(n)
+    }
+
+    /// Its day as it is written: calendar days after the due date, or after the end of that date's month; negative is
+    /// before it. `None` if it is not counted so.
+    pub fn day(&self) -> Option<i32> {
+        match self.trigger {
+            Trigger::FromDue(Offset::Days(days)) => Some(days),
+            Trigger::AfterMonthEnd(days) => Some(days.into()),
+            _ => None,
+        }
+    }
+
+    /// The days to which it may be moved, counted as [`Self::day`]: those of its window on its side of the due date.
+    pub fn days(&self) -> Option<RangeInclusive<i32>> {
+        let day = self.day()?;
+        let (first, last) = (day - i32::from(self.window.earlier_days), day + i32::from(self.window.later_days));
+        Some(match self.trigger {
+            Trigger::FromDue(offset) if offset.is_by_due() => first..=last.min(0),
+            Trigger::FromDue(_) => first.max(1)..=last,
+            _ => first..=last,
+        })
+    }
+
+    /// Whether it may be done otherwise than it is written, by advice or in an experiment.
+    pub fn is_adaptive(&self) -> bool {
+        self.experiment.is_some() || self.window != WindowFile::default()
+    }
 }
 
 impl Campaign {
@@ -155,6 +197,13 @@ impl Campaign {
             faults.push(Fault::new("entry.at_most_per_day", "must be above 0: nothing would ever begin"));
         }
         let hours = check_contact(&file.contact, &mut faults);
+        let HoldoutFile { invoices_percent, customers_percent } = file.holdout;
+        for (key, percent) in [("invoices_percent", invoices_percent), ("customers_percent", customers_percent)] {
+            if percent > MAX_HOLDOUT_PERCENT {
+                let reason = format!("is {percent}, and must be at most {MAX_HOLDOUT_PERCENT}");
+                faults.push(Fault::new(format!("holdout.{key}"), reason));
+            }
+        }
         if file.steps.is_empty() {
             faults.push(Fault::new("steps", "needs at least one step"));
         }
@@ -174,6 +223,7 @@ impl Campaign {
                 spread_minutes: file.contact.spread_minutes,
                 holds: file.holds,
                 charges: file.charges,
+                holdout: file.holdout,
                 steps,
                 end: file.end,
             }),
@@ -189,6 +239,11 @@ impl Campaign {
     /// The place of a step: the higher, the further.
     pub fn place(&self, key: &str) -> Option<usize> {
         self.steps.iter().position(|s| s.key == key)
+    }
+
+    /// Whether any step may be done otherwise than it is written.
+    pub fn is_adaptive(&self) -> bool {
+        self.steps.iter().any(Step::is_adaptive)
     }
 
     /// Whether choosing it, or one of its steps, depends on what a customer owes altogether.
@@ -227,6 +282,9 @@ fn check_contact(file: &ContactFile, faults: &mut Vec<Fault>) -> Option<ContactH
     Some(hours)
 }
 
+/// With more in the holdout, most would not get what was found to be better.
+const MAX_HOLDOUT_PERCENT: u16 = 50;
+
 /// How far back reminders to a customer are remembered for caps.
 pub const MAX_CAP_DAYS: u16 = 366;
 
@@ -256,21 +314,35 @@ fn step(steps: &[StepFile], n: usize, faults: &mut Vec<Fault>) -> Option<Step> {
             WindowFile::default()
         }
     };
-    let template = file.template.clone().unwrap_or_else(|| file.tone.as_str().to_owned());
-    if template.is_empty() || !template.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-        faults.push(Fault::new(format!("{path}.template"), format!("{template:?} may have letters, digits, - and _")));
+    // No law names a reminder that must go out; a last call before the sequence ends is owed all the same.
+    if window.may_skip && (file.tone == Tone::Final || file.ends_with.is_some()) {
+        let reason = "is not for a last call: a step that ends the sequence, or speaks in the tone final, goes out";
+        faults.push(Fault::new(format!("{path}.window.may_skip"), reason));
     }
+    let template = file.template.clone().unwrap_or_else(|| file.tone.as_str().to_owned());
+    check_template(&template, &format!("{path}.template"), faults);
     let only_if = Condition::read(&file.only_if, &format!("{path}.only_if"), faults);
-    Some(Step {
+    let mut step = Step {
         key: file.key.clone(),
         trigger: trigger(&file.when, earlier, &format!("{path}.when"), faults)?,
         only_if,
         window,
+        experiment: None,
         channels: file.channels.clone(),
         tone: file.tone,
         template,
         ends_with: file.ends_with,
-    })
+    };
+    let experiment = file.experiment.as_ref();
+    step.experiment = experiment.map(|file| experiment::read(file, &step, &format!("{path}.experiment"), faults));
+    Some(step)
+}
+
+/// The name of a template is that of a file.
+pub(crate) fn check_template(template: &str, path: &str, faults: &mut Vec<Fault>) {
+    if template.is_empty() || !template.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+        faults.push(Fault::new(path, format!("{template:?} may have letters, digits, - and _")));
+    }
 }
 
 /// The one trigger of a step.
@@ -393,6 +465,8 @@ end: { after_days: 7, outcome: hand_over }
             ("min_gap_days: 2", "min_gap_days: 2, cap: { reminders: 0, days: 7 }", "contact.cap"),
             ("min_gap_days: 2", "min_gap_days: 2, cap: { reminders: 1, days: 400 }", "contact.cap.days"),
             ("name: sample", "name: sample\nentry: { at_most_per_day: 0 }", "entry.at_most_per_day"),
+            ("name: sample", "name: sample\nholdout: { invoices_percent: 51 }", "holdout.invoices_percent"),
+            ("name: sample", "name: sample\nholdout: { customers_percent: 51 }", "holdout.customers_percent"),
             ("key: overdue-7", "key: overdue-3", "steps.4.key"),
             ("key: overdue-7", "key: 'over due'", "steps.4.key"),
             ("step: overdue-3", "step: nothing", long_path),

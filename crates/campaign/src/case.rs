@@ -43,10 +43,21 @@ pub struct Case<'a> {
     pub in_flight: bool,
     /// The end of the sequence was told.
     pub ended: bool,
-    /// By how many days to move adaptive steps, by key; negative is earlier.
-    pub shifts: &'a [(String, i32)],
+    /// What was chosen for adaptive steps, by key. As the campaign says where nothing was, or what it does not allow.
+    pub choices: &'a [(String, Choice)],
     /// A stable hash of the customer: where in the spread its messages lie.
     pub spread: u64,
+}
+
+/// What was chosen for a step of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// By advice: to move it by so many days; negative is earlier. No further than its window goes.
+    Move(i32),
+    /// By advice: to leave it out. Only where its window says `may_skip`.
+    Skip,
+    /// By its experiment: the arm of this place.
+    Arm(usize),
 }
 
 /// Something that keeps a case from sending.
@@ -108,6 +119,8 @@ pub struct Send {
     pub merged: Vec<String>,
     /// The date on which the first of them was due.
     pub since: Date,
+    /// The template: the step's, or that of the arm that was chosen for it.
+    pub template: String,
 }
 
 /// Why due steps wait.
@@ -167,6 +180,10 @@ reasons! {
     SequenceEnded = "sequence_ended";
     /// It counts from a step for which no reminder went out.
     BaseNotSent = "base_not_sent";
+    /// The payer is about to pay anyway.
+    PayingAnyway = "paying_anyway";
+    /// The arm of an experiment leaves it out.
+    ArmNone = "arm_none";
     /// The law allows no further reminder of this invoice.
     LawMaximum = "law_maximum";
     /// An operator skipped it.

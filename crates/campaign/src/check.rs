@@ -4,13 +4,14 @@
 //! anything, and about rules that work against each other. What may change while a case runs (segments, amounts, failed
 //! attempts) never leads to a warning.
 
+mod adapt;
 mod reach;
 #[cfg(test)]
 mod tests;
 
 use crate::campaign::{Campaign, PAYERS_CALENDAR, Trigger};
 use crate::condition::ConditionFile;
-use crate::file::{CampaignFile, Ending};
+use crate::file::{ArmFile, CampaignFile, Ending, StepFile};
 use crate::terms::{Calendars, Place, Terms};
 use crate::words::{any_of, count};
 use jiff::civil::{Date, date};
@@ -169,21 +170,32 @@ fn check_campaign(input: &Input<'_>, name: &str, file: &CampaignFile, of: &mut O
     check_hours(input, name, file, &campaign, of);
     check_gaps(&campaign, of);
     reach::check_steps(file, &campaign, of);
+    adapt::check_adapt(file, &campaign, of);
 }
 
-/// Each step's template must be there, and ought to speak the merchants' languages.
+/// The templates of a step and of its arms, each with the key that names it.
+fn templates<'a>(n: usize, file: &'a StepFile, own: &'a str) -> Vec<(String, &'a str)> {
+    let key = if file.template.is_some() { "template" } else { "tone" };
+    let arms = file.experiment.iter().flat_map(|experiment| &experiment.arms).enumerate();
+    let arms = arms.filter_map(|(m, arm)| match arm {
+        ArmFile::With(with) => Some((format!("steps.{n}.experiment.arms.{m}.template"), with.template.as_deref()?)),
+        ArmFile::Without(_) => None,
+    });
+    std::iter::once((format!("steps.{n}.{key}"), own)).chain(arms).collect()
+}
+
+/// Each step's templates must be there, and ought to speak the merchants' languages.
 fn check_templates(input: &Input<'_>, name: &str, file: &CampaignFile, campaign: &Campaign, of: &mut Of<'_>) {
     let Some(templates) = input.templates else { return };
-    for (n, step) in campaign.steps.iter().enumerate() {
-        let given = file.steps.get(n).is_some_and(|s| s.template.is_some());
-        let path = format!("steps.{n}.{}", if given { "template" } else { "tone" });
-        let Some(locales) = templates.get(&step.template) else {
+    let steps = campaign.steps.iter().zip(&file.steps).enumerate();
+    for (path, template) in steps.flat_map(|(n, (step, said))| self::templates(n, said, &step.template)) {
+        let Some(locales) = templates.get(template) else {
             let there: Vec<String> = templates.keys().cloned().collect();
-            of.fault(path, format!("there is no template {:?}: it is {}", step.template, any_of(&there)));
+            of.fault(path, format!("there is no template {template:?}: it is {}", any_of(&there)));
             continue;
         };
         for merchant in users(input, name).filter(|m| !speaks(locales, &m.locale)) {
-            let (template, locale) = (&step.template, &merchant.locale);
+            let locale = &merchant.locale;
             let reason = format!(
                 "the template {template} has no text in {locale}, which merchant {} speaks: add {template}.{locale}.subject \
                  and {template}.{locale}.opening",

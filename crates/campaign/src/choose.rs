@@ -6,7 +6,7 @@ use crate::condition::Facts;
 
 /// A campaign that was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice<'a> {
+pub struct Chosen<'a> {
     /// Its file's name.
     pub campaign: &'a str,
     /// What chose it: `invoice`, `customer`, or its place in the merchant's order such as `campaigns.1`.
@@ -23,12 +23,12 @@ pub fn choose<'a>(
     campaign: impl Fn(&str) -> Option<&'a Campaign>,
     (invoices_own, customers_own): (&'a str, &'a str),
     facts: &Facts<'_>,
-) -> Result<Choice<'a>, Reason> {
+) -> Result<Chosen<'a>, Reason> {
     for (own, rule) in [(invoices_own, "invoice"), (customers_own, "customer")] {
         if !own.is_empty() {
             let exists = campaign(own).is_some();
             return if exists {
-                Ok(Choice { campaign: own, rule: rule.to_owned() })
+                Ok(Chosen { campaign: own, rule: rule.to_owned() })
             } else {
                 Err(Reason::UnknownCampaign)
             };
@@ -36,7 +36,7 @@ pub fn choose<'a>(
     }
     let fits = |(_, name): &(usize, &str)| campaign(name).is_some_and(|c| c.audience.holds(facts));
     let first = order.enumerate().find(fits);
-    first.map(|(n, campaign)| Choice { campaign, rule: format!("campaigns.{n}") }).ok_or(Reason::NoCampaign)
+    first.map(|(n, campaign)| Chosen { campaign, rule: format!("campaigns.{n}") }).ok_or(Reason::NoCampaign)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use crate::condition::ConditionFile;
 use crate::file::{
-    CampaignFile, CapFile, ChargesFile, ConsolidationFile, ContactFile, Day, EndFile, EntryFile, EntryMode, HoldsFile,
-    StepFile, Timing, WhenFile, WindowFile,
+    CampaignFile, CapFile, ChargesFile, ConsolidationFile, ContactFile, Day, EndFile, EntryFile, EntryMode,
+    HoldoutFile, HoldsFile, StepFile, Timing, WhenFile, WindowFile,
 };
 use crate::words::{self, all_of, count};
 use std::fmt::Display;
@@ -12,13 +12,14 @@ use std::fmt::Display;
 pub fn diff(before: &CampaignFile, after: &CampaignFile) -> Vec<String> {
     let mut said = Said(Vec::new());
     // Taken apart: whoever adds a key has to say here how its change is told.
-    let CampaignFile { name, audience, entry, contact, holds, charges, steps, end } = before;
+    let CampaignFile { name, audience, entry, contact, holds, charges, holdout, steps, end } = before;
     said.moves("the name", "is", name, &after.name);
     said.condition("audience", audience, &after.audience);
     said.entry(entry, &after.entry);
     said.contact(contact, &after.contact);
     said.holds(*holds, after.holds);
     said.charges(*charges, after.charges);
+    said.holdout(*holdout, after.holdout);
     said.steps(steps, &after.steps);
     said.end(*end, after.end);
     said.0
@@ -144,6 +145,13 @@ impl Said {
         self.switch("the reminder fee", reminder_fee, after.reminder_fee);
     }
 
+    fn holdout(&mut self, before: HoldoutFile, after: HoldoutFile) {
+        let HoldoutFile { invoices_percent, customers_percent } = before;
+        let percent = |n: u16| format!("{n}%");
+        self.moves("the holdout of invoices", "is", &percent(invoices_percent), &percent(after.invoices_percent));
+        self.moves("the holdout of customers", "is", &percent(customers_percent), &percent(after.customers_percent));
+    }
+
     fn end(&mut self, before: EndFile, after: EndFile) {
         let EndFile { after_days, outcome } = before;
         self.days("the end after the last step", after_days, after.after_days);
@@ -177,7 +185,7 @@ impl Said {
     }
 
     fn step(&mut self, before: &StepFile, after: &StepFile) {
-        let StepFile { key, when, only_if, timing, window, channels, tone, template, ends_with } = before;
+        let StepFile { key, when, only_if, timing, window, experiment, channels, tone, template, ends_with } = before;
         let what = format!("step {key}");
         if *when != after.when {
             self.say(moved(&what, when, &after.when));
@@ -186,12 +194,15 @@ impl Said {
         let movable = |timing: Timing, window: Option<WindowFile>| match (timing, window) {
             (Timing::Fixed, _) => None,
             (Timing::Adaptive, window) => {
-                let WindowFile { earlier_days, later_days } = window.unwrap_or_default();
-                Some(format!("{earlier_days} earlier to {} later", count(later_days, "day")))
+                let WindowFile { earlier_days, later_days, may_skip } = window.unwrap_or_default();
+                let skip = if may_skip { ", or left out" } else { "" };
+                Some(format!("{earlier_days} earlier to {} later{skip}", count(later_days, "day")))
             }
         };
         let (was, is) = (movable(*timing, *window), movable(after.timing, after.window));
         self.option(&format!("{what}'s window to adapt"), was, is);
+        let (was, is) = (experiment.as_ref().map(words::experiment), after.experiment.as_ref().map(words::experiment));
+        self.option(&format!("{what}'s experiment"), was, is);
         let (was, is) = (words::channels(channels), words::channels(&after.channels));
         self.moves(&what, "goes by", &was, &is);
         self.moves(&what, "speaks in the tone", &tone.as_str(), &after.tone.as_str());
@@ -266,6 +277,7 @@ contact:
   spread_minutes: 15
 holds: { promise_grace_days: 2, pending_payment_days: 14 }
 charges: { interest: false, fixed_sum: true, reminder_fee: false }
+holdout: { invoices_percent: 20, customers_percent: 5 }
 steps:
   - { key: first, when: { days_after_due: 3 }, tone: friendly }
   - key: overdue-7
@@ -273,6 +285,7 @@ steps:
     only_if: { payer: [business] }
     timing: adaptive
     window: { earlier_days: 1, later_days: 2 }
+    experiment: { arms: [{ days: 6 }, { days: 9, template: kind }], assign: { split: [70, 30] } }
     channels: [email]
     tone: firm
     template: seven
@@ -366,6 +379,18 @@ end: { after_days: 5, outcome: stop }
                 "",
                 "step overdue-7's window to adapt is gone; it was 1 earlier to 2 days later",
             ),
+            (
+                "later_days: 2",
+                "later_days: 2, may_skip: true",
+                "step overdue-7's window to adapt is 1 earlier to 2 days later, or left out instead of 1 earlier to 2 days later",
+            ),
+            (
+                "[{ days: 6 }, { days: 9, template: kind }], assign: { split: [70, 30] }",
+                "[none, { template: kind }], assign: thompson",
+                "step overdue-7's experiment is none or template kind, by Thompson sampling instead of day 6 or day 9 with template kind, split 70 to 30",
+            ),
+            ("invoices_percent: 20, ", "", "the holdout of invoices is 10% instead of 20%"),
+            ("customers_percent: 5", "customers_percent: 0", "the holdout of customers is 0% instead of 5%"),
             (
                 "channels: [email]",
                 "channels: [email, email]",

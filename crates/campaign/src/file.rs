@@ -65,6 +65,9 @@ pub struct CampaignFile {
     /// Which charges that the law allows are shown in reminders. None by default.
     #[serde(default)]
     pub charges: ChargesFile,
+    /// Who stays on the schedule as written, so that what adapting it brings can be measured.
+    #[serde(default)]
+    pub holdout: HoldoutFile,
     /// The steps, in the order of their weight: of several that are due, the last one speaks.
     pub steps: Vec<StepFile>,
     /// What happens when the last reminder has brought nothing.
@@ -178,6 +181,24 @@ pub struct ChargesFile {
     pub reminder_fee: bool,
 }
 
+/// Who stays on the schedule as written, in percent. Plays no part where no step adapts. Nobody goes without reminders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HoldoutFile {
+    /// Of invoices, drawn one by one: for the lift.
+    #[schemars(range(max = 50))]
+    pub invoices_percent: u16,
+    /// Of customers, for good: for the long run.
+    #[schemars(range(max = 50))]
+    pub customers_percent: u16,
+}
+
+impl Default for HoldoutFile {
+    fn default() -> Self {
+        Self { invoices_percent: 10, customers_percent: 5 }
+    }
+}
+
 /// A day of the week.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -228,6 +249,9 @@ pub struct StepFile {
     pub timing: Timing,
     /// How far an adaptive step may be moved.
     pub window: Option<WindowFile>,
+    /// Ways to do the step that are tried against each other. Without it, an adaptive step follows what is known of the
+    /// customer.
+    pub experiment: Option<ExperimentFile>,
     /// Ways to reach the payer, the first that works.
     #[serde(default = "email")]
     pub channels: Vec<Channel>,
@@ -314,6 +338,58 @@ pub struct WindowFile {
     pub earlier_days: u16,
     /// At most so much later.
     pub later_days: u16,
+    /// It may be left out, such as for a customer who is about to pay anyway. Never a step that ends the sequence or
+    /// speaks in the tone `final`.
+    pub may_skip: bool,
+}
+
+/// Ways to do a step that are tried against each other.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentFile {
+    /// At least two.
+    #[schemars(length(min = 2))]
+    pub arms: Vec<ArmFile>,
+    /// How arms are given to invoices.
+    pub assign: Assign,
+}
+
+/// One way to do a step.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ArmFile {
+    /// Without it; only where its window says `may_skip`.
+    Without(Without),
+    /// On another day, or with another template.
+    With(WithFile),
+}
+
+/// Without the step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Without {
+    /// Nothing is sent for it.
+    None,
+}
+
+/// The step on another day, or with another template; what is left out stays as the step says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WithFile {
+    /// Calendar days after what the step counts from; negative is before it. Inside the step's window.
+    pub days: Option<i32>,
+    /// The template.
+    pub template: Option<String>,
+}
+
+/// How arms are given to invoices.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Assign {
+    /// The better an arm has done, the more often: Thompson sampling.
+    Thompson,
+    /// By fixed weights, one for each arm.
+    Split(Vec<u32>),
 }
 
 /// How a sequence ends while money is still owed.

@@ -2,7 +2,8 @@
 
 use crate::calendar;
 use crate::campaign::{Campaign, Offset, Step, Trigger};
-use crate::case::{Case, Deferral, Plan, Reason, Send, Skip};
+use crate::case::{Case, Choice, Deferral, Plan, Reason, Send, Skip};
+use crate::experiment::Arm;
 use crate::file::EntryMode;
 use crate::terms::Terms;
 use jiff::civil::Date;
@@ -130,7 +131,7 @@ impl<'a> Planning<'a> {
                 When::Unknown => {}
                 When::NoCalendar => unplannable.push(n),
                 When::On(date) if date > self.reached => future = Some(future.map_or(date, |f| f.min(date))),
-                When::On(date) => match self.obstacle(n, step, date) {
+                When::On(date) => match self.obstacle(n, step).or_else(|| self.left_out(step)) {
                     Some((reason, rule)) => self.skip(n, reason, rule),
                     None => due.push((n, date)),
                 },
@@ -198,6 +199,14 @@ impl<'a> Planning<'a> {
 
     /// The date of a step, as far as it is known.
     fn when(&self, n: usize, step: &Step) -> When {
+        match self.written(n, step) {
+            When::On(date) if step.is_dated() => When::On(self.moved(step, date)),
+            when => when,
+        }
+    }
+
+    /// The date that the campaign's words give a step, before it is moved.
+    fn written(&self, n: usize, step: &Step) -> When {
         let case = self.case;
         let on = |date: Option<Date>| date.map_or(When::Unknown, When::On);
         let after = |state: State, days: u16| match state {
@@ -206,11 +215,11 @@ impl<'a> Planning<'a> {
             State::Open => When::Unknown,
         };
         match &step.trigger {
-            Trigger::FromDue(offset) => self.by_due_date(step, *offset),
+            Trigger::FromDue(offset) => self.by_due_date(*offset),
             Trigger::AfterMonthEnd(days) => {
                 let end = self.anchor().map(Date::last_of_month);
                 let date = end.and_then(|end| add_days(end, i64::from(*days) + self.catch_up));
-                on(date.map(|date| self.lawful(self.moved(step, date))))
+                on(date.map(|date| self.lawful(date)))
             }
             Trigger::FailedAttempts { count, decline_codes } => {
                 let facts = &case.facts;
@@ -225,12 +234,12 @@ impl<'a> Planning<'a> {
         }
     }
 
-    fn by_due_date(&self, step: &Step, offset: Offset) -> When {
+    fn by_due_date(&self, offset: Offset) -> When {
         let Some(date) = self.counted(offset) else {
             return if self.base(offset).is_none() { When::Unknown } else { When::NoCalendar };
         };
         let shift = if offset.is_by_due() { 0 } else { self.catch_up };
-        add_days(date, shift).map_or(When::Unknown, |date| When::On(self.moved(step, date)))
+        add_days(date, shift).map_or(When::Unknown, When::On)
     }
 
     /// The date at an offset from the due date; the law may put it off.
@@ -271,25 +280,62 @@ impl<'a> Planning<'a> {
         self.case.not_before.map_or(self.case.opened_on, |turn| turn.max(self.case.opened_on))
     }
 
-    /// Where the payer's habits move an adaptive step; inside its window, and not past the due date if it lies by it.
+    /// Where a choice moves a step: inside its window, on its side of the day it counts from, and no earlier than the law
+    /// wants. Before the due date not so late that nothing opens in time any more: it would be lost.
     fn moved(&self, step: &Step, date: Date) -> Date {
-        let Some((_, shift)) = self.case.shifts.iter().find(|(key, _)| *key == step.key) else { return date };
-        let (earlier, later) = (-i32::from(step.window.earlier_days), i32::from(step.window.later_days));
-        let moved = add_days(date, (*shift).clamp(earlier, later).into()).unwrap_or(date);
-        match self.case.due_on {
-            Some(due_on) if step.is_by_due() => moved.min(due_on.max(date)),
-            Some(due_on) => moved.max(due_on.tomorrow().unwrap_or(due_on).min(date)),
-            None => moved,
+        let days = match (self.arm(step), self.choice(step)) {
+            (Some(Arm::With { days, .. }), _) => *days,
+            (None, Some(Choice::Move(days))) => days,
+            _ => 0,
+        };
+        let days = days.clamp(-i32::from(step.window.earlier_days), step.window.later_days.into());
+        let (Some(anchor), Some(mut moved)) = (self.anchor(), add_days(date, days.into())) else { return date };
+        if !step.is_by_due() {
+            return moved.max(self.lawful(anchor.tomorrow().unwrap_or(anchor)).min(date));
+        }
+        let due_on = self.case.due_on.unwrap_or(date);
+        moved = moved.min(due_on);
+        let is_in_time = |day| self.opening(day).is_some_and(|at| self.hours.date_at(at) <= due_on);
+        while moved > date && !is_in_time(moved) {
+            moved = moved.yesterday().unwrap_or(date);
+        }
+        moved
+    }
+
+    /// What was chosen for a step, by whom its campaign lets choose: its experiment if it has one, else advice.
+    fn choice(&self, step: &Step) -> Option<Choice> {
+        let chosen = self.case.choices.iter().find(|(key, _)| *key == step.key).map(|(_, choice)| *choice);
+        chosen.filter(|choice| matches!(choice, Choice::Arm(_)) == step.experiment.is_some())
+    }
+
+    fn arm<'b>(&self, step: &'b Step) -> Option<&'b Arm> {
+        match self.choice(step)? {
+            Choice::Arm(n) => step.arm(n),
+            Choice::Move(_) | Choice::Skip => None,
+        }
+    }
+
+    /// Why a step is left out by choice.
+    fn left_out(&self, step: &Step) -> Option<(Reason, String)> {
+        if self.arm(step) == Some(&Arm::None) {
+            return Some((Reason::ArmNone, format!("steps.{}.experiment", step.key)));
+        }
+        let is_skipped = step.window.may_skip && self.choice(step) == Some(Choice::Skip);
+        is_skipped.then(|| (Reason::PayingAnyway, format!("steps.{}.window.may_skip", step.key)))
+    }
+
+    /// The template of a step, or of the arm that was chosen for it.
+    fn template<'b>(&self, step: &'b Step) -> &'b str {
+        match self.arm(step) {
+            Some(Arm::With { template, .. }) => template,
+            Some(Arm::None) | None => &step.template,
         }
     }
 
     /// The last reminder of the steps before a step. It is known once the step right before it is decided; those that wait
     /// for news, which may never come, are not waited for.
     fn previous(&self, n: usize) -> State {
-        let earlier = self.states.iter().zip(&self.terms.campaign.steps).enumerate().take(n);
-        let right_before =
-            earlier.rev().find(|(m, (state, step))| **state != State::Open || !self.waits_for_news(*m, step));
-        match right_before.map(|(_, (state, _))| *state) {
+        match self.right_before(n).map(|n| self.state(n)) {
             Some(State::Open) | None => State::Open,
             Some(silent) => {
                 let reminded = self.states.iter().take(n).filter_map(|state| match state {
@@ -300,6 +346,12 @@ impl<'a> Planning<'a> {
                 reminded.max().map_or(silent, State::Reminded)
             }
         }
+    }
+
+    /// The place of the step right before a step, without those that wait for news.
+    fn right_before(&self, n: usize) -> Option<usize> {
+        let earlier = self.terms.campaign.steps.iter().enumerate().take(n);
+        earlier.rev().find(|(m, step)| self.state(*m) != State::Open || !self.waits_for_news(*m, step)).map(|(m, _)| m)
     }
 
     fn waits_for_news(&self, n: usize, step: &Step) -> bool {
@@ -326,17 +378,21 @@ impl<'a> Planning<'a> {
         add_days(self.case.promised_on?, grace + 1)
     }
 
-    /// Why a step whose time has come will never be sent.
-    fn obstacle(&self, n: usize, step: &Step, date: Date) -> Option<(Reason, String)> {
+    /// Why a step whose time has come will never be sent. Its written date counts, wherever it was moved: what a step is
+    /// compared by is the same for all arms.
+    fn obstacle(&self, n: usize, step: &Step) -> Option<(Reason, String)> {
         let case = self.case;
+        let date = match self.written(n, step) {
+            When::On(date) => date,
+            _ => self.today,
+        };
         if case.opted_out {
             return Some((Reason::OptedOut, "customer.opted_out".to_owned()));
         }
         if step.is_by_due() && case.due_on.is_some_and(|due| self.today > due) {
             return Some((Reason::TooLate, format!("steps.{}.when", step.key)));
         }
-        let is_dated = matches!(step.trigger, Trigger::FromDue(_) | Trigger::AfterMonthEnd(_));
-        if self.terms.campaign.entry.mode == EntryMode::FromNow && is_dated && date < self.entered_on() {
+        if self.terms.campaign.entry.mode == EntryMode::FromNow && step.is_dated() && date < self.entered_on() {
             return Some((Reason::BeforeEntry, "entry.mode".to_owned()));
         }
         if let Some(key) = step.only_if.failing(&case.facts) {
@@ -478,11 +534,11 @@ impl<'a> Planning<'a> {
                 continue;
             }
             let base = match step.trigger {
-                Trigger::AfterStep { base, .. } => base,
-                Trigger::AfterPrevious(_) if n < furthest => n - 1,
+                Trigger::AfterStep { base, .. } => Some(base),
+                Trigger::AfterPrevious(_) if n < furthest => self.right_before(n),
                 _ => continue,
             };
-            let is_merged = merged.contains(&base);
+            let is_merged = base.is_some_and(|base| merged.contains(&base));
             if is_merged && n < furthest {
                 merged.push(n);
             } else if is_merged {
@@ -506,9 +562,11 @@ impl<'a> Planning<'a> {
         self.plan.wake_at =
             [self.plan.wake_at.filter(|_| self.plan.deferred.is_some()), next, soon].into_iter().flatten().min();
         let step = self.key(furthest);
+        let template = campaign.steps.get(furthest).map(|step| self.template(step).to_owned()).unwrap_or_default();
         let mut merged: Vec<usize> = merged;
         merged.sort_unstable();
-        self.plan.send = Some(Send { step, merged: merged.into_iter().map(|n| self.key(n)).collect(), since });
+        let merged = merged.into_iter().map(|n| self.key(n)).collect();
+        self.plan.send = Some(Send { step, merged, since, template });
     }
 
     /// The end of the sequence, if there is nothing left to wait for.

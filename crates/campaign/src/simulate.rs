@@ -1,7 +1,7 @@
 //! A customer's cases under a virtual clock: the same planning as in production, without a database.
 
 use crate::campaign::Campaign;
-use crate::case::{Case, Decided, Hold, Reason};
+use crate::case::{Case, Choice, Decided, Hold, Reason};
 use crate::condition::Facts;
 use crate::file::Ending;
 use crate::plan::plan;
@@ -76,6 +76,8 @@ pub struct SimulatedInvoice {
     pub holds: Vec<Hold>,
     /// What is decided when the simulation begins.
     pub decided: Vec<Decided>,
+    /// What is chosen for adaptive steps, all the time.
+    pub choices: Vec<(String, Choice)>,
     /// The end of its sequence was told.
     pub ended: bool,
 }
@@ -230,7 +232,7 @@ fn fire(
             contacts: &payer.contacts,
             in_flight: false,
             ended: invoice.ended,
-            shifts: &[],
+            choices: &invoice.choices,
             spread: payer.spread,
         };
         let mut plan = plan(&terms, &case, now);

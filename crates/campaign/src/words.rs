@@ -1,7 +1,9 @@
 //! Campaigns in words: what a trigger or a condition says, for people who do not read YAML.
 
 use crate::condition::{ConditionFile, Decimal, RangeFile};
-use crate::file::{AfterStepFile, Channel, Ending, FailedAttemptsFile, WhenFile};
+use crate::file::{
+    AfterStepFile, ArmFile, Assign, Channel, Ending, ExperimentFile, FailedAttemptsFile, WhenFile, WithFile, Without,
+};
 use kernel::PayerKind;
 use std::collections::BTreeMap;
 
@@ -151,6 +153,30 @@ fn list(words: &[String], last: &str) -> String {
     }
 }
 
+/// What is tried, such as `day -7 or none, by Thompson sampling`.
+pub fn experiment(file: &ExperimentFile) -> String {
+    let ExperimentFile { arms, assign } = file;
+    let assign = match assign {
+        Assign::Thompson => "by Thompson sampling".to_owned(),
+        Assign::Split(weights) => {
+            format!("split {}", weights.iter().map(u32::to_string).collect::<Vec<_>>().join(" to "))
+        }
+    };
+    format!("{}, {assign}", any_of(&arms.iter().map(arm).collect::<Vec<_>>()))
+}
+
+/// An arm, such as `day -7 with template kind`.
+pub fn arm(file: &ArmFile) -> String {
+    match file {
+        ArmFile::Without(Without::None) => "none".to_owned(),
+        ArmFile::With(WithFile { days, template }) => {
+            let days = days.map(|days| format!("day {days}"));
+            let template = template.as_ref().map(|template| format!("template {template}"));
+            days.into_iter().chain(template).collect::<Vec<_>>().join(" with ")
+        }
+    }
+}
+
 /// How a sequence ends.
 pub const fn ending(ending: Ending) -> &'static str {
     match ending {
@@ -194,6 +220,22 @@ mod tests {
             ("{}", "never"),
         ] {
             assert_eq!(when(&serde_saphyr::from_str(yaml).unwrap()), words, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn experiments_in_words() {
+        for (yaml, words) in [
+            (
+                "{ arms: [{ days: -7 }, { days: -3 }, none], assign: thompson }",
+                "day -7, day -3 or none, by Thompson sampling",
+            ),
+            (
+                "{ arms: [{ template: kind }, { days: 3, template: plain }], assign: { split: [1, 2] } }",
+                "template kind or day 3 with template plain, split 1 to 2",
+            ),
+        ] {
+            assert_eq!(experiment(&serde_saphyr::from_str(yaml).unwrap()), words, "{yaml}");
         }
     }
 

@@ -60,7 +60,7 @@ fn case(decided: &[Decided]) -> Case<'_> {
         contacts: &[],
         in_flight: false,
         ended: false,
-        shifts: &[],
+        choices: &[],
         spread: 0,
     }
 }

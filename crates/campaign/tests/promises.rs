@@ -24,7 +24,8 @@ proptest! {
     #![proptest_config(config(1200))]
 
     /// Never early, never outside contact hours or on a closed day; gap and cap hold; one reminder at a moment for each
-    /// currency and channel, also after an outage; at most one decision for each step, and one for each when the sequence
+    /// currency and channel, also after an outage; choices move, reword and leave out only what they may, and only so far;
+    /// at most one decision for each step, and one for each when the sequence
     /// has ended; nothing after payment; never woken for nothing, never too late; and it comes to rest.
     #[test]
     fn a_customers_cases_keep_every_promise(script in script()) {
@@ -61,13 +62,16 @@ proptest! {
 #[test]
 fn arbitrary_lives_are_eventful() {
     let mut runner = TestRunner::deterministic();
-    let (mut sent, mut merged) = (0, 0);
-    for _ in 0..200 {
+    let (mut sent, mut merged, mut left_out, mut chosen) = (0, 0, 0, 0);
+    for _ in 0..300 {
         let script = script().new_tree(&mut runner).unwrap().current();
         let mut world = World::new(&script);
         world.run();
         sent += world.sent.len();
         merged += world.merged;
+        left_out += world.left_out;
+        chosen += world.chosen;
     }
     assert!(sent > 200 && merged > 30, "{sent} reminders, {merged} of them for several steps");
+    assert!(left_out > 20 && chosen > 20, "{left_out} steps left out by choice, {chosen} done otherwise");
 }

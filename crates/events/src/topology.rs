@@ -146,7 +146,7 @@ pub const SCHEDULER_TIMERS: Flow = Flow {
     service: Service::Scheduler,
     name: "scheduler-timers",
     takes: &[],
-    emits: &[InvoiceOverdue, ReminderDue, StepDecided, SequenceEnded],
+    emits: &[CaseEnrolled, InvoiceOverdue, ReminderDue, StepDecided, SequenceEnded],
 };
 
 /// Operators hold, release, skip and send.
@@ -154,7 +154,7 @@ pub const SCHEDULER_OPERATIONS: Flow = Flow {
     service: Service::Scheduler,
     name: "scheduler-operations",
     takes: &[],
-    emits: &[InvoiceOverdue, ReminderDue, StepDecided],
+    emits: &[CaseEnrolled, InvoiceOverdue, ReminderDue, StepDecided],
 };
 
 /// What became of reminders.

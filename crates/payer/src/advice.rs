@@ -3,8 +3,8 @@
 //! Advice only uses what the campaign leaves open, and without data it is the campaign's own schedule.
 //!
 //! **Before the due date** a reminder is worth sending if it can turn "late" into "on time". It cannot where the payment comes on time
-//! anyway, and changes little where it comes weeks late: who is chronically late responds least. q and q7 are the chances to be
-//! late at all, and by more than a week:
+//! anyway, and changes little where it comes weeks late: who is chronically late responds least. q and q7 are the chances
+//! to be late at all, and by more than a week:
 //!
 //! ```text
 //! q / P(D >= d)  <  .8 q of the portfolio               pays by itself, if still unpaid on the day d of the reminder
@@ -12,9 +12,9 @@
 //! q              >= 1.3 q of the portfolio              usually late: at the early end of the window, and worth two reminders
 //! ```
 //!
-//! Relative to the portfolio they mean the same in a ledger where most are late as in one where hardly anybody is. The rules and
-//! their factors were chosen in simulated worlds ([`crate::simulate`]), which assume how payers respond. Only a merchant's own
-//! experiment can tell for its payers.
+//! Relative to the portfolio they mean the same in a ledger where most are late as in one where hardly anybody is. The
+//! rules and their factors were chosen in simulated worlds ([`crate::simulate`]), which assume how payers respond. Only a
+//! merchant's own experiment can tell for its payers.
 //!
 //! **After the due date** what a single customer did before says too little. A chase is held back only where most of what is
 //! unpaid is paid within three days anyway, over all customers.
@@ -146,11 +146,11 @@ pub struct Advice {
     pub because: Reason,
 }
 
-/// Advice about a step on the day `today`. `budget` is how many messages may still be sent about this invoice before its due
-/// date; `None` if that is not limited.
+/// Advice about a step on the day `today`. `budget` is how many messages may still be sent about this invoice before its
+/// due date; `None` if that is not limited.
 ///
-/// It holds if the invoice is still unpaid on the campaign's day. So until then it changes only with what is known; it is to be
-/// asked for again right before sending.
+/// It holds if the invoice is still unpaid on the campaign's day. So until then it changes only with what is known; it is
+/// to be asked for again right before sending.
 pub fn advise(known: &Known<'_>, step: &Step, today: i32, budget: Option<u32>) -> Advice {
     let kept = |because| Advice { timing: Timing::Keep, because };
     if known.label == Label::New {

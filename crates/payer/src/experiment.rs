@@ -8,12 +8,12 @@
 //! * [`Split`]: a fixed A/B split over arms.
 //! * [`Knowledge`]: Thompson sampling, which draws arms the more often the better they have done.
 
-mod arm;
+mod choice;
 mod holdout;
 mod split;
 mod thompson;
 
-pub use arm::{Arm, ArmError, Choice};
+pub use choice::Choice;
 pub use holdout::{Group, Holdouts};
 pub use split::Split;
 pub use thompson::{Beta, Knowledge, Tally};

@@ -16,7 +16,8 @@
 //! anew once a week.
 
 use crate::distribution::Distribution;
-use serde::{Deserialize, Serialize};
+pub use kernel::Segment as Label;
+use serde::Serialize;
 use std::fmt;
 
 /// Below so many effective settlements a customer is new.
@@ -29,50 +30,8 @@ const USUAL: f32 = 0.9;
 const WORSE: f32 = 1.5;
 /// What lateness may exceed its expectation by at each payment: half of the shift that is looked for, as usual with a CUSUM
 /// (Page, "Continuous inspection schemes", 1954). Without it the sum is a random walk that exceeds any limit in time, and
-/// everybody with a long history is at risk: a third of the customers of one ledger that we know.
+/// everybody with a long history comes to be at risk: a third of the invoices of a ledger that we know.
 const ALLOWANCE: f32 = 0.25;
-
-/// How a customer pays.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Label {
-    /// Too little is known.
-    #[default]
-    New,
-    /// Pays on time, more than others do.
-    Prompt,
-    /// Sometimes pays late, about as others do.
-    Mixed,
-    /// Usually pays a bit late.
-    UsuallyLate,
-    /// Usually pays more than a week late.
-    ChronicallyLate,
-    /// Pays worse than it used to.
-    AtRisk,
-}
-
-impl Label {
-    /// All of them, from the best known on.
-    pub const ALL: [Self; 6] =
-        [Self::New, Self::Prompt, Self::Mixed, Self::UsuallyLate, Self::ChronicallyLate, Self::AtRisk];
-
-    /// As stored and shown.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Prompt => "prompt",
-            Self::Mixed => "mixed",
-            Self::UsuallyLate => "usually_late",
-            Self::ChronicallyLate => "chronically_late",
-            Self::AtRisk => "at_risk",
-        }
-    }
-
-    /// Reads the stored form.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|label| label.as_str() == text)
-    }
-}
 
 /// What the probabilities of a customer are held against: those of its tenant's portfolio.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

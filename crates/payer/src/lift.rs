@@ -34,6 +34,7 @@ use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// Days to pay are counted to so many days after the due date: what is still open then counts as paid then.
 pub const CAP_DAYS: i32 = 60;
@@ -41,11 +42,13 @@ pub const CAP_DAYS: i32 = 60;
 pub const REGISTERED_DAY: i32 = 90;
 
 /// What has to be known besides the outcomes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Setting {
     /// The first day of the experiment.
+    #[schema(value_type = String, format = Date)]
     pub started_on: Date,
     /// Outcomes are known up to the day before this one.
+    #[schema(value_type = String, format = Date)]
     pub as_of: Date,
     /// The probability that a customer is not held out for good.
     pub treated_customers: f64,
@@ -61,7 +64,7 @@ impl Setting {
 }
 
 /// What an adaptive schedule brings, and what it costs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LiftReport {
     /// What was known besides the outcomes.
     pub setting: Setting,
@@ -80,32 +83,39 @@ pub struct LiftReport {
     pub left_out: LeftOut,
     /// What came of each arm.
     pub arms: Vec<ArmReport>,
-    /// Predicted and observed shares of late invoices, from the least to the most likely.
+    /// Predicted and observed shares of late treated invoices, from the least to the most likely. Where reminders help, fewer
+    /// are late than predicted.
     pub calibration: Vec<Calibration>,
+    /// The same of invoices on the static schedule.
+    pub calibration_held_out: Vec<Calibration>,
     /// How late invoices are, by label.
     pub delays: Vec<Delays>,
 }
 
 /// What must not get worse while payments get better.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Guards {
     /// Share of invoices whose payer opted out.
     pub opt_outs: Comparison,
-    /// Share of invoices whose payer complained.
-    pub complaints: Comparison,
+    /// Share of invoices whose payer complained; `None` if complaints are not collected.
+    pub complaints: Option<Comparison>,
     /// What was sent on the adaptive schedule.
     pub treated: Effort,
     /// What was sent to held-out invoices.
     pub held_out: Effort,
+    /// What was sent to customers held out for good.
+    pub customers_held_out: Effort,
 }
 
 /// What was sent, and what it came with. Most of those who paid after a message would have paid without it: compare groups.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Effort {
     /// Invoices past their due date.
     pub invoices: u32,
     /// Messages about them.
     pub messages: u32,
+    /// Those of them that went out up to the due date.
+    pub messages_by_due: u32,
     /// Those of them that were paid after a message.
     pub recovered: u32,
 }
@@ -115,6 +125,7 @@ impl Effort {
         outcomes.fold(Self::default(), |effort, outcome| Self {
             invoices: effort.invoices + 1,
             messages: effort.messages.saturating_add(outcome.messages),
+            messages_by_due: effort.messages_by_due.saturating_add(outcome.messages_by_due),
             recovered: effort.recovered + u32::from(outcome.messages > 0 && outcome.paid_on.is_some()),
         })
     }
@@ -124,6 +135,11 @@ impl Effort {
         (self.invoices > 0).then(|| f64::from(self.messages) / f64::from(self.invoices))
     }
 
+    /// Messages per invoice up to its due date, if there are any invoices.
+    pub fn by_due_per_invoice(self) -> Option<f64> {
+        (self.invoices > 0).then(|| f64::from(self.messages_by_due) / f64::from(self.invoices))
+    }
+
     /// Messages per invoice that was paid after one, if there are any.
     pub fn per_recovered(self) -> Option<f64> {
         (self.recovered > 0).then(|| f64::from(self.messages) / f64::from(self.recovered))
@@ -131,16 +147,16 @@ impl Effort {
 }
 
 /// How many invoices are not in the on-time comparison, by the first reason that applies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeftOut {
     /// First decided after the due date: no schedule could make them be paid on time.
     pub decided_after_due: u32,
     /// Paid before anything was decided: no schedule played a part.
     pub paid_before: u32,
-    /// Could only be on one side.
-    pub without_chance: u32,
     /// Of customers that are held out for good: in a comparison of their own.
     pub customer_held_out: u32,
+    /// Could only be on one side.
+    pub without_chance: u32,
     /// Not past the due date yet.
     pub not_yet_due: u32,
 }
@@ -153,10 +169,10 @@ impl LeftOut {
                 left_out.decided_after_due += 1;
             } else if outcome.is_paid_before() {
                 left_out.paid_before += 1;
-            } else if !outcome.has_chance() {
-                left_out.without_chance += 1;
             } else if outcome.group == Group::CustomerHeldOut {
                 left_out.customer_held_out += 1;
+            } else if !outcome.has_chance() {
+                left_out.without_chance += 1;
             } else if outcome.due_on >= as_of {
                 left_out.not_yet_due += 1;
             }
@@ -166,7 +182,7 @@ impl LeftOut {
 }
 
 /// Invoices for which about the same was predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Calibration {
     /// The mean predicted probability of being late.
     pub predicted: f64,
@@ -177,9 +193,10 @@ pub struct Calibration {
 }
 
 /// How late the invoices of payers with a label were. Known [`Delays::LATE`] days after the due date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Delays {
     /// The label when the invoice was decided.
+    #[schema(value_type = String)]
     pub label: Label,
     /// Paid by the due date.
     pub on_time: u32,
@@ -210,23 +227,29 @@ pub fn lift(outcomes: &[Outcome], trials: &[Trial], setting: Setting) -> LiftRep
         customers: compare_customers(Measure::OnTime, outcomes, setting),
         guards: Guards {
             opt_outs: compare(Measure::OptOuts, outcomes, setting),
-            complaints: compare(Measure::Complaints, outcomes, setting),
+            complaints: outcomes
+                .iter()
+                .any(|outcome| outcome.complained.is_some())
+                .then(|| compare(Measure::Complaints, outcomes, setting)),
             treated: effort(Group::Treated),
             held_out: effort(Group::InvoiceHeldOut),
+            customers_held_out: effort(Group::CustomerHeldOut),
         },
         left_out: LeftOut::of(outcomes, setting.as_of),
         arms: arms::reports(trials),
-        calibration: calibration(outcomes, setting.as_of),
+        calibration: calibration(outcomes, setting.as_of, |group| group == Group::Treated),
+        calibration_held_out: calibration(outcomes, setting.as_of, |group| group != Group::Treated),
         delays: delays(outcomes, setting.as_of),
     }
 }
 
-/// Equally many invoices in each bin, reminded or not: the prediction, too, is learned from all of them.
-fn calibration(outcomes: &[Outcome], as_of: Date) -> Vec<Calibration> {
+/// Equally many invoices in each bin. Those of which nothing was known have no prediction.
+fn calibration(outcomes: &[Outcome], as_of: Date, is_in: fn(Group) -> bool) -> Vec<Calibration> {
     const BINS: usize = 10;
     const LEAST: usize = 20;
     let known = outcomes.iter().filter(|o| o.due_on < as_of && o.decided_on <= o.due_on && !o.is_paid_before());
-    let mut cases: Vec<(f64, bool)> = known.map(|o| (o.late, o.is_late())).collect();
+    let predicted = known.filter(|o| is_in(o.group)).filter_map(|o| Some((o.late?, o.is_late())));
+    let mut cases: Vec<(f64, bool)> = predicted.collect();
     cases.sort_by(|a, b| a.0.total_cmp(&b.0));
     let bin = |bin: &[(f64, bool)]| {
         let n = bin.len() as f64;

@@ -1,8 +1,8 @@
 //! Policies of reminding in simulated worlds: what each brings, at what price, compared at an equal number of messages.
 //!
-//! The payers are simulated ([`crate::world`]), and how they respond is assumed. What is learnt here is which policy does better *if*
-//! payers are like that; nothing here says what reminders bring to a merchant. [`SimulationReport::assumptions`] goes with
-//! every figure.
+//! The payers are simulated ([`crate::world`]), and how they respond is assumed. What is learnt here is which policy does
+//! better *if* payers are like that; nothing here says what reminders bring to a merchant.
+//! [`SimulationReport::assumptions`] goes with every figure.
 
 mod policy;
 mod report;
@@ -14,6 +14,7 @@ use crate::world::{Day, Population, Response, World};
 use policy::{Advised, By, Everybody, Nobody, Policy, Riskiest, Share, Thompson, Twice};
 use run::{Tally, run};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Reminders after the due date, the same under every policy.
@@ -47,7 +48,8 @@ pub struct Score {
     pub lift_pp: f64,
     /// Reminders before the due date, per invoice.
     pub messages: f64,
-    /// Reminders before the due date for each invoice that was paid on time and would not have been without; `None`: no such invoice.
+    /// Reminders before the due date for each invoice that was paid on time and would not have been without; `None`: no
+    /// such invoice.
     pub per_rescued: Option<f64>,
     /// Share of the reminders before the due date that went to who would have paid on time anyway.
     pub needless: f64,
@@ -92,6 +94,8 @@ pub struct SimulationReport {
     pub customers: usize,
     /// Invoices that are scored, over all worlds.
     pub invoices: u64,
+    /// Days of unpaid invoices that were lived through, over all worlds and policies.
+    pub invoice_days: u64,
     /// What is assumed. No figure means anything without it.
     pub assumptions: Vec<String>,
     /// All policies.
@@ -139,16 +143,18 @@ pub fn simulate(setup: &Setup) -> SimulationReport {
     };
     SimulationReport {
         world: report::world(setup),
-        worlds: worlds.0.len(),
+        worlds: worlds.worlds.len(),
         customers: setup.customers,
         invoices: adaptive.invoices,
+        invoice_days: worlds.days.get(),
         assumptions: report::assumptions(setup),
         policies,
         equal,
     }
 }
 
-/// The offset at which so many messages bring most, with what it brings for everybody. A share of a policy brings that share of its lift.
+/// The offset at which so many messages bring most, with what it brings for everybody. A share of a policy brings that
+/// share of its lift.
 fn best(everybody: &[(Day, Tally)], messages: u64) -> (Day, Tally) {
     let brings = |tally: &Tally| {
         let share = messages as f64 / tally.messages.max(1) as f64;
@@ -163,7 +169,11 @@ fn list(days: &[Day]) -> String {
 }
 
 /// Worlds of a setup, each with what happens in it without reminders: whether each invoice is paid on time.
-struct Worlds(Vec<(World, Vec<bool>, Stream)>);
+struct Worlds {
+    worlds: Vec<(World, Vec<bool>, Stream)>,
+    /// Invoice-days lived through so far.
+    days: Cell<u64>,
+}
 
 impl Worlds {
     fn new(setup: &Setup) -> Self {
@@ -176,15 +186,16 @@ impl Worlds {
             // The luck of policies has nothing to do with that of payers.
             (world, alone, Stream::new(!seed, 0))
         };
-        Self(setup.seeds.clone().map(world).collect())
+        Self { worlds: setup.seeds.clone().map(world).collect(), days: Cell::new(0) }
     }
 
     /// One policy, made anew for each world from a stream of random numbers.
     fn run<P: Policy>(&self, chases: &[Day], policy: impl Fn(Stream) -> P) -> Tally {
         let mut sum = Tally::default();
-        for (world, alone, draws) in &self.0 {
+        for (world, alone, draws) in &self.worlds {
             sum += run(world, alone, chases, &mut policy(*draws));
         }
+        self.days.set(self.days.get() + sum.days);
         sum
     }
 
@@ -210,7 +221,7 @@ impl Worlds {
 
     fn score(&self, tally: &Tally) -> Score {
         let per = |count: u64, of: u64| count as f64 / of.max(1) as f64;
-        let customers: usize = self.0.iter().map(|(world, ..)| world.customers()).sum();
+        let customers: usize = self.worlds.iter().map(|(world, ..)| world.customers()).sum();
         Score {
             on_time: per(tally.on_time, tally.invoices),
             lift_pp: 100.0 * per(tally.rescued, tally.invoices),

@@ -1,12 +1,14 @@
 //! Simulated payers. Nobody was measured: their types and their response to reminders are assumptions.
 //!
-//! A world is a number of customers, each of one [`Habit`], and an invoice for each of them every 30 days. An unpaid invoice
-//! is paid on a day with a chance, its hazard, that depends on the habit, on where the day lies from the due date, and on
-//! the reminders before it. The draw of an invoice on a day is the same whatever was sent. So two policies differ by what they send and
-//! by nothing else, and a reminder can only hasten a payment: whether somebody "would have paid on time anyway" is exact.
+//! A world is a number of customers, each of one [`Habit`], and an invoice for each of them every 30 days. An unpaid
+//! invoice is paid on a day with a chance, its hazard, that depends on the habit, on where the day lies from the due date,
+//! and on the reminders before it. The draw of an invoice on a day is the same whatever was sent. So two policies differ by
+//! what they send and by nothing else, and a reminder can only hasten a payment: whether somebody "would have paid on time
+//! anyway" is exact.
 //!
 //! The figures were chosen to agree with ledgers in what ledgers show: share on time, how much of lateness lies between
-//! customers, hazard on the due date and after it, payments at weekends. What no ledger shows is the response; see [`Response`].
+//! customers, hazard on the due date and after it, payments at weekends. What no ledger shows is the response; see
+//! [`Response`].
 
 pub(crate) mod draw;
 
@@ -218,8 +220,8 @@ impl World {
         (due + EARLIEST..DAYS).find(|day| self.pays(place, *day, &Effect::default()))
     }
 
-    /// The world as a ledger, nobody reminded, in the order of due dates. All invoices are of one segment, and their amounts
-    /// mean nothing; what is not paid while the world lasts is open.
+    /// The world as a ledger, nobody reminded, in the order of due dates. All invoices are of one segment, and their
+    /// amounts mean nothing; what is not paid while the world lasts is open.
     pub fn ledger(&self) -> impl Iterator<Item = Row> {
         self.invoices.iter().enumerate().map(|(place, invoice)| Row {
             customer: format!("customer-{:05}", invoice.customer),

@@ -97,13 +97,14 @@ fn outcomes(world: World, seed: u64, days: &[Date]) -> Vec<Outcome> {
                 label: Label::Mixed,
                 group,
                 propensity: 1.0 - world.invoices,
-                late: if world.predicts { 1.0 - known } else { 0.5 },
+                late: world.predicts.then_some(1.0 - known),
                 decided_on: days[due as usize - 5],
                 due_on: days[due as usize],
                 paid_on: Some(days[due as usize + if is_on_time { 0 } else { 4 }]),
                 messages: 1,
+                messages_by_due: 1,
                 opted_out: false,
-                complained: false,
+                complained: None,
             });
         }
     }
@@ -234,7 +235,7 @@ fn an_interval_over_invoices_fails_when_customers_are_held_out() {
             .map(|o| Outcome {
                 group: if o.group == Group::CustomerHeldOut { Group::InvoiceHeldOut } else { o.group },
                 propensity: 0.9,
-                late: 0.5,
+                late: None,
                 ..o.clone()
             })
             .collect();

@@ -59,8 +59,8 @@ fn reminders_after_the_due_date_bring_no_payment_on_time() {
     }
 }
 
-/// The simulator by which this one was specified gave these figures, also over three seeds. Lift within half a point or a twentieth of it:
-/// three standard errors of a difference of two such means. Messages within .03.
+/// The simulator by which this one was specified gave these figures, also over three seeds. Lift within half a point or a
+/// twentieth of it: three standard errors of a difference of two such means. Messages within .03.
 #[test]
 fn fixed_days_bring_what_was_specified() {
     let specified = [

@@ -24,6 +24,8 @@ Examples:
   dunlin import ledger.csv --merchant acme --currency EUR --dry-run
   dunlin plan --output calendar           what will go out in the next 30 days
   dunlin backtest --campaign new.yaml --ledger ledger.csv --currency EUR --html report.html
+  dunlin payer evaluate --ledger ledger.csv  how well its payments could have been foreseen
+  dunlin simulate                        policies of reminding among simulated payers
   dunlin campaign check --strict         all faults and warnings of campaigns, for CI
   dunlin hold list --waiting             what waits for a person
   dunlin dead-letters list               what needs an operator
@@ -49,6 +51,11 @@ enum Command {
     Import(commands::import::Arguments),
     /// Run a campaign over recorded history: what it would have sent, and to whom in vain.
     Backtest(commands::backtest::Arguments),
+    /// Say how well payments can be foreseen, and what is known of one payer.
+    #[command(subcommand)]
+    Payer(commands::payer::Command),
+    /// Compare policies of reminding among simulated payers, at an equal number of messages.
+    Simulate(commands::simulate::Arguments),
     /// Say what will go out in the next 30 days, to whom, when and why; and what will not, and why not.
     Plan(commands::plan::Arguments),
     /// Tell the story of an invoice: events, decisions with reasons, reminders, outcomes.
@@ -118,6 +125,8 @@ impl Cli {
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
             Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,
+            Command::Payer(command) => return commands::payer::run(config, command).await,
+            Command::Simulate(arguments) => commands::simulate::run(&arguments)?,
             Command::Plan(arguments) => commands::plan::run(config, arguments).await?,
             Command::Explain(arguments) => commands::explain::run(config, arguments).await?,
             Command::Hold(command) => return commands::operations::hold(config, command).await,

@@ -50,8 +50,8 @@ fn config() -> PathBuf {
 fn the_examples_are_complete_and_nothing_is_to_be_said_against_them() {
     let directory = Directory::new("examples");
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(config().join("examples/campaigns")).unwrap() {
-        let path = entry.unwrap().path();
+    let examples = std::fs::read_dir(config().join("examples/campaigns")).unwrap().map(|entry| entry.unwrap().path());
+    for path in examples.chain([config().join("campaigns/adaptive.yaml")]) {
         let text = std::fs::read_to_string(&path).unwrap();
         let schema = text.lines().next().and_then(|line| line.strip_prefix("# yaml-language-server: $schema="));
         assert!(path.parent().unwrap().join(schema.unwrap()).is_file(), "{}: editors find the schema", path.display());
@@ -59,9 +59,9 @@ fn the_examples_are_complete_and_nothing_is_to_be_said_against_them() {
         std::fs::write(directory.0.join("campaigns").join(path.file_name().unwrap()), text).unwrap();
     }
     names.sort();
-    assert_eq!(names, ["consumer-subscription", "gentle-b2b", "strict-interest"]);
-    // In the order that a merchant would list them in: the strict one before the wider gentle one.
-    let order = "campaigns: [strict-interest, gentle-b2b, consumer-subscription]";
+    assert_eq!(names, ["adaptive", "consumer-subscription", "gentle-b2b", "strict-interest"]);
+    // In the order that a merchant would list them in: the strict one before the gentle one, the one for all last.
+    let order = "campaigns: [strict-interest, gentle-b2b, consumer-subscription, adaptive]";
     // 32 bytes of x.
     let secret = "whsec_eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=";
     let webhook = format!("webhook: {{ url: 'https://acme.example/dunlin', signing_secret: {secret} }}");

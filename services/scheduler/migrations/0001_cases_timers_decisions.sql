@@ -27,6 +27,7 @@ CREATE TABLE scheduler.customer (
     tags            text[]  NOT NULL DEFAULT '{}',
     payer_kind      text    NOT NULL DEFAULT '',
     campaign        text    NOT NULL DEFAULT '',
+    outlook         bytea,
     PRIMARY KEY (merchant, customer)
 ) WITH (fillfactor = 80);
 
@@ -43,6 +44,7 @@ COMMENT ON COLUMN scheduler.customer.country         IS 'ISO 3166-1 alpha-2; emp
 COMMENT ON COLUMN scheduler.customer.tags            IS 'The merchant''s labels';
 COMMENT ON COLUMN scheduler.customer.payer_kind      IS 'business or consumer; empty: the merchant''s usual kind';
 COMMENT ON COLUMN scheduler.customer.campaign        IS 'Chosen for this customer; empty: by audience';
+COMMENT ON COLUMN scheduler.customer.outlook         IS 'What its history says, from the last customer-segmented: dunlin.events.v1.Outlook';
 
 CREATE TABLE scheduler.reminder (
     merchant    text    NOT NULL,
@@ -160,6 +162,7 @@ CREATE TABLE scheduler.dunning_case (
     overdue_traceparent text,
     armed_at            timestamptz,
     generation          integer     NOT NULL DEFAULT 0,
+    enrolment           json,
     UNIQUE (merchant, invoice, epoch),
     CHECK (closed_at IS NULL OR armed_at IS NULL)
 ) WITH (fillfactor = 80);
@@ -186,9 +189,30 @@ COMMENT ON COLUMN scheduler.dunning_case.overdue_told_at     IS 'When invoice-ov
 COMMENT ON COLUMN scheduler.dunning_case.overdue_traceparent IS 'Trace of the timer that fired then';
 COMMENT ON COLUMN scheduler.dunning_case.armed_at            IS 'due_at of its timer, if it has one';
 COMMENT ON COLUMN scheduler.dunning_case.generation          IS 'Of its timer: a timer of another generation does nothing';
+COMMENT ON COLUMN scheduler.dunning_case.enrolment           IS 'The schedule and the arms that were drawn for it, with their probabilities; null if its campaign suits itself to nobody';
 
 CREATE INDEX dunning_case_customer ON scheduler.dunning_case (merchant, customer) WHERE closed_at IS NULL;
 CREATE INDEX dunning_case_handed_over ON scheduler.dunning_case (merchant) WHERE closed_at IS NULL AND ended_as = 'hand_over';
+
+CREATE INDEX dunning_case_enrolled ON scheduler.dunning_case (merchant, campaign) WHERE enrolment IS NOT NULL;
+
+CREATE TABLE scheduler.policy (
+    merchant         text NOT NULL,
+    campaign         text NOT NULL,
+    campaign_version text NOT NULL,
+    step             text NOT NULL,
+    week             date NOT NULL,
+    propensities     json NOT NULL,
+    PRIMARY KEY (merchant, campaign, campaign_version, step, week)
+);
+
+COMMENT ON TABLE  scheduler.policy IS 'With which probability each arm of a step''s experiment is drawn for the cases opened in a week; never changed';
+COMMENT ON COLUMN scheduler.policy.merchant         IS 'Whose';
+COMMENT ON COLUMN scheduler.policy.campaign         IS 'The campaign';
+COMMENT ON COLUMN scheduler.policy.campaign_version IS 'Its version';
+COMMENT ON COLUMN scheduler.policy.step             IS 'Key in the campaign';
+COMMENT ON COLUMN scheduler.policy.week             IS 'Monday, UTC: learned from what was known before it';
+COMMENT ON COLUMN scheduler.policy.propensities     IS 'Over all customers and by segment, in the order of the arms';
 
 CREATE TABLE scheduler.timer (
     shard       smallint    NOT NULL,

@@ -1,11 +1,14 @@
 //! What follows from what is known of a case. Pure.
 
-use campaign::{Campaign, Case, Decided, Facts, Hold, Place, Plan, Planned, Reason};
-use events::InvoiceStatus;
+use crate::enrolment::{self, Chosen, Enrolment};
+use campaign::{Campaign, Case, Choice, Decided, Facts, Hold, Place, Plan, Planned, Reason};
+use events::{InvoiceStatus, v1};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kernel::{ContactHours, Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment};
+use payer::estimator::Distribution;
+use prost::Message;
 use runtime::Merchant;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -32,6 +35,7 @@ pub struct CaseState {
     pub armed_at: Option<Timestamp>,
     pub generation: i32,
     pub closed: Option<(Timestamp, String)>,
+    pub enrolment: Option<Enrolment>,
     pub invoice_version: i64,
     pub invoice_epoch: i32,
     pub epoch_began_at: Option<Timestamp>,
@@ -57,7 +61,7 @@ pub struct CaseState {
 }
 
 /// What is known of a customer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[expect(missing_docs, reason = "documented on the tables' columns")]
 pub struct Payer {
     pub time_zone: String,
@@ -74,6 +78,35 @@ pub struct Payer {
     /// What it owes in each currency. Only filled where a campaign asks for it.
     pub balances: BTreeMap<Currency, i64>,
     pub holds: Vec<PlacedHold>,
+    /// What its history says; `None` if it says nothing yet.
+    pub outlook: Option<Outlook>,
+}
+
+/// What a customer's history says about its next invoice; see `dunlin.events.v1.Outlook`.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "as in dunlin.events.v1.Outlook")]
+pub struct Outlook {
+    pub delay: Distribution,
+    pub pooled: Distribution,
+    pub effective: f32,
+    pub model: String,
+}
+
+impl Outlook {
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// If the bytes are none, or of an estimator with other bins.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let wire = v1::Outlook::decode(bytes).map_err(|e| e.to_string())?;
+        let bins = |counts: Vec<f32>| {
+            let counts: payer::bins::Counts = counts
+                .try_into()
+                .map_err(|c: Vec<f32>| format!("{} bins of delay; {} are known", c.len(), payer::bins::BINS))?;
+            Ok::<_, String>(Distribution::of(&counts))
+        };
+        Ok(Self { delay: bins(wire.delay)?, pooled: bins(wire.pooled)?, effective: wire.effective, model: wire.model })
+    }
 }
 
 /// A hold or a promise that somebody placed, and nobody released.
@@ -96,6 +129,10 @@ pub struct Situation {
     pub holds: Vec<Hold>,
     /// Until when the payer promised to pay.
     pub promised_on: Option<Date>,
+    /// What is chosen for adaptive steps today, and why.
+    pub chosen: Vec<Chosen>,
+    /// The same as planning takes it.
+    pub choices: Vec<(String, Choice)>,
 }
 
 /// The id of a case.
@@ -123,8 +160,8 @@ impl CaseState {
         self.decided.is_empty() && self.ended.is_none()
     }
 
-    /// Where the payer is, and what holds the case.
-    pub fn situation(&self, merchant: &Merchant, now: Timestamp) -> Situation {
+    /// Where the payer is, what holds the case, and what is chosen for its steps.
+    pub fn situation(&self, merchant: &Merchant, campaign: Option<&Campaign>, now: Timestamp) -> Situation {
         let zone = payer_zone(&self.payer.time_zone, &merchant.zone);
         let mut holds = Vec::new();
         let mut hold = |reason, until, rule: String| holds.push(Hold { reason, until, rule });
@@ -147,7 +184,10 @@ impl CaseState {
         let opened_on = zone.to_datetime(self.opened_at).date();
         let promises = placed().filter(|h| h.is_promise).filter_map(|h| h.until);
         let promised_on = promises.filter(|until| *until >= opened_on).max();
-        Situation { zone, holds, promised_on }
+        let today = zone.to_datetime(now).date();
+        let chosen = campaign.map_or_else(Vec::new, |campaign| enrolment::choices(self, campaign, today));
+        let choices = chosen.iter().map(|c| (c.step.clone(), c.choice)).collect();
+        Situation { zone, holds, promised_on, chosen, choices }
     }
 
     /// Whether the processor is about to collect. What it took and lost again it does not collect a second time.
@@ -219,7 +259,7 @@ impl CaseState {
             contacts: &self.payer.contacts,
             in_flight: self.payer.in_flight,
             ended: self.ended.is_some(),
-            shifts: &[],
+            choices: &situation.choices,
             spread: kernel::id::stable_hash(&["spread", self.merchant.as_str(), self.customer.as_str()]),
         }
     }
@@ -255,7 +295,7 @@ impl CaseState {
     }
 
     /// What was known when something was decided, as far as it counts, as JSON.
-    pub fn inputs(&self, merchant: &Merchant) -> String {
+    pub fn inputs(&self, merchant: &Merchant, chosen: Option<&Chosen>) -> String {
         let facts = self.facts(merchant);
         let last = self.payer.contacts.len().saturating_sub(INPUT_CONTACTS);
         let inputs = Inputs {
@@ -269,6 +309,8 @@ impl CaseState {
             decline_code: &self.decline_code,
             balance_minor: self.payer.balances.get(&self.currency).copied(),
             contacts: self.payer.contacts.get(last..).unwrap_or_default(),
+            enrolment: self.enrolment.as_ref().map(|e| Enrolled { group: e.group, model: &e.model, late: e.late }),
+            chosen,
         };
         serde_json::to_string(&inputs).unwrap_or_else(|_| "{}".to_owned())
     }
@@ -293,6 +335,20 @@ struct Inputs<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     balance_minor: Option<i64>,
     contacts: &'a [Date],
+    /// Where the campaign suits itself to payers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolment: Option<Enrolled<'a>>,
+    /// Where something was chosen for the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chosen: Option<&'a Chosen>,
+}
+
+#[derive(Serialize)]
+struct Enrolled<'a> {
+    group: payer::experiment::Group,
+    model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late: Option<f32>,
 }
 
 /// When to look again at a plan. Whether a silent source has spoken is looked at every hour while the payer may be written
@@ -326,6 +382,7 @@ pub(crate) mod tests {
             armed_at: None,
             generation: 0,
             closed: None,
+            enrolment: None,
             invoice_version: 1,
             invoice_epoch: 1,
             epoch_began_at: None,
@@ -398,7 +455,7 @@ pub(crate) mod tests {
     }
 
     fn holds(state: &CaseState, now: &str) -> Vec<(Reason, String, Option<String>)> {
-        let holds = state.situation(&merchant(), now.parse().unwrap()).holds;
+        let holds = state.situation(&merchant(), None, now.parse().unwrap()).holds;
         holds.into_iter().map(|h| (h.reason, h.rule, h.until.map(|u| u.to_string()))).collect()
     }
 
@@ -448,11 +505,11 @@ pub(crate) mod tests {
         let end = Some("2026-06-10T22:00:00Z".to_owned());
         let manual = |rule: &str, until| (Reason::ManualHold, rule.to_owned(), until);
         assert_eq!(found, [manual("hold 1", end), manual("hold 3", None)]);
-        let situation = held.situation(&merchant(), "2026-06-02T10:00:00Z".parse().unwrap());
+        let situation = held.situation(&merchant(), None, "2026-06-02T10:00:00Z".parse().unwrap());
         assert_eq!(situation.promised_on, Some("2026-06-20".parse().unwrap()));
         // What was promised for a day before this debt began was about another one.
         let later = CaseState { opened_at: "2026-07-01T00:00:00Z".parse().unwrap(), ..held };
-        assert_eq!(later.situation(&merchant(), "2026-07-02T10:00:00Z".parse().unwrap()).promised_on, None);
+        assert_eq!(later.situation(&merchant(), None, "2026-07-02T10:00:00Z".parse().unwrap()).promised_on, None);
     }
 
     #[test]

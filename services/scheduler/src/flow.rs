@@ -14,9 +14,11 @@
 //! Events only ever move timers; every reminder comes from a timer that fired, unless an operator asks for it. So there is
 //! one place that sends, and it sees all cases of a customer at once.
 
-use crate::domain::{self, CaseState, Situation, case_id};
+use crate::domain::{self, CaseState, Outlook, Situation, case_id};
 use crate::rules::{InForce, Rules};
-use crate::store::{self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Settled};
+use crate::store::{
+    self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled,
+};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone, law};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
@@ -24,7 +26,7 @@ use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
-use kernel::{ContactHours, MerchantId, Segment};
+use kernel::{ContactHours, MerchantId};
 use runtime::Merchant;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -43,7 +45,9 @@ impl<'a> Ready<'a> {
     /// `None` if its merchant or campaign is not known here (another replica may know better), or if it has no campaign.
     pub(crate) fn new(rules: &'a Rules, case: &'a CaseState, now: Timestamp) -> Option<Self> {
         let merchant = rules.merchant(&case.merchant)?;
-        Some(Self { case, merchant, campaign: rules.campaign(case)?, situation: case.situation(merchant, now) })
+        let campaign = rules.campaign(case)?;
+        let situation = case.situation(merchant, Some(&campaign), now);
+        Some(Self { case, merchant, campaign, situation })
     }
 
     pub(crate) fn plan(&self, in_force: &InForce, now: Timestamp) -> Planned<'_> {
@@ -83,8 +87,7 @@ impl Handler for Cases {
             store::upsert_customers(work.tx(), &values(&news.customers)).await?;
         }
         if !news.segments.is_empty() {
-            let segments: Vec<_> = news.segments.iter().map(|(k, (version, s))| (k.clone(), *version, *s)).collect();
-            store::upsert_segments(work.tx(), &segments).await?;
+            store::upsert_segments(work.tx(), &news.segments).await?;
         }
         if !news.opted_out.is_empty() {
             store::opt_out(work.tx(), &news.opted_out).await?;
@@ -99,7 +102,7 @@ impl Handler for Cases {
             open_cases(work, owing, &news.traces, now).await?;
         }
         let ids = store::lock_cases(work.tx(), &changed, &self.people_to_plan(&news, &in_force, &changed)).await?;
-        let cases = self.0.load_cases(work.tx(), &in_force, &ids, now).await?;
+        let cases = self.0.load_cases(work, &in_force, &ids, now).await?;
         let traces = &news.traces;
         let change = |(before, case): &(CaseState, CaseState)| {
             let trace = traces.get(&(case.merchant.clone(), case.invoice.clone())).cloned();
@@ -184,6 +187,7 @@ fn change(before: &CaseState, case: &CaseState, after: Change<'_>) -> Option<Cas
         && before.overdue_told_at == case.overdue_told_at
         && before.ended == case.ended
         && before.not_before == case.not_before
+        && before.enrolment == case.enrolment
         && (&before.campaign, &before.campaign_version, &before.chosen_by)
             == (&case.campaign, &case.campaign_version, &case.chosen_by);
     if !moved && same {
@@ -198,6 +202,7 @@ fn change(before: &CaseState, case: &CaseState, after: Change<'_>) -> Option<Cas
         not_before: case.not_before,
         ended: case.ended.clone(),
         closed,
+        enrolment: case.enrolment.clone(),
         overdue_told_at: case.overdue_told_at,
         armed_before: case.armed_at,
         armed_at: after.wake_at,
@@ -215,7 +220,7 @@ struct News {
     invoices: BTreeMap<InvoiceKey, Invoice>,
     traces: Traces,
     customers: BTreeMap<CustomerKey, Customer>,
-    segments: BTreeMap<CustomerKey, (i64, Segment)>,
+    segments: BTreeMap<CustomerKey, Segmented>,
     opted_out: BTreeSet<CustomerKey>,
     sources: BTreeMap<(MerchantId, String), Timestamp>,
 }
@@ -247,7 +252,12 @@ impl News {
             }
             AnyEvent::CustomerSegmented(e) => {
                 let key = customer_key(&e.merchant_id, &e.customer_id)?;
-                keep_latest(&mut self.segments, key, (e.version, snapshot::segment(e.segment())?), |s| s.0);
+                let outlook = e.outlook.as_ref().map(prost::Message::encode_to_vec);
+                if let Some(outlook) = &outlook {
+                    Outlook::read(outlook).map_err(|fault| Malformed::new("outlook", fault))?;
+                }
+                let new = Segmented { version: e.version, segment: snapshot::segment(e.segment())?, outlook };
+                keep_latest(&mut self.segments, key, new, |s| s.version);
             }
             AnyEvent::CustomerResponded(e) => {
                 let key = customer_key(&e.merchant_id, &e.customer_id)?;
@@ -319,7 +329,7 @@ pub async fn fire(rules: &Rules, work: &mut Work, now: Timestamp, start: i32, li
     store::lock_customers(work.tx(), &customers).await?;
     let in_force = rules.in_force();
     let ids = store::lock_due_cases(work.tx(), &customers, now, in_force.waits).await?;
-    let cases = rules.load_cases(work.tx(), &in_force, &ids, now).await?;
+    let cases = rules.load_cases(work, &in_force, &ids, now).await?;
     let live: HashSet<(Uuid, i32)> = cases.iter().map(|(_, c)| (c.id, c.generation)).collect();
     // A timer that its case has moved meanwhile is stale: it goes, and does nothing.
     let stale: Vec<DueTimer> = timers.iter().filter(|t| !live.contains(&(t.case_id, t.generation))).cloned().collect();
@@ -374,7 +384,7 @@ impl<'a> Line<'a> {
     }
 
     fn template(self) -> String {
-        self.ready.campaign.step(self.step()).map(|s| s.template.clone()).unwrap_or_default()
+        self.planned.plan.send.as_ref().map(|s| s.template.clone()).unwrap_or_default()
     }
 }
 
@@ -660,7 +670,7 @@ impl Round {
             speaks: decision.speaks,
             segment: case.segment(),
             rule: decision.rule,
-            inputs: case.inputs(ready.merchant),
+            inputs: case.inputs(ready.merchant, ready.situation.chosen.iter().find(|c| c.step == step)),
             campaign_version: case.campaign_version.clone(),
             decided_on: ready.today(self.now),
             decided_at: self.now,

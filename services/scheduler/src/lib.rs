@@ -6,6 +6,7 @@
 pub mod api;
 pub mod config;
 pub mod domain;
+pub mod enrolment;
 pub mod flow;
 pub mod operations;
 pub mod outlook;

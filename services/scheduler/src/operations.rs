@@ -315,7 +315,7 @@ async fn replan(rules: &Rules, work: &mut Work, target: &Target, now: Timestamp)
         Target::Customer(key) => lock_cases(work.tx(), &HashSet::new(), &BTreeSet::from([key.clone()])).await?,
     };
     let in_force = rules.in_force();
-    let cases = rules.load_cases(work.tx(), &in_force, &ids, now).await?;
+    let cases = rules.load_cases(work, &in_force, &ids, now).await?;
     let planner = Cases(rules.clone());
     let change =
         |(before, case): &(CaseState, CaseState)| planner.replan(&in_force, before, case, now, trace::current());
@@ -335,7 +335,7 @@ async fn lock_open_case(
     let customer = customer_of(work, &Target::Invoice(invoice.clone())).await?;
     lock_customers(work.tx(), &BTreeSet::from([customer])).await?;
     let ids = lock_cases(work.tx(), &HashSet::from([invoice.clone()]), &BTreeSet::new()).await?;
-    let cases = rules.load_cases(work.tx(), in_force, &ids, now).await?;
+    let cases = rules.load_cases(work, in_force, &ids, now).await?;
     let open = cases.into_iter().find(|(_, case)| case.end().is_none() && case.closed.is_none());
     Ok(open.ok_or_else(|| Refusal::new(Reason::NotOpen, "invoice.status"))?)
 }

@@ -202,7 +202,7 @@ impl Looking<'_> {
         let mut payer = payer(first, merchant, now);
         let mut invoices: Vec<SimulatedInvoice> = Vec::new();
         for (case, campaign) in &running {
-            let situation = case.situation(merchant, now);
+            let situation = case.situation(merchant, Some(campaign), now);
             self.know_hours(case, &situation, merchant, campaign);
             if let Some(turn) = case.not_before.filter(|turn| self.is_told(*turn)) {
                 *self.outlook.ramp.entry(turn).or_default() += 1;
@@ -238,7 +238,7 @@ impl Looking<'_> {
     }
 
     fn unplannable(&mut self, case: &CaseState, merchant: Option<&Merchant>, reason: &str) {
-        let zone = merchant.map_or(jiff::tz::TimeZone::UTC, |m| case.situation(m, self.query.now).zone);
+        let zone = merchant.map_or(jiff::tz::TimeZone::UTC, |m| case.situation(m, None, self.query.now).zone);
         let at = self.query.now.to_zoned(zone);
         self.outlook.silences.push(Silence { reason: reason.to_owned(), at, ..silence(case, "no campaign") });
     }
@@ -367,7 +367,7 @@ fn silence(case: &CaseState, what: &'static str) -> Silence {
 }
 
 fn payer(case: &CaseState, merchant: &Merchant, now: Timestamp) -> Payer {
-    let situation = case.situation(merchant, now);
+    let situation = case.situation(merchant, None, now);
     let (known, place) = (case.case(&situation, merchant), case.place(&situation, merchant));
     Payer {
         merchant: case.merchant.to_string(),
@@ -404,6 +404,7 @@ fn simulated(case: &CaseState, situation: Situation, now: Timestamp) -> Simulate
         collects_itself: case.waits_for_collection(),
         holds: situation.holds,
         decided: case.decided.clone(),
+        choices: situation.choices,
         ended: case.ended.is_some(),
     }
 }

@@ -3,12 +3,17 @@
 
 use crate::config::{self, Campaigns};
 use crate::domain::CaseState;
+use crate::enrolment;
 use crate::store;
-use campaign::{Calendars, Campaign, Ramp};
+use bus::{Failure, Work, trace};
+use campaign::{Assign, Calendars, Campaign, Ramp, Step};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::{MerchantId, SharedClock};
+use jiff::tz::TimeZone;
+use kernel::{MerchantId, Segment, SharedClock};
+use payer::experiment::{Knowledge, week_of};
 use runtime::{Host, Merchant, Merchants};
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,6 +23,37 @@ pub type Versions = HashMap<(String, String), Arc<Campaign>>;
 
 /// Late invoices with their payers' date of today, and the campaign that they follow.
 type Late<'a> = (Arc<Campaign>, Vec<(Date, &'a mut CaseState)>);
+
+/// With which probability each arm of a step is drawn for cases opened in one week. It is learned from what was known before
+/// that week and kept, so that all replicas draw with the same probabilities, however late.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Where a segment has nothing of its own.
+    pub all: Vec<f64>,
+    /// By segment.
+    pub segments: BTreeMap<Segment, Vec<f64>>,
+}
+
+/// Merchant, campaign, its version, step, and the Monday of the week.
+pub type PolicyKey = (MerchantId, String, String, String, Date);
+
+/// Policies of weeks.
+#[derive(Debug, Default)]
+pub struct Policies(HashMap<PolicyKey, Policy>);
+
+impl Policies {
+    /// The propensities of a step's arms for a case.
+    pub fn propensities(&self, case: &CaseState, step: &Step, segment: Segment) -> Option<&[f64]> {
+        let policy = self.0.get(&policy_key(case, step))?;
+        Some(policy.segments.get(&segment).unwrap_or(&policy.all))
+    }
+}
+
+fn policy_key(case: &CaseState, step: &Step) -> PolicyKey {
+    let week = week_of(TimeZone::UTC.to_datetime(case.opened_at).date());
+    let (campaign, version) = (case.campaign.clone(), case.campaign_version.clone());
+    (case.merchant.clone(), campaign, version, step.key.clone(), week)
+}
 
 /// What new cases begin on.
 #[derive(Debug, Default)]
@@ -72,13 +108,16 @@ pub struct Rules {
     in_force: Arc<RwLock<Arc<InForce>>>,
     /// All versions met so far.
     versions: Arc<RwLock<Versions>>,
+    /// Policies read so far: they never change.
+    policies: Arc<RwLock<HashMap<PolicyKey, Policy>>>,
 }
 
 impl Rules {
     /// Puts campaigns into force and reads back all versions that a running case may be on. A campaign whose file has a
     /// fault is not among `campaigns`: the version of it that was in force last stays so.
     pub async fn load(host: impl Into<Sources>, campaigns: &Campaigns, calendars: Calendars) -> anyhow::Result<Self> {
-        let rules = Self { host: host.into(), in_force: Arc::default(), versions: Arc::default() };
+        let rules =
+            Self { host: host.into(), in_force: Arc::default(), versions: Arc::default(), policies: Arc::default() };
         rules.put_in_force(campaigns, calendars).await?;
         Ok(rules)
     }
@@ -157,26 +196,84 @@ impl Rules {
         known.get(&(case.campaign.clone(), case.campaign_version.clone())).cloned()
     }
 
-    /// Cases that are locked, each as it is stored and as it is from now on: with its campaign and its turn in the ramp.
+    /// Cases that are locked, each as it is stored and as it is from now on: with its campaign, its turn in the ramp, and
+    /// what is drawn for it, which is told.
     pub async fn load_cases(
         &self,
-        tx: &mut PgConnection,
+        work: &mut Work,
         in_force: &InForce,
         ids: &[uuid::Uuid],
         now: Timestamp,
-    ) -> sqlx::Result<Vec<(CaseState, CaseState)>> {
-        let cases = store::load_cases(tx, ids, now, in_force.asks_balance).await?;
+    ) -> Result<Vec<(CaseState, CaseState)>, Failure> {
+        let cases = store::load_cases(work.tx(), ids, now, in_force.asks_balance).await?;
         // One may be on a version that came into force after we started: another replica opened it.
         if cases.iter().any(|case| !case.campaign.is_empty() && self.campaign(case).is_none()) {
-            self.learn(&mut *tx).await?;
+            self.learn(work.tx()).await?;
         }
         let mut both: Vec<(CaseState, CaseState)> = Vec::with_capacity(cases.len());
         for case in cases {
             let after = self.with_campaign(&case, in_force);
             both.push((case, after));
         }
-        self.take_turns(tx, &mut both, now).await?;
+        self.take_turns(work.tx(), &mut both, now).await?;
+        self.enrol(work, &mut both, now).await?;
         Ok(both)
+    }
+
+    /// Draws for cases that begin to follow a campaign which suits itself to payers, and tells.
+    async fn enrol(
+        &self,
+        work: &mut Work,
+        cases: &mut [(CaseState, CaseState)],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let wanting = |case: &CaseState| self.campaign(case).filter(|campaign| enrolment::is_wanting(case, campaign));
+        let mut keys: BTreeMap<PolicyKey, Arc<Campaign>> = BTreeMap::new();
+        for (_, case) in cases.iter() {
+            let Some(campaign) = wanting(case) else { continue };
+            let learning = |s: &&Step| s.experiment.as_ref().is_some_and(|e| e.assign == Assign::Thompson);
+            keys.extend(campaign.steps.iter().filter(learning).map(|step| (policy_key(case, step), campaign.clone())));
+        }
+        let policies = self.policies(work.tx(), &keys).await?;
+        for (before, case) in cases.iter_mut() {
+            let Some(campaign) = wanting(case) else { continue };
+            case.enrolment = Some(enrolment::draw(case, &campaign, &policies));
+            let Some(event) = enrolment::event(before, case, &campaign, now) else { continue };
+            // The same draw has the same id, should it not be kept this time.
+            let what = format!("enrolled/{}/{}@{}", case.epoch, case.campaign, case.campaign_version);
+            let id = kernel::id::derive("case", case.merchant.as_str(), case.invoice.as_str(), &what);
+            work.emit_as(id, now, &event, trace::current())?;
+        }
+        Ok(())
+    }
+
+    /// The policies of these weeks. The first to need one learns it and keeps it for all.
+    async fn policies(
+        &self,
+        tx: &mut PgConnection,
+        keys: &BTreeMap<PolicyKey, Arc<Campaign>>,
+    ) -> Result<Policies, Failure> {
+        let mut policies = Policies::default();
+        for (key, campaign) in keys {
+            if let Some(known) = self.policies.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+                policies.0.insert(key.clone(), known.clone());
+                continue;
+            }
+            let stored = store::policy(tx, key).await?;
+            if let Some(policy) = &stored {
+                let mut known = self.policies.write().unwrap_or_else(PoisonError::into_inner);
+                known.insert(key.clone(), policy.clone());
+            }
+            let policy = match stored {
+                Some(policy) => policy,
+                None => {
+                    let Some(policy) = learn_policy(tx, key, campaign).await? else { continue };
+                    store::keep_policy(tx, key, &policy).await?
+                }
+            };
+            policies.0.insert(key.clone(), policy);
+        }
+        Ok(policies)
     }
 
     /// See [`follow`].
@@ -224,6 +321,34 @@ impl Rules {
         let overdue = self.merchant(&case.merchant).and_then(|m| case.overdue_at(&m.zone, now));
         [overdue, later].into_iter().flatten().min()
     }
+}
+
+/// What the outcomes known before a week teach about a step's arms.
+async fn learn_policy(tx: &mut PgConnection, key: &PolicyKey, campaign: &Campaign) -> sqlx::Result<Option<Policy>> {
+    let (merchant, name, _, step, week) = key;
+    let Some(step) = campaign.step(step) else { return Ok(None) };
+    let Some(experiment) = &step.experiment else { return Ok(None) };
+    let arms = &experiment.labels;
+    let outcomes = store::outcomes_of_arms(tx, merchant, name, step, *week).await?;
+    let tallies = |of: Option<Segment>| -> Vec<_> {
+        outcomes.iter().filter(|(segment, _)| of.is_none_or(|of| of == *segment)).map(|(_, t)| t.clone()).collect()
+    };
+    let failures = |tallies: &[payer::experiment::Tally<String>]| {
+        let sum = |count: fn(&payer::experiment::Tally<String>) -> u32| {
+            tallies.iter().map(|t| f64::from(count(t))).sum::<f64>()
+        };
+        let (failed, all) = (sum(|t| t.failures), sum(|t| t.successes + t.failures));
+        // Half, as long as there is none.
+        (failed + 1.0) / (all + 2.0)
+    };
+    let all = tallies(None);
+    let of_all = Knowledge::learn(arms, failures(&all), &all);
+    let of_segment = |segment: Segment| {
+        let own = tallies(Some(segment));
+        let knowledge = Knowledge::learn(arms, failures(&own), &own);
+        (segment, knowledge.or(&of_all).propensities())
+    };
+    Ok(Some(Policy { all: of_all.propensities(), segments: Segment::ALL.into_iter().map(of_segment).collect() }))
 }
 
 /// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that it

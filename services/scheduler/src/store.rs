@@ -1,14 +1,18 @@
 //! All SQL of the scheduler. Every function takes the transaction. Customers are locked before cases, each in key order.
 
-use crate::domain::{CaseState, Payer, PlacedHold};
-use campaign::Decided;
+use crate::domain::{CaseState, Outlook, Payer, PlacedHold};
+use crate::enrolment::Enrolment;
+use crate::rules::{Policy, PolicyKey};
+use campaign::{Decided, Step};
 use events::{Customer, Invoice, InvoiceStatus};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
 use kernel::{Currency, CustomerId, InvoiceId, MerchantId, PayerKind, Segment, Shard};
+use payer::experiment::Tally;
 use runtime::story::StoryLine;
 use sqlx::postgres::PgBindIterExt;
+use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -135,21 +139,33 @@ pub async fn upsert_customers(tx: &mut PgConnection, customers: &[Customer]) -> 
 }
 
 /// Writes segments that are newer than what is known.
-pub async fn upsert_segments(tx: &mut PgConnection, segments: &[(CustomerKey, i64, Segment)]) -> sqlx::Result<()> {
+pub async fn upsert_segments(tx: &mut PgConnection, segments: &BTreeMap<CustomerKey, Segmented>) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO scheduler.customer AS c (merchant, customer, segment_version, segment)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[])
+        "INSERT INTO scheduler.customer AS c (merchant, customer, segment_version, segment, outlook)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::bytea[])
          ON CONFLICT (merchant, customer) DO UPDATE
-         SET segment_version = EXCLUDED.segment_version, segment = EXCLUDED.segment
+         SET segment_version = EXCLUDED.segment_version, segment = EXCLUDED.segment, outlook = EXCLUDED.outlook
          WHERE c.segment_version < EXCLUDED.segment_version",
     )
-    .bind(segments.iter().map(|(k, ..)| k.0.as_str()).bind_iter())
-    .bind(segments.iter().map(|(k, ..)| k.1.as_str()).bind_iter())
-    .bind(segments.iter().map(|(_, version, _)| *version).bind_iter())
-    .bind(segments.iter().map(|(.., segment)| segment.as_str()).bind_iter())
+    .bind(segments.keys().map(|k| k.0.as_str()).bind_iter())
+    .bind(segments.keys().map(|k| k.1.as_str()).bind_iter())
+    .bind(segments.values().map(|s| s.version).bind_iter())
+    .bind(segments.values().map(|s| s.segment.as_str()).bind_iter())
+    .bind(segments.values().map(|s| s.outlook.as_deref()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
+}
+
+/// What is said about how a customer pays.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segmented {
+    /// The higher one is the later one.
+    pub version: i64,
+    /// In one word.
+    pub segment: Segment,
+    /// In figures: `dunlin.events.v1.Outlook`, encoded.
+    pub outlook: Option<Vec<u8>>,
 }
 
 /// Notes that customers asked not to be reminded.
@@ -299,6 +315,7 @@ struct CaseRow {
     generation: i32,
     closed_at: Option<jiff_sqlx::Timestamp>,
     closed_reason: Option<String>,
+    enrolment: Option<Json<Enrolment>>,
     invoice_version: i64,
     invoice_epoch: i32,
     epoch_began_at: Option<jiff_sqlx::Timestamp>,
@@ -386,7 +403,7 @@ pub async fn load_cases(
     let rows: Vec<CaseRow> = sqlx::query_as(
         "SELECT c.id, c.merchant, c.invoice, c.epoch, c.customer, c.shard, c.campaign, c.campaign_version, c.chosen_by,
                 c.not_before, c.opened_at, c.ended_at, c.ended_as, c.overdue_told_at, c.armed_at, c.generation,
-                c.closed_at, c.closed_reason, i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at,
+                c.closed_at, c.closed_reason, c.enrolment, i.version AS invoice_version, i.epoch AS invoice_epoch, i.epoch_began_at,
                 i.status, i.currency, i.open_minor, i.due_on, i.disputed, i.overdue_hint, i.failed_attempts,
                 i.last_failed_at, i.tags, i.campaign AS own_campaign, i.collects_itself, i.pending_since,
                 i.decline_code, i.source, s.heard_at
@@ -439,6 +456,7 @@ struct PayerRow {
     tags: Vec<String>,
     payer_kind: String,
     campaign: String,
+    outlook: Option<Vec<u8>>,
 }
 
 /// Customers by merchant and id.
@@ -452,7 +470,8 @@ async fn load_payers(
     with_balances: bool,
 ) -> sqlx::Result<Payers> {
     let rows: Vec<PayerRow> = sqlx::query_as(
-        "SELECT merchant, customer, time_zone, segment, deleted OR opted_out AS silent, country, tags, payer_kind, campaign
+        "SELECT merchant, customer, time_zone, segment, deleted OR opted_out AS silent, country, tags, payer_kind, campaign,
+                outlook
          FROM scheduler.customer JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
               USING (merchant, customer)",
     )
@@ -476,6 +495,11 @@ async fn load_payers(
             tags: row.tags,
             kind: kind.transpose()?,
             campaign: row.campaign,
+            outlook: row
+                .outlook
+                .map(|bytes| Outlook::read(&bytes))
+                .transpose()
+                .map_err(|e| sqlx::Error::Decode(format!("scheduler.customer.outlook: {e}").into()))?,
             contacts,
             in_flight,
             balances: balances.remove(&key).unwrap_or_default(),
@@ -574,6 +598,7 @@ impl CaseRow {
             armed_at: self.armed_at.map(|t| t.to_jiff()),
             generation: self.generation,
             closed: self.closed_at.map(|t| (t.to_jiff(), self.closed_reason.unwrap_or_default())),
+            enrolment: self.enrolment.map(|e| e.0),
             invoice_version: self.invoice_version,
             invoice_epoch: self.invoice_epoch,
             epoch_began_at: self.epoch_began_at.map(|t| t.to_jiff()),
@@ -614,6 +639,7 @@ pub struct CaseChange {
     pub not_before: Option<Date>,
     pub ended: Option<(Timestamp, String)>,
     pub closed: Option<(Timestamp, String)>,
+    pub enrolment: Option<Enrolment>,
     pub overdue_told_at: Option<Timestamp>,
     pub armed_before: Option<Timestamp>,
     pub armed_at: Option<Timestamp>,
@@ -641,11 +667,12 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
                                         THEN n.traceparent ELSE c.overdue_traceparent END,
              armed_at = n.armed_at, generation = n.generation, campaign = n.campaign,
              campaign_version = n.campaign_version, chosen_by = n.chosen_by, not_before = n.not_before,
-             ended_at = n.ended_at, ended_as = n.ended_as
+             ended_at = n.ended_at, ended_as = n.ended_as, enrolment = n.enrolment
          FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int4[],
-                     $7::text[], $8::text[], $9::text[], $10::text[], $11::date[], $12::timestamptz[], $13::text[])
+                     $7::text[], $8::text[], $9::text[], $10::text[], $11::date[], $12::timestamptz[], $13::text[],
+                     $14::json[])
               AS n (id, closed_at, closed_reason, overdue_told_at, armed_at, generation, traceparent, campaign,
-                    campaign_version, chosen_by, not_before, ended_at, ended_as)
+                    campaign_version, chosen_by, not_before, ended_at, ended_as, enrolment)
          WHERE c.id = n.id",
     )
     .bind(changes.iter().map(|c| c.id).bind_iter())
@@ -661,6 +688,7 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
     .bind(changes.iter().map(|c| c.not_before.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(changes.iter().map(|c| c.ended.as_ref().map(|(at, _)| at.to_sqlx())).bind_iter())
     .bind(changes.iter().map(|c| c.ended.as_ref().map(|(_, how)| how)).bind_iter())
+    .bind(changes.iter().map(|c| c.enrolment.as_ref().map(Json)).bind_iter())
     .execute(&mut *tx)
     .await?;
 
@@ -693,6 +721,88 @@ pub async fn save_cases(tx: &mut PgConnection, changes: &[CaseChange]) -> sqlx::
         .await?;
     }
     Ok(())
+}
+
+/// The policy of a step's experiment for a week, if it was learned already.
+pub async fn policy(tx: &mut PgConnection, key: &PolicyKey) -> sqlx::Result<Option<Policy>> {
+    let (merchant, campaign, version, step, week) = key;
+    let kept: Option<Json<Policy>> = sqlx::query_scalar(
+        "SELECT propensities FROM scheduler.policy
+         WHERE merchant = $1 AND campaign = $2 AND campaign_version = $3 AND step = $4 AND week = $5",
+    )
+    .bind(merchant.as_str())
+    .bind(campaign)
+    .bind(version)
+    .bind(step)
+    .bind(week.to_sqlx())
+    .fetch_optional(tx)
+    .await?;
+    Ok(kept.map(|json| json.0))
+}
+
+/// Keeps a policy, unless another replica was faster; returns the one that counts.
+pub async fn keep_policy(tx: &mut PgConnection, key: &PolicyKey, policy: &Policy) -> sqlx::Result<Policy> {
+    let (merchant, campaign, version, step, week) = key;
+    sqlx::query("INSERT INTO scheduler.policy VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING")
+        .bind(merchant.as_str())
+        .bind(campaign)
+        .bind(version)
+        .bind(step)
+        .bind(week.to_sqlx())
+        .bind(Json(policy))
+        .execute(&mut *tx)
+        .await?;
+    self::policy(tx, key).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// How invoices fared for which arms of a step were drawn, as far as that was known before `week`: by segment, arm and week.
+///
+/// All count that were unpaid when the step's window opened, whatever was sent: those who pay between an early and a late arm
+/// must count for both. Paid by the due date is a success for a step up to it, paid within seven days of the step's day for
+/// one after. Invoices of the last two years.
+pub async fn outcomes_of_arms(
+    tx: &mut PgConnection,
+    merchant: &MerchantId,
+    campaign: &str,
+    step: &Step,
+    week: Date,
+) -> sqlx::Result<Vec<(Segment, Tally<String>)>> {
+    let day = step.day().unwrap_or(0);
+    let opens = step.days().map_or(day, |days| *days.start());
+    let until = if day <= 0 { 0 } else { day + 7 };
+    let rows: Vec<(String, String, jiff_sqlx::Date, i64, i64)> = sqlx::query_as(
+        "SELECT segment, arm, week::date, count(*) FILTER (WHERE paid_on <= known_on),
+                count(*) FILTER (WHERE paid_on IS NULL OR paid_on > known_on)
+         FROM (
+             SELECT c.enrolment ->> 'segment' AS segment, drawn.arm, i.due_on + $5 AS known_on,
+                    date_trunc('week', i.due_on + $5) AS week,
+                    CASE c.closed_reason WHEN 'paid' THEN (c.closed_at AT TIME ZONE 'UTC')::date END AS paid_on,
+                    i.due_on + $4 AS opens_on
+             FROM scheduler.dunning_case AS c
+             JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+             CROSS JOIN LATERAL json_to_recordset(c.enrolment -> 'arms') AS drawn (step text, arm text)
+             WHERE c.merchant = $1 AND c.campaign = $2 AND drawn.step = $3 AND c.enrolment IS NOT NULL
+               AND (c.closed_at IS NULL OR c.closed_reason = 'paid')
+               AND i.due_on + $5 < $6 AND i.due_on > $6 - 730
+         ) AS outcome
+         WHERE paid_on IS NULL OR paid_on >= opens_on
+         GROUP BY segment, arm, week",
+    )
+    .bind(merchant.as_str())
+    .bind(campaign)
+    .bind(&step.key)
+    .bind(opens)
+    .bind(until)
+    .bind(week.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    let tally = |(segment, arm, week, successes, failures): (String, String, jiff_sqlx::Date, i64, i64)| {
+        let segment = stored("dunning_case.enrolment", &segment, Segment::parse(&segment))?;
+        let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        let tally = Tally { week: week.to_jiff(), arm, successes: count(successes), failures: count(failures) };
+        Ok((segment, tally))
+    };
+    rows.into_iter().map(tally).collect()
 }
 
 /// A timer that is due.

@@ -51,7 +51,7 @@ async fn derive_anew(rules: &Rules, host: &Host, fingerprint: &str, stop: &Cance
         store::lock_customers(work.tx(), &customers).await?;
         let ids = store::lock_cases(work.tx(), &HashSet::new(), &customers).await?;
         let in_force = rules.in_force();
-        let cases = rules.load_cases(work.tx(), &in_force, &ids, now).await?;
+        let cases = rules.load_cases(&mut work, &in_force, &ids, now).await?;
         let planner = Cases(rules.clone());
         let change = |(before, case): &(_, _)| planner.replan(&in_force, before, case, now, None);
         let changes: Vec<CaseChange> = cases.iter().filter_map(change).collect();

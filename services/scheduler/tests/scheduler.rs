@@ -51,10 +51,9 @@ impl Rig {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
         let mut files = RuleFiles::read(&config);
         assert_eq!(files.faults.0, []);
-        for (campaign, text) in files.campaigns.values_mut() {
-            *text += more;
-            *campaign = scheduler::config::parse_campaign(text).unwrap();
-        }
+        let (campaign, text) = files.campaigns.get_mut("default").unwrap();
+        *text += more;
+        *campaign = scheduler::config::parse_campaign(text).unwrap();
         let (stop, mut running, mut pool) = (CancellationToken::new(), Vec::new(), None);
         for _ in 0..replicas {
             let host = system.host(Service::Scheduler, &merchants, Arc::new(clock.clone())).await.unwrap();
@@ -316,7 +315,7 @@ async fn late_payers_hear_before_and_leavers_hear_nothing() {
         ..Default::default()
     };
     rig.emit(&INGEST_INTAKE, [v1::CustomerChanged { customer: Some(deleted) }]).await;
-    rig.wait_for("customer WHERE segment = 'late'", 2).await;
+    rig.wait_for("customer WHERE segment = 'usually_late'", 2).await;
     rig.wait_for("customer WHERE deleted", 1).await;
     rig.emit(
         &INGEST_INTAKE,

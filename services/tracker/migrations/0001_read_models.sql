@@ -10,6 +10,7 @@ CREATE TABLE tracker.invoice (
     total_minor bigint      NOT NULL,
     due_on      date,
     closed_at   timestamptz,
+    disputed    boolean     NOT NULL,
     pay_url     text        NOT NULL,
     PRIMARY KEY (merchant, invoice)
 ) WITH (fillfactor = 80);
@@ -26,6 +27,7 @@ COMMENT ON COLUMN tracker.invoice.currency    IS 'ISO 4217';
 COMMENT ON COLUMN tracker.invoice.total_minor IS 'Billed, in minor units';
 COMMENT ON COLUMN tracker.invoice.due_on      IS 'Civil date';
 COMMENT ON COLUMN tracker.invoice.closed_at   IS 'Business time';
+COMMENT ON COLUMN tracker.invoice.disputed    IS 'Whether its payer contests it';
 COMMENT ON COLUMN tracker.invoice.pay_url     IS 'Where the payer can pay. Personal';
 
 CREATE INDEX invoice_due_on ON tracker.invoice (merchant, due_on);
@@ -100,6 +102,8 @@ COMMENT ON COLUMN tracker.reminder_line.invoice  IS 'The processor''s id';
 COMMENT ON COLUMN tracker.reminder_line.epoch    IS 'Of the invoice';
 COMMENT ON COLUMN tracker.reminder_line.step     IS 'The invoice''s own step';
 
+CREATE INDEX reminder_line_invoice ON tracker.reminder_line (merchant, invoice, epoch);
+
 CREATE TABLE tracker.step (
     merchant   text        NOT NULL,
     invoice    text        NOT NULL,
@@ -147,6 +151,42 @@ COMMENT ON COLUMN tracker.sequence.traceparent IS 'Trace of the decision';
 CREATE INDEX sequence_hand_over ON tracker.sequence (merchant) WHERE outcome = 'hand_over';
 CREATE INDEX sequence_ended_at ON tracker.sequence (ended_at);
 
+CREATE TABLE tracker.enrolment (
+    merchant           text             NOT NULL,
+    invoice            text             NOT NULL,
+    epoch              integer          NOT NULL,
+    customer           text             NOT NULL,
+    campaign           text             NOT NULL,
+    campaign_version   text             NOT NULL,
+    schedule           text             NOT NULL,
+    propensity         double precision NOT NULL,
+    segment            text             NOT NULL,
+    late               real,
+    due_on             date,
+    reminds_before_due boolean          NOT NULL,
+    arms               jsonb            NOT NULL,
+    model              text             NOT NULL,
+    enrolled_at        timestamptz      NOT NULL,
+    PRIMARY KEY (merchant, invoice, epoch)
+);
+
+COMMENT ON TABLE  tracker.enrolment IS 'Which schedule each invoice was drawn for, before anything of it was sent: what lift is measured on';
+COMMENT ON COLUMN tracker.enrolment.merchant           IS 'Whose';
+COMMENT ON COLUMN tracker.enrolment.invoice            IS 'The processor''s id';
+COMMENT ON COLUMN tracker.enrolment.epoch              IS 'Of the invoice';
+COMMENT ON COLUMN tracker.enrolment.customer           IS 'The processor''s id of the customer';
+COMMENT ON COLUMN tracker.enrolment.campaign           IS 'Campaign; until something is sent another one may take over, and the latest enrolment wins';
+COMMENT ON COLUMN tracker.enrolment.campaign_version   IS 'Its content hash';
+COMMENT ON COLUMN tracker.enrolment.schedule           IS 'adaptive, held_out_invoice or held_out_customer';
+COMMENT ON COLUMN tracker.enrolment.propensity         IS 'Probability, 0 to 1, with which an invoice of this customer is drawn for adaptive';
+COMMENT ON COLUMN tracker.enrolment.segment            IS 'The customer''s, at that moment';
+COMMENT ON COLUMN tracker.enrolment.late               IS 'Probability, 0 to 1, of paying after the due date, as estimated at that moment; null: nothing was known';
+COMMENT ON COLUMN tracker.enrolment.due_on             IS 'Civil date, as of that moment: a date that is moved later may have been moved because of a reminder. Null: none';
+COMMENT ON COLUMN tracker.enrolment.reminds_before_due IS 'Whether some adaptive step can go out up to the due date';
+COMMENT ON COLUMN tracker.enrolment.arms               IS 'Arms drawn for steps with an experiment: step, arm, propensity, days_before_due of each';
+COMMENT ON COLUMN tracker.enrolment.model              IS 'Version of the estimator';
+COMMENT ON COLUMN tracker.enrolment.enrolled_at        IS 'Business time';
+
 CREATE TABLE tracker.response (
     id           uuid        PRIMARY KEY,
     merchant     text        NOT NULL,
@@ -169,4 +209,5 @@ COMMENT ON COLUMN tracker.response.responded_at IS 'Business time';
 COMMENT ON COLUMN tracker.response.traceparent  IS 'Trace of the request';
 
 CREATE INDEX response_invoice ON tracker.response (merchant, invoice);
+CREATE INDEX response_unsubscribed ON tracker.response (merchant, reminder) WHERE kind = 'unsubscribed';
 CREATE INDEX response_responded_at ON tracker.response (responded_at);

@@ -1,9 +1,11 @@
 //! The edges: pages for payers, figures for the merchant's people.
 
-use crate::domain::{Group, Outcomes, Share, Stats, StepReason, Week};
+use crate::domain::{Group, Outcomes, SegmentDelays, Share, Stats, StepReason, Week};
 use crate::flow;
-use crate::page::{Note, Pages};
-use crate::store::{self, Query, Response as PayerResponse};
+use crate::lift::Lift;
+use crate::page::{self, Note, Pages};
+use crate::reports::Reports;
+use crate::store::{self, LiftQuery, Query, Response as PayerResponse};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query as UrlQuery, State};
@@ -26,14 +28,15 @@ use utoipa::{IntoParams, OpenApi};
 pub struct Edge {
     host: Host,
     pages: Arc<Pages>,
+    reports: Arc<Reports>,
 }
 
 /// The HTTP interface of the tracker's dashboard.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "dunlin tracker", description = "What reminders did. All figures name the moment they are of."),
-    paths(stats),
-    components(schemas(Stats, Group, Outcomes, Share, StepReason, Week))
+    paths(stats, lift),
+    components(schemas(Stats, Group, Outcomes, SegmentDelays, Share, StepReason, Week, Lift))
 )]
 struct Documentation;
 
@@ -45,7 +48,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 impl Edge {
     /// Edges of a host.
     pub fn new(host: Host) -> anyhow::Result<Self> {
-        Ok(Self { host, pages: Arc::new(Pages::new()?) })
+        Ok(Self { host, pages: Arc::new(Pages::new()?), reports: Arc::default() })
     }
 
     /// What payers reach.
@@ -61,6 +64,8 @@ impl Edge {
     pub fn dashboard(self) -> Router {
         let routes = Router::new()
             .route("/", get(dashboard))
+            .route("/merchants/{merchant}/lift", get(lift_page))
+            .route("/v1/merchants/{merchant}/lift", get(lift))
             .route("/v1/stats", get(stats))
             .route("/openapi.json", get(|| async { axum::Json(openapi()) }))
             .with_state(self);
@@ -198,25 +203,28 @@ struct Filter {
     to: Option<Date>,
 }
 
+fn bad_query(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Query makes no sense", detail)
+}
+
 impl Edge {
     /// Reads the filter; a period of at most two years, of merchants that exist.
     fn query(&self, filter: Result<UrlQuery<Filter>, QueryRejection>) -> Result<Query, Problem> {
-        let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad-query", "Query makes no sense", detail);
-        let UrlQuery(filter) = filter.map_err(|e| bad(e.body_text()))?;
+        let UrlQuery(filter) = filter.map_err(|e| bad_query(e.body_text()))?;
         let as_of = self.host.now();
         let today = jiff::tz::TimeZone::UTC.to_datetime(as_of).date();
         let to = filter.to.unwrap_or(today);
         let from = filter.from.unwrap_or_else(|| to.checked_sub(90.days()).unwrap_or(to));
         if from > to {
-            return Err(bad(format!("from: {from} lies after to, {to}")));
+            return Err(bad_query(format!("from: {from} lies after to, {to}")));
         }
         if from.checked_add(731.days()).is_ok_and(|end| end < to) {
-            return Err(bad("from: the period may have two years at most".to_owned()));
+            return Err(bad_query("from: the period may have two years at most".to_owned()));
         }
         let wanted = |id: &str| filter.merchant.as_deref().is_none_or(|m| m == id);
         let merchants: Vec<_> = self.host.merchants.iter().filter(|m| wanted(m.id.as_str())).collect();
         if merchants.is_empty() && filter.merchant.is_some() {
-            return Err(bad("merchant: there is none of this name".to_owned()));
+            return Err(bad_query("merchant: there is none of this name".to_owned()));
         }
         let merchants = merchants.into_iter().map(|m| (m.id.to_string(), m.file.time_zone.clone())).collect();
         Ok(Query { merchants, from, to, as_of })
@@ -258,5 +266,75 @@ async fn dashboard(
     let query = edge.query(filter)?;
     let stats = edge.figures(&query).await?;
     let latest = store::latest(&edge.host.pool, LATEST).await.map_err(Problem::unavailable)?;
-    edge.pages.dashboard(&stats, latest).map(Html).map_err(Problem::internal)
+    let merchants: Vec<&str> = query.merchants.iter().map(|(id, _)| id.as_str()).collect();
+    edge.pages.dashboard(&stats, &merchants, latest).map(Html).map_err(Problem::internal)
+}
+
+/// What a lift report is about.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct LiftFilter {
+    /// Only invoices that were enrolled in this campaign.
+    campaign: Option<String>,
+}
+
+impl Edge {
+    async fn lift(
+        &self,
+        merchant: &str,
+        filter: Result<UrlQuery<LiftFilter>, QueryRejection>,
+    ) -> Result<Arc<Lift>, Problem> {
+        let UrlQuery(filter) = filter.map_err(|e| bad_query(e.body_text()))?;
+        let not_found = |code, title, detail: String| Problem::new(StatusCode::NOT_FOUND, code, title, detail);
+        let Some(known) = self.host.merchants.by_name(merchant) else {
+            let detail = "there is none of this name; `/` lists those that there are".to_owned();
+            return Err(not_found("unknown-merchant", "No such merchant", detail));
+        };
+        let query = LiftQuery {
+            merchant: known.id.clone(),
+            zone: known.zone.clone(),
+            zone_name: known.file.time_zone.clone(),
+            campaign: filter.campaign,
+        };
+        let report = self.reports.get(&self.host.pool, &query, self.host.now()).await.map_err(Problem::unavailable)?;
+        report.ok_or_else(|| {
+            let detail = "no invoice of this merchant was enrolled in it; only campaigns that suit themselves to payers are \
+                          measured";
+            not_found("unknown-campaign", "No such campaign", detail.to_owned())
+        })
+    }
+}
+
+/// What a schedule that suits itself to payers brings, against the campaign's static schedule. At most a minute old.
+#[utoipa::path(
+    get,
+    path = "/v1/merchants/{merchant}/lift",
+    params(("merchant" = String, Path, description = "The merchant's id"), LiftFilter),
+    responses(
+        (status = 200, description = "The report", body = Lift),
+        (status = 400, description = "The query makes no sense (application/problem+json, code bad-query)"),
+        (
+            status = 404,
+            description = "No such merchant, or none of its invoices was enrolled in the campaign (application/problem+json, \
+                           code unknown-merchant or unknown-campaign)"
+        ),
+        (status = 503, description = "The database does not answer (application/problem+json, code unavailable)")
+    )
+)]
+async fn lift(
+    State(edge): State<Edge>,
+    Path(merchant): Path<String>,
+    filter: Result<UrlQuery<LiftFilter>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let report = edge.lift(&merchant, filter).await?;
+    Ok(axum::Json(&*report).into_response())
+}
+
+async fn lift_page(
+    State(edge): State<Edge>,
+    Path(merchant): Path<String>,
+    filter: Result<UrlQuery<LiftFilter>, QueryRejection>,
+) -> Result<Html<String>, Problem> {
+    let report = edge.lift(&merchant, filter).await?;
+    Ok(Html(page::lift(&report)))
 }

@@ -97,8 +97,11 @@ pub struct Stats {
     pub by_merchant: Vec<Group>,
     /// Figures per campaign step.
     pub by_step: Vec<Group>,
-    /// Figures per segment.
+    /// Figures per segment that the customer was in when the reminder was decided.
     pub by_segment: Vec<Group>,
+    /// How late the invoices of `on_time` were, for each of the six segments that customers are in now. Segments are made of
+    /// payments such as these, so this describes them and proves nothing.
+    pub delays_by_segment: Vec<SegmentDelays>,
     /// Invoices by the week that they fell due in, oldest first.
     pub weeks: Vec<Week>,
 }
@@ -119,6 +122,23 @@ impl Stats {
         let sum = |part: fn(&Share) -> i64| self.by_merchant.iter().map(|g| part(&g.paid_within_7_days)).sum();
         Share::new(sum(|s| s.count), sum(|s| s.of))
     }
+}
+
+/// How late the invoices of a segment's customers were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SegmentDelays {
+    /// `new`, `prompt`, `mixed`, `usually_late`, `chronically_late` or `at_risk`.
+    pub segment: String,
+    /// Paid by the due date.
+    pub on_time: i64,
+    /// Paid up to 7 days after it.
+    pub a_week: i64,
+    /// Paid 8 to 30 days after it.
+    pub a_month: i64,
+    /// Paid later.
+    pub later: i64,
+    /// Not paid yet.
+    pub open: i64,
 }
 
 /// Why steps led to no message of their own.

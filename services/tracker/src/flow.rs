@@ -6,16 +6,19 @@
 //! | `customer-segmented` | `customer` by version | – |
 //! | `invoice-overdue` | `overdue` | – |
 //! | `step-decided` | `step` | – |
+//! | `case-enrolled` | `enrolment`, the latest of each case | – |
 //! | `sequence-ended` | `sequence` | – |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | `reminder`, `reminder_line` | – |
 //! | a pay link is followed, or one-click unsubscribe: [`respond`] | `response` | `customer-responded` |
 
-use crate::store::{self, InvoiceKey, Overdue, ReminderRow, Response, SequenceRow, StepRow};
+use crate::lift::Drawn;
+use crate::store::{self, EnrolmentRow, InvoiceKey, Overdue, ReminderRow, Response, SequenceRow, StepRow};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use events::topology::TRACKER_RECORDS;
 use events::{AnyEvent, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::Timestamp;
 use kernel::{CustomerId, MerchantId, Segment};
+use payer::experiment::Group;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -47,6 +50,9 @@ impl Handler for Records {
         if !news.steps.is_empty() {
             store::insert_steps(tx, &news.steps).await?;
         }
+        if !news.enrolments.is_empty() {
+            store::upsert_enrolments(tx, &news.enrolments.into_values().collect::<Vec<_>>()).await?;
+        }
         if !news.sequences.is_empty() {
             store::insert_sequences(tx, &news.sequences).await?;
         }
@@ -64,6 +70,7 @@ struct News {
     segments: BTreeMap<(MerchantId, CustomerId), (i64, Segment)>,
     overdue: Vec<Overdue>,
     steps: Vec<StepRow>,
+    enrolments: BTreeMap<(String, String, i32), EnrolmentRow>,
     sequences: Vec<SequenceRow>,
     reminders: BTreeMap<Uuid, ReminderRow>,
 }
@@ -83,6 +90,13 @@ impl News {
                 self.overdue.push((e.merchant_id.clone(), e.invoice_id.clone(), e.epoch, at));
             }
             AnyEvent::StepDecided(e) => self.steps.push(step(e)?),
+            AnyEvent::CaseEnrolled(e) => {
+                let key = (e.merchant_id.clone(), e.invoice_id.clone(), e.epoch);
+                let new = enrolment(e)?;
+                if self.enrolments.get(&key).is_none_or(|known| known.order() < new.order()) {
+                    self.enrolments.insert(key, new);
+                }
+            }
             AnyEvent::SequenceEnded(e) => self.sequences.push(sequence(e, incoming)?),
             AnyEvent::ReminderSent(e) => self.reminder(&e.reminder, "sent", "", at, &e.invoice_ids)?,
             AnyEvent::ReminderSuppressed(e) => self.reminder(&e.reminder, "suppressed", &e.reason, at, &[])?,
@@ -145,6 +159,46 @@ fn step(event: &v1::StepDecided) -> Result<StepRow, Malformed> {
         rule: event.rule.clone(),
         decided_at: time::from_wire(event.decided_at).ok_or_else(|| Malformed::missing("decided_at"))?,
     })
+}
+
+fn enrolment(event: &v1::CaseEnrolled) -> Result<EnrolmentRow, Malformed> {
+    Ok(EnrolmentRow {
+        merchant: event.merchant_id.clone(),
+        invoice: event.invoice_id.clone(),
+        epoch: event.epoch,
+        customer: event.customer_id.clone(),
+        campaign: event.campaign.clone(),
+        campaign_version: event.campaign_version.clone(),
+        schedule: match event.schedule() {
+            v1::Schedule::Adaptive => Group::Treated,
+            v1::Schedule::HeldOutInvoice => Group::InvoiceHeldOut,
+            v1::Schedule::HeldOutCustomer => Group::CustomerHeldOut,
+            v1::Schedule::Unspecified => return Err(Malformed::new("schedule", "is not a known schedule")),
+        },
+        propensity: probability("propensity", event.propensity)?,
+        segment: snapshot::segment(event.segment())?,
+        late: event.late.map(|late| probability("late", late.into()).map(|_| late)).transpose()?,
+        due_on: time::date_from_wire(&event.due_on).map_err(|e| Malformed::new("due_on", e))?,
+        reminds_before_due: event.reminds_before_due,
+        arms: event.arms.iter().map(drawn).collect::<Result<_, _>>()?,
+        model: event.model.clone(),
+        enrolled_at: time::from_wire(event.enrolled_at).ok_or_else(|| Malformed::missing("enrolled_at"))?,
+    })
+}
+
+fn drawn(arm: &v1::Arm) -> Result<Drawn, Malformed> {
+    let propensity = probability("arms.propensity", arm.propensity)?;
+    if propensity == 0.0 {
+        return Err(Malformed::new("arms.propensity", "is 0: what was drawn was possible"));
+    }
+    let (step, arm, days_before_due) = (arm.step.clone(), arm.arm.clone(), arm.days_before_due);
+    Ok(Drawn { step, arm, propensity, days_before_due })
+}
+
+/// A probability: one that is none would spoil every figure that it is in.
+fn probability(field: &'static str, value: f64) -> Result<f64, Malformed> {
+    let is_one = (0.0..=1.0).contains(&value);
+    is_one.then_some(value).ok_or_else(|| Malformed::new(field, format!("{value} is no probability")))
 }
 
 fn sequence(event: &v1::SequenceEnded, incoming: &Incoming) -> Result<SequenceRow, Malformed> {

@@ -1,13 +1,16 @@
 //! Tracker: shows what worked, and takes what payers answer.
 //!
-//! [`flow`] shows what happens to an event and to a click; [`store`] holds the read models and the figures made of them;
+//! [`flow`] shows what happens to an event and to a click; [`store`] holds the read models and the figures made of them,
+//! [`lift`] says what of them counts for or against a schedule that suits itself to payers;
 //! [`api`] serves two edges: one for payers, which the public may reach, and one for the merchant's own people.
 
 pub mod api;
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod lift;
 pub mod page;
+pub mod reports;
 pub mod store;
 
 pub use config::Config;

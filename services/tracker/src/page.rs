@@ -1,6 +1,10 @@
 //! Server-rendered pages: figures for the merchant's people, short notes for payers. No script, no cookie.
 
-use crate::domain::{Group, Outcomes, Share, Stats, StepReason};
+mod lift;
+
+pub use lift::lift;
+
+use crate::domain::{Group, Outcomes, SegmentDelays, Share, Stats, StepReason};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, value::Serde};
@@ -23,6 +27,7 @@ pub struct Note {
 
 #[derive(Serialize)]
 struct Dashboard<'a> {
+    merchants: &'a [&'a str],
     from: String,
     to: String,
     as_of: String,
@@ -39,6 +44,7 @@ struct Dashboard<'a> {
     chart: Chart,
     bars: Vec<Bar>,
     tables: Vec<Table>,
+    delays: Vec<ShownDelays>,
     latest: Vec<Latest>,
 }
 
@@ -106,6 +112,23 @@ impl From<&Group> for ShownGroup {
     }
 }
 
+/// Shares of a segment's invoices.
+#[derive(Serialize)]
+struct ShownDelays {
+    segment: String,
+    invoices: i64,
+    shares: [String; 5],
+}
+
+impl From<&SegmentDelays> for ShownDelays {
+    fn from(of: &SegmentDelays) -> Self {
+        let counts = [of.on_time, of.a_week, of.a_month, of.later, of.open];
+        let invoices = counts.iter().sum();
+        let shares = counts.map(|count| Share::new(count, invoices).percent());
+        Self { segment: words(&of.segment), invoices, shares }
+    }
+}
+
 #[derive(Serialize)]
 struct Latest {
     at: String,
@@ -131,10 +154,11 @@ impl Pages {
         self.0.get_template("note.html")?.render(Serde(note))
     }
 
-    /// The figures.
+    /// The figures. `merchants` are those that they are of.
     pub fn dashboard(
         &self,
         stats: &Stats,
+        merchants: &[&str],
         latest: Vec<(Timestamp, String, String, String)>,
     ) -> Result<String, minijinja::Error> {
         let chart = Chart { width: 960, height: 220 };
@@ -143,7 +167,10 @@ impl Pages {
             column,
             groups: groups.iter().map(ShownGroup::from).collect(),
         };
+        let mut by_segment = table("By segment", "Segment", &stats.by_segment);
+        by_segment.groups.iter_mut().for_each(|group| group.key = words(&group.key));
         let page = Dashboard {
+            merchants,
             from: stats.from.to_string(),
             to: stats.to.to_string(),
             as_of: minute(stats.as_of),
@@ -162,8 +189,9 @@ impl Pages {
             tables: vec![
                 table("By merchant", "Merchant", &stats.by_merchant),
                 table("By campaign step", "Step", &stats.by_step),
-                table("By segment", "Segment", &stats.by_segment),
+                by_segment,
             ],
+            delays: stats.delays_by_segment.iter().map(ShownDelays::from).collect(),
             latest: latest
                 .into_iter()
                 .map(|(at, what, merchant, about)| Latest { at: minute(at), what, merchant, about })
@@ -171,6 +199,11 @@ impl Pages {
         };
         self.0.get_template("dashboard.html")?.render(Serde(page))
     }
+}
+
+/// A stored name as people read it.
+fn words(name: &str) -> String {
+    name.replace('_', " ")
 }
 
 /// `2026-06-01 09:15 UTC`.

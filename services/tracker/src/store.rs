@@ -1,15 +1,20 @@
 //! All SQL of the tracker. Every function takes the transaction.
 
-use crate::domain::{Group, Outcomes, Share, Stats, StepReason, Week};
+use crate::domain::{Group, Outcomes, SegmentDelays, Share, Stats, StepReason, Week};
+use crate::lift::{Drawn, Enrolled, Known, Message, Messages};
 use events::Invoice;
 use events::v1::ResponseKind;
+use futures_util::TryStreamExt;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use jiff_sqlx::ToSqlx;
 use kernel::{CustomerId, InvoiceId, Masked, MerchantId, Segment};
+use payer::experiment::Group as Schedule;
 use runtime::story::StoryLine;
 use sqlx::postgres::PgBindIterExt;
-use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, Transaction};
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Postgres, Transaction};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -21,13 +26,15 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
     let invoices = || invoices.values();
     sqlx::query(
         "INSERT INTO tracker.invoice AS i
-             (merchant, invoice, version, customer, epoch, status, number, currency, total_minor, due_on, closed_at, pay_url)
+             (merchant, invoice, version, customer, epoch, status, number, currency, total_minor, due_on, closed_at,
+              disputed, pay_url)
          SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::int4[], $6::text[], $7::text[],
-                              $8::text[], $9::int8[], $10::date[], $11::timestamptz[], $12::text[])
+                              $8::text[], $9::int8[], $10::date[], $11::timestamptz[], $12::bool[], $13::text[])
          ON CONFLICT (merchant, invoice) DO UPDATE
          SET version = EXCLUDED.version, customer = EXCLUDED.customer, epoch = EXCLUDED.epoch, status = EXCLUDED.status,
              number = EXCLUDED.number, currency = EXCLUDED.currency, total_minor = EXCLUDED.total_minor,
-             due_on = EXCLUDED.due_on, closed_at = EXCLUDED.closed_at, pay_url = EXCLUDED.pay_url
+             due_on = EXCLUDED.due_on, closed_at = EXCLUDED.closed_at, disputed = EXCLUDED.disputed,
+             pay_url = EXCLUDED.pay_url
          WHERE i.version < EXCLUDED.version",
     )
     .bind(invoices().map(|i| i.merchant.as_str()).bind_iter())
@@ -41,6 +48,7 @@ pub async fn upsert_invoices(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
     .bind(invoices().map(|i| i.total_minor).bind_iter())
     .bind(invoices().map(|i| i.due_on.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(invoices().map(|i| i.closed_at.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices().map(|i| i.disputed).bind_iter())
     .bind(invoices().map(|i| i.pay_url.reveal()).bind_iter())
     .execute(tx)
     .await
@@ -150,6 +158,79 @@ pub async fn insert_sequences(tx: &mut PgConnection, list: &[SequenceRow]) -> sq
     .bind(list.iter().map(|s| s.ended_at.to_sqlx()).bind_iter())
     .bind(list.iter().map(|s| s.event).bind_iter())
     .bind(list.iter().map(|s| s.traceparent.as_ref()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Which schedule an invoice was drawn for.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct EnrolmentRow {
+    pub merchant: String,
+    pub invoice: String,
+    pub epoch: i32,
+    pub customer: String,
+    pub campaign: String,
+    pub campaign_version: String,
+    pub schedule: Schedule,
+    pub propensity: f64,
+    pub segment: Segment,
+    pub late: Option<f32>,
+    pub due_on: Option<Date>,
+    pub reminds_before_due: bool,
+    pub arms: Vec<Drawn>,
+    pub model: String,
+    pub enrolled_at: Timestamp,
+}
+
+impl EnrolmentRow {
+    /// The greatest of an invoice's epoch wins: the latest, and of two at the same moment always the same one.
+    pub fn order(&self) -> (Timestamp, &str, &str) {
+        (self.enrolled_at, &self.campaign, &self.campaign_version)
+    }
+}
+
+const fn schedule_as_str(schedule: Schedule) -> &'static str {
+    match schedule {
+        Schedule::Treated => "adaptive",
+        Schedule::InvoiceHeldOut => "held_out_invoice",
+        Schedule::CustomerHeldOut => "held_out_customer",
+    }
+}
+
+/// Writes enrolments that are later than what is known.
+pub async fn upsert_enrolments(tx: &mut PgConnection, list: &[EnrolmentRow]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.enrolment AS e
+             (merchant, invoice, epoch, customer, campaign, campaign_version, schedule, propensity, segment, late, due_on,
+              reminds_before_due, arms, model, enrolled_at)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[],
+                              $8::float8[], $9::text[], $10::float4[], $11::date[], $12::bool[], $13::jsonb[],
+                              $14::text[], $15::timestamptz[])
+         ON CONFLICT (merchant, invoice, epoch) DO UPDATE
+         SET customer = EXCLUDED.customer, campaign = EXCLUDED.campaign, campaign_version = EXCLUDED.campaign_version,
+             schedule = EXCLUDED.schedule, propensity = EXCLUDED.propensity, segment = EXCLUDED.segment,
+             late = EXCLUDED.late, due_on = EXCLUDED.due_on, reminds_before_due = EXCLUDED.reminds_before_due,
+             arms = EXCLUDED.arms, model = EXCLUDED.model, enrolled_at = EXCLUDED.enrolled_at
+         WHERE (e.enrolled_at, e.campaign COLLATE \"C\", e.campaign_version COLLATE \"C\")
+             < (EXCLUDED.enrolled_at, EXCLUDED.campaign, EXCLUDED.campaign_version)",
+    )
+    .bind(list.iter().map(|e| &e.merchant).bind_iter())
+    .bind(list.iter().map(|e| &e.invoice).bind_iter())
+    .bind(list.iter().map(|e| e.epoch).bind_iter())
+    .bind(list.iter().map(|e| &e.customer).bind_iter())
+    .bind(list.iter().map(|e| &e.campaign).bind_iter())
+    .bind(list.iter().map(|e| &e.campaign_version).bind_iter())
+    .bind(list.iter().map(|e| schedule_as_str(e.schedule)).bind_iter())
+    .bind(list.iter().map(|e| e.propensity).bind_iter())
+    .bind(list.iter().map(|e| e.segment.as_str()).bind_iter())
+    .bind(list.iter().map(|e| e.late).bind_iter())
+    .bind(list.iter().map(|e| e.due_on.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(list.iter().map(|e| e.reminds_before_due).bind_iter())
+    .bind(list.iter().map(|e| Json(&e.arms)).bind_iter())
+    .bind(list.iter().map(|e| &e.model).bind_iter())
+    .bind(list.iter().map(|e| e.enrolled_at.to_sqlx()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -319,7 +400,8 @@ pub async fn stats(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Stats> 
         step_reasons: step_reasons(&mut *tx, query).await?,
         by_merchant: groups(&mut *tx, query, "r.merchant", "r.merchant").await?,
         by_step: groups(&mut *tx, query, "r.step", "l.step").await?,
-        by_segment: groups(&mut *tx, query, "r.segment", "r.segment").await?,
+        by_segment: in_order(groups(&mut *tx, query, "r.segment", "r.segment").await?),
+        delays_by_segment: delays_by_segment(&mut *tx, query).await?,
         weeks,
     })
 }
@@ -349,6 +431,43 @@ async fn weeks(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<Week>> 
         open,
     };
     Ok(rows.into_iter().map(week).collect())
+}
+
+/// Groups by segment, from those of whom nothing is known to those at risk.
+fn in_order(mut segments: Vec<Group>) -> Vec<Group> {
+    segments.sort_by_key(|group| Segment::parse(&group.key));
+    segments
+}
+
+/// How late the invoices of [`weeks`] were, for each segment that customers are in now.
+async fn delays_by_segment(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<SegmentDelays>> {
+    let rows: Vec<(String, i64, i64, i64, i64, i64)> = sqlx::query_as(
+        "SELECT segment, count(*) FILTER (WHERE days <= 0), count(*) FILTER (WHERE days BETWEEN 1 AND 7),
+                count(*) FILTER (WHERE days BETWEEN 8 AND 30), count(*) FILTER (WHERE days > 30),
+                count(*) FILTER (WHERE days IS NULL)
+         FROM (
+             SELECT coalesce(c.segment, 'new') AS segment,
+                    CASE WHEN i.status = 'paid' THEN (i.closed_at AT TIME ZONE m.zone)::date - i.due_on END AS days
+             FROM tracker.invoice AS i
+             JOIN UNNEST($1::text[], $2::text[]) AS m (merchant, zone) USING (merchant)
+             LEFT JOIN tracker.customer AS c USING (merchant, customer)
+             WHERE i.due_on BETWEEN $3 AND $4 AND i.due_on < ($5 AT TIME ZONE m.zone)::date AND i.status <> 'void'
+         ) AS due
+         GROUP BY segment",
+    )
+    .bind(query.names().bind_iter())
+    .bind(query.zones().bind_iter())
+    .bind(query.from.to_sqlx())
+    .bind(query.to.to_sqlx())
+    .bind(query.as_of.to_sqlx())
+    .fetch_all(tx)
+    .await?;
+    let of = |segment: Segment| {
+        let row = rows.iter().find(|row| row.0 == segment.as_str());
+        let (on_time, a_week, a_month, later, open) = row.map_or((0, 0, 0, 0, 0), |r| (r.1, r.2, r.3, r.4, r.5));
+        SegmentDelays { segment: segment.as_str().to_owned(), on_time, a_week, a_month, later, open }
+    };
+    Ok(Segment::ALL.into_iter().map(of).collect())
 }
 
 /// Invoices in all; overdue, merged, skipped, suppressed because paid and unsubscribed in the period; waiting for a person
@@ -451,6 +570,119 @@ fn period(query: &Query) -> (Timestamp, Timestamp) {
     let midnight = |date: Date| date.to_zoned(jiff::tz::TimeZone::UTC).map(|z| z.timestamp());
     let after = query.to.checked_add(1.day()).unwrap_or(query.to);
     (midnight(query.from).unwrap_or(Timestamp::MIN), midnight(after).unwrap_or(Timestamp::MAX))
+}
+
+/// Whose lift, in which campaign.
+#[derive(Debug, Clone)]
+pub struct LiftQuery {
+    /// The merchant.
+    pub merchant: MerchantId,
+    /// Its zone: dates are civil there.
+    pub zone: TimeZone,
+    /// The zone's name.
+    pub zone_name: String,
+    /// Only this campaign.
+    pub campaign: Option<String>,
+}
+
+/// The campaigns in which invoices were ever enrolled.
+pub async fn enrolled_campaigns(tx: &mut PgConnection, merchant: &MerchantId) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar("SELECT DISTINCT campaign FROM tracker.enrolment WHERE merchant = $1 ORDER BY campaign")
+        .bind(merchant.as_str())
+        .fetch_all(tx)
+        .await
+}
+
+/// The messages of a merchant, by invoice and epoch. Apart from [`enrolled`]: joined there, they would have to be sorted on disk,
+/// or, as long as the planner knows nothing of young tables, looked for one by one.
+pub async fn messages(tx: &mut PgConnection, query: &LiftQuery) -> sqlx::Result<Messages> {
+    let mut rows = sqlx::query_as::<_, (String, i32, jiff_sqlx::Date, bool)>(
+        "SELECT l.invoice, l.epoch, (r.settled_at AT TIME ZONE $2)::date, v.id IS NOT NULL
+         FROM tracker.reminder_line AS l
+         JOIN tracker.reminder AS r ON r.id = l.reminder
+         -- A customer unsubscribes once.
+         LEFT JOIN tracker.response AS v ON v.merchant = $1 AND v.reminder = l.reminder AND v.kind = 'unsubscribed'
+         WHERE l.merchant = $1",
+    )
+    .bind(query.merchant.as_str())
+    .bind(&query.zone_name)
+    .fetch(tx);
+    let mut messages = Messages::new();
+    while let Some((invoice, epoch, sent_on, opted_out)) = rows.try_next().await? {
+        messages.entry((invoice, epoch)).or_default().push(Message { sent_on: sent_on.to_jiff(), opted_out });
+    }
+    Ok(messages)
+}
+
+#[derive(FromRow)]
+struct EnrolledRow {
+    invoice: String,
+    epoch: i32,
+    customer: String,
+    schedule: String,
+    propensity: f64,
+    segment: String,
+    late: Option<f32>,
+    enrolled_on: jiff_sqlx::Date,
+    due_on: Option<jiff_sqlx::Date>,
+    reminds_before_due: bool,
+    arms: Json<Vec<Drawn>>,
+    known_epoch: Option<i32>,
+    status: Option<String>,
+    disputed: Option<bool>,
+    paid_on: Option<jiff_sqlx::Date>,
+}
+
+/// Hands out enrolled invoices with what is known of them, always in the same order; never all at once.
+pub async fn enrolled(tx: &mut PgConnection, query: &LiftQuery, mut each: impl FnMut(Enrolled)) -> sqlx::Result<()> {
+    let mut rows = sqlx::query_as::<_, EnrolledRow>(
+        "SELECT e.invoice, e.epoch, e.customer, e.schedule, e.propensity, e.segment, e.late,
+                (e.enrolled_at AT TIME ZONE $2)::date AS enrolled_on, e.due_on, e.reminds_before_due, e.arms,
+                i.epoch AS known_epoch, i.status, i.disputed,
+                CASE WHEN i.status = 'paid' THEN (i.closed_at AT TIME ZONE $2)::date END AS paid_on
+         FROM tracker.enrolment AS e LEFT JOIN tracker.invoice AS i USING (merchant, invoice)
+         WHERE e.merchant = $1 AND ($3::text IS NULL OR e.campaign = $3)
+         ORDER BY e.merchant, e.invoice, e.epoch",
+    )
+    .bind(query.merchant.as_str())
+    .bind(&query.zone_name)
+    .bind(&query.campaign)
+    .fetch(tx);
+    while let Some(row) = rows.try_next().await? {
+        each(row.read()?);
+    }
+    Ok(())
+}
+
+impl EnrolledRow {
+    fn read(self) -> sqlx::Result<Enrolled> {
+        const SCHEDULES: [Schedule; 3] = [Schedule::Treated, Schedule::InvoiceHeldOut, Schedule::CustomerHeldOut];
+        let schedule = SCHEDULES.into_iter().find(|schedule| schedule_as_str(*schedule) == self.schedule);
+        let known = self.known_epoch.zip(self.status).zip(self.disputed);
+        Ok(Enrolled {
+            group: stored("enrolment.schedule", &self.schedule, schedule)?,
+            segment: stored("enrolment.segment", &self.segment, Segment::parse(&self.segment))?,
+            invoice: self.invoice,
+            epoch: self.epoch,
+            customer: self.customer,
+            propensity: self.propensity,
+            late: self.late,
+            enrolled_on: self.enrolled_on.to_jiff(),
+            due_on: self.due_on.map(jiff_sqlx::Date::to_jiff),
+            reminds_before_due: self.reminds_before_due,
+            arms: self.arms.0,
+            known: known.map(|((epoch, status), disputed)| Known {
+                epoch,
+                status,
+                disputed,
+                paid_on: self.paid_on.map(jiff_sqlx::Date::to_jiff),
+            }),
+        })
+    }
+}
+
+fn stored<T>(column: &str, text: &str, value: Option<T>) -> sqlx::Result<T> {
+    value.ok_or_else(|| sqlx::Error::Decode(format!("tracker.{column}: {text:?} is not valid").into()))
 }
 
 /// The latest things that happened: when, what, about which invoice or customer of which merchant.

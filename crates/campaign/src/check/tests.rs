@@ -217,3 +217,109 @@ fn a_campaign_that_may_end_with_webhook_needs_one() {
     let found = found(&[("main", for_others)], merchant(&["main"]), "2026-05-01");
     assert!(!found.iter().any(|line| line.starts_with("fault")), "never followed by this one: {found:?}");
 }
+
+const ADAPTIVE: &str = "
+name: adaptive
+contact: { weekdays: [mon, tue, wed, thu, fri], from: '09:00', to: '18:00', min_gap_days: 2, spread_minutes: 15 }
+steps:
+  - key: before-5
+    when: { days_before_due: 5 }
+    timing: adaptive
+    window: { earlier_days: 2, later_days: 3, may_skip: true }
+    tone: friendly
+  - { key: due, when: { on_due_date: true }, tone: friendly }
+  - key: after-3
+    when: { days_after_due: 3 }
+    tone: friendly
+    experiment: { arms: [{ template: friendly }, { template: firm }], assign: thompson }
+  - { key: after-7, when: { days_after_due: 7 }, timing: adaptive, window: { later_days: 3 }, tone: firm }
+  - { key: after-14, when: { days_after_due: 14 }, tone: final }
+";
+
+#[test]
+fn what_of_adapting_can_hardly_be_meant_is_warned_of() {
+    for (from, to, expected) in [
+        ("name", "name", vec![]),
+        (
+            "later_days: 3, may",
+            "later_days: 9, may",
+            vec!["steps.0.window: reaches that of due: one of them may speak for both"],
+        ),
+        (
+            "later_days: 3, may",
+            "later_days: 4, may",
+            vec!["steps.0.window: ends 1 day before that of due, within the gap of 2 days: that may wait"],
+        ),
+        (
+            "{ later_days: 3 }",
+            "{ later_days: 7 }",
+            vec!["steps.3.window: reaches that of after-14: one of them may speak for both"],
+        ),
+        (
+            "{ later_days: 3 }",
+            "{ earlier_days: 4 }",
+            vec!["steps.2.window: reaches that of after-7: one of them may speak for both"],
+        ),
+        ("{ later_days: 3 }", "{ later_days: 30 }, only_if: { segment: [usually_late] }", vec![]),
+        (
+            "{ days_after_due: 7 }, timing",
+            "{ failed_attempts: 2 }, timing",
+            vec!["steps.3.window: moves nothing: only a step whose day counts from the due date can be moved"],
+        ),
+        (
+            "{ template: firm }]",
+            "{ template: firm }, { template: friendly }]",
+            vec![
+                "steps.2.experiment.arms.2: does the same as arm 0 (template friendly): leave it out, or give it more weight",
+            ],
+        ),
+        (
+            "{ template: firm }]",
+            "{ days: 3 }]",
+            vec![
+                "steps.2.experiment.arms.1: does the same as arm 0 (template friendly): leave it out, or give it more weight",
+            ],
+        ),
+        (
+            "    tone: friendly\n    experiment",
+            "    tone: friendly\n    timing: adaptive\n    window: { earlier_days: 1 }\n    experiment",
+            vec!["steps.2.timing: has no effect: the experiment decides, and none of its arms has days"],
+        ),
+        (
+            "{ on_due_date: true }",
+            "{ after_step: { step: before-5, days: 2 } }",
+            vec!["steps.1.when: counts from before-5, which may be left out: then this step is not sent either"],
+        ),
+        (
+            "{ on_due_date: true }",
+            "{ days_after_previous: 2 }",
+            vec![
+                "steps.1.when: counts from what comes before it, which may be left out: then this step is not sent either",
+            ],
+        ),
+        (
+            "steps:",
+            "holdout: { invoices_percent: 0 }\nsteps:",
+            vec![
+                "holdout.invoices_percent: is 0: without invoices on the schedule as written, nobody can say what adapting it brings",
+            ],
+        ),
+    ] {
+        let text = ADAPTIVE.replacen(from, to, 1);
+        let expected: Vec<String> = expected.into_iter().map(|e| format!("warning: campaign main: {e}")).collect();
+        assert_eq!(found(&[("main", text)], merchant(&["main"]), "2026-05-01"), expected, "{to}");
+    }
+    assert_eq!(
+        after("steps:", "holdout: { invoices_percent: 0 }\nsteps:"),
+        [
+            "warning: campaign main: holdout: has no effect: no step adapts, so all invoices follow the schedule as written"
+        ]
+    );
+    let rude = ADAPTIVE.replace("template: firm", "template: rude");
+    assert_eq!(
+        found(&[("main", rude)], merchant(&["main"]), "2026-05-01"),
+        [
+            r#"fault: campaign main: steps.2.experiment.arms.1.template: there is no template "rude": it is final, firm or friendly"#
+        ]
+    );
+}

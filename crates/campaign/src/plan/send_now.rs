@@ -40,7 +40,8 @@ impl std::error::Error for Refusal {}
 /// steps before it that have a date are merged into it, as planning does with what is due.
 ///
 /// All that keeps planning from sending keeps this from it: holds, gaps, caps, the law, contact hours. Only its day, its
-/// place in the spread and its turn in a ramp are the operator's business; what speaks of an overdue invoice never goes
+/// place in the spread, its turn in a ramp and whether advice or an experiment would leave it out are the operator's
+/// business; what speaks of an overdue invoice never goes
 /// out before the due date has passed.
 pub fn send_now(terms: &Terms<'_>, case: &Case<'_>, step: Option<&str>, now: Timestamp) -> Result<Plan, Refusal> {
     if !case.is_open {
@@ -64,8 +65,7 @@ pub fn next_step(terms: &Terms<'_>, case: &Case<'_>, now: Timestamp) -> Option<(
     if planning.is_over().is_some() {
         return None;
     }
-    let (n, date) =
-        planning.next(|n, step, date| date > planning.reached || planning.obstacle(n, step, date).is_none())?;
+    let (n, date) = planning.next(|n, step, date| date > planning.reached || planning.obstacle(n, step).is_none())?;
     Some((planning.key(n), if date > planning.reached { planning.opening_or_later(date) } else { now }))
 }
 
@@ -82,10 +82,10 @@ impl Planning<'_> {
 
     /// The next step that applies; if none does, why the last one that has a date does not.
     fn next_to_ask_for(&self) -> Result<usize, Refusal> {
-        if let Some((n, _)) = self.next(|n, step, date| self.obstacle(n, step, date).is_none()) {
+        if let Some((n, _)) = self.next(|n, step, _| self.obstacle(n, step).is_none()) {
             return Ok(n);
         }
-        let obstacles = self.dated().filter_map(|(n, step, date)| self.obstacle(n, step, date));
+        let obstacles = self.dated().filter_map(|(n, step, _)| self.obstacle(n, step));
         let last = obstacles.last().map(|(reason, rule)| Refusal::new(reason, rule));
         Err(last.unwrap_or_else(|| Refusal::new(Reason::NothingLeft, "steps")))
     }
@@ -108,16 +108,15 @@ impl Planning<'_> {
     /// What stands in the way of a step now.
     fn refuse(&self, n: usize) -> Option<Refusal> {
         let step = self.terms.campaign.steps.get(n)?;
-        let date = match self.when(n, step) {
-            When::On(date) => date,
-            When::Unknown => self.today,
+        match self.when(n, step) {
+            When::On(_) | When::Unknown => {}
             When::Lost => return Some(Refusal::new(Reason::BaseNotSent, format!("steps.{}.when", step.key))),
             When::NoCalendar => {
                 let rule = self.missing_calendar(self.case.due_on.unwrap_or(self.today)).into_owned();
                 return Some(Refusal { reason: Reason::CalendarMissing, rule, until: Some(self.tomorrow()) });
             }
-        };
-        if let Some((reason, rule)) = self.obstacle(n, step, date) {
+        }
+        if let Some((reason, rule)) = self.obstacle(n, step) {
             return Some(Refusal::new(reason, rule));
         }
         let wait = self.unrested().or_else(|| self.closed(true));
@@ -159,7 +158,7 @@ impl Planning<'_> {
             match self.when(m, step) {
                 When::Lost => self.skip(m, Reason::BaseNotSent, format!("steps.{}.when", step.key)),
                 When::Unknown | When::NoCalendar => {}
-                When::On(date) => match self.obstacle(m, step, date).filter(|_| date <= self.reached) {
+                When::On(date) => match self.obstacle(m, step).filter(|_| date <= self.reached) {
                     Some((reason, rule)) => self.skip(m, reason, rule),
                     None => {
                         since = since.min(date);

@@ -39,7 +39,7 @@ pub(super) fn case<'a>(decided: &'a [Decided]) -> Case<'a> {
         contacts: &[],
         in_flight: false,
         ended: false,
-        shifts: &[],
+        choices: &[],
         spread: 0,
     }
 }
@@ -364,15 +364,125 @@ fn advice_moves_a_step_only_inside_its_window() {
     let decided =
         [silent("upcoming", "2026-05-29"), silent("overdue-3", "2026-06-04"), silent("follow-up", "2026-06-04")];
     let next = |shift: i32| {
-        let shifts = [("overdue-7".to_owned(), shift)];
-        run(&campaign, &Case { shifts: &shifts, ..case(&decided) }, "2026-06-04T10:00:00Z").next_step_at.unwrap()
+        let choices = [("overdue-7".to_owned(), Choice::Move(shift))];
+        run(&campaign, &Case { choices: &choices, ..case(&decided) }, "2026-06-04T10:00:00Z").next_step_at.unwrap()
     };
     assert_eq!(next(-2), at("2026-06-08T07:00:00Z"), "6 June is a Saturday");
     assert_eq!(next(1), at("2026-06-09T07:00:00Z"));
     assert_eq!(next(30), next(1), "never beyond the window");
-    let fixed = [("overdue-3".to_owned(), -3)];
-    let plan = run(&campaign, &Case { shifts: &fixed, ..case(&decided[..1]) }, "2026-06-01T10:00:00Z");
+    let fixed = [("overdue-3".to_owned(), Choice::Move(-3))];
+    let plan = run(&campaign, &Case { choices: &fixed, ..case(&decided[..1]) }, "2026-06-01T10:00:00Z");
     assert_eq!(plan.next_step_at, Some(at("2026-06-04T07:00:00Z")), "a fixed step stays on its day");
+}
+
+const ADAPTIVE: &str = "
+name: adaptive
+contact: { weekdays: [mon, tue, wed, thu, fri], from: '09:00', to: '18:00', min_gap_days: 1, spread_minutes: 0 }
+steps:
+  - key: before-5
+    when: { days_before_due: 5 }
+    timing: adaptive
+    window: { earlier_days: 3, later_days: 5, may_skip: true }
+    tone: friendly
+  - key: after-4
+    when: { days_after_due: 4 }
+    timing: adaptive
+    window: { earlier_days: 3, later_days: 10, may_skip: true }
+    experiment: { arms: [{ days: 1 }, { days: 14, template: kind }, none], assign: thompson }
+    tone: friendly
+  - { key: after-10, when: { days_after_due: 10 }, tone: firm }
+end: { after_days: 7, outcome: hand_over }
+";
+
+fn choose(step: &str, choice: Choice) -> [(String, Choice); 1] {
+    [(step.to_owned(), choice)]
+}
+
+#[test]
+fn arms_move_a_step_word_it_or_leave_it_out() {
+    let campaign = parse(ADAPTIVE);
+    let decided = [silent("before-5", "2026-05-27")];
+    let with = |choice, now: &str| {
+        run(&campaign, &Case { choices: &choose("after-4", choice), ..case(&decided) }, &format!("{now}T07:00:00Z"))
+    };
+    let early = with(Choice::Arm(0), "2026-06-02");
+    assert_eq!(early.send.map(|s| (s.step, s.template)), Some(("after-4".to_owned(), "friendly".to_owned())));
+    let late = with(Choice::Arm(1), "2026-06-05");
+    assert_eq!(sends(&late), None);
+    // On the tenth day the further step has spoken; what comes later is spoken for by it.
+    assert_eq!(sends(&with(Choice::Arm(1), "2026-06-11")), Some(("after-10", vec![])));
+    let kind = parse(&ADAPTIVE.replace("days: 14", "days: 5"));
+    let worded =
+        run(&kind, &Case { choices: &choose("after-4", Choice::Arm(1)), ..case(&decided) }, "2026-06-08T07:00:00Z");
+    assert_eq!(worded.send.map(|s| s.template).as_deref(), Some("kind"));
+    let none = with(Choice::Arm(2), "2026-06-05");
+    assert_eq!(skips(&none), [("after-4", Reason::ArmNone, "steps.after-4.experiment")]);
+    assert_eq!((sends(&none), none.next_step_at), (None, Some(at("2026-06-11T07:00:00Z"))));
+    // What does not fit the campaign changes nothing.
+    for choice in [Choice::Arm(3), Choice::Skip, Choice::Move(-3)] {
+        assert_eq!(with(choice, "2026-06-04"), run(&campaign, &case(&decided), "2026-06-04T07:00:00Z"), "{choice:?}");
+        assert_eq!(with(choice, "2026-06-05"), run(&campaign, &case(&decided), "2026-06-05T07:00:00Z"), "{choice:?}");
+    }
+}
+
+#[test]
+fn advice_leaves_a_step_out_only_where_it_may() {
+    let skip = choose("before-5", Choice::Skip);
+    let advised = Case { choices: &skip, ..case(&[]) };
+    let plan = run(&parse(ADAPTIVE), &advised, "2026-05-27T07:00:00Z");
+    assert_eq!(skips(&plan), [("before-5", Reason::PayingAnyway, "steps.before-5.window.may_skip")]);
+    let must = parse(&ADAPTIVE.replacen(", may_skip: true", "", 1));
+    assert_eq!(sends(&run(&must, &advised, "2026-05-27T07:00:00Z")), Some(("before-5", vec![])));
+    // What keeps it from being sent anyway is said first.
+    let opted_out = run(&parse(ADAPTIVE), &Case { opted_out: true, ..advised }, "2026-05-27T07:00:00Z");
+    assert_eq!(skips(&opted_out), [("before-5", Reason::OptedOut, "customer.opted_out")]);
+}
+
+#[test]
+fn no_choice_changes_which_steps_apply() {
+    let campaign = parse(&format!("{ADAPTIVE}entry: {{ mode: from-now }}\n"));
+    // Known since the day before the step, and moved to before that: as it is written, the step is still to come.
+    let known = Case { opened_on: date("2026-05-26"), ..case(&[]) };
+    let early = choose("before-5", Choice::Move(-3));
+    let plan = run(&campaign, &Case { choices: &early, ..known }, "2026-05-26T07:00:00Z");
+    assert_eq!(sends(&plan), Some(("before-5", vec![])));
+    // Missed as it is written, wherever it is moved.
+    let missed = Case { opened_on: date("2026-05-28"), ..known };
+    let late = choose("before-5", Choice::Move(2));
+    let plan = run(&campaign, &Case { choices: &late, ..missed }, "2026-05-29T07:00:00Z");
+    assert_eq!(skips(&plan), [("before-5", Reason::BeforeEntry, "entry.mode")]);
+    // Nobody asks mildly after the further step, which has overtaken the one that was moved.
+    let decided = [silent("before-5", "2026-05-27"), reminded("after-10", "2026-06-11")];
+    let moved = choose("after-4", Choice::Arm(1));
+    let overtaken = Case { choices: &moved, contacts: &[date("2026-06-11")], ..case(&decided) };
+    let plan = run(&parse(ADAPTIVE), &overtaken, "2026-06-15T07:00:00Z");
+    assert_eq!(skips(&plan), [("after-4", Reason::LaterStep, "steps.after-10")]);
+}
+
+#[test]
+fn a_step_is_not_moved_to_where_it_would_be_lost_or_unlawful() {
+    let campaign = parse(ADAPTIVE);
+    // Due on Sunday, 31 May: the last morning in time is Friday's.
+    let late = choose("before-5", Choice::Move(5));
+    let sunday = Case { due_on: Some(date("2026-05-31")), choices: &late, ..case(&[]) };
+    assert_eq!(run(&campaign, &sunday, "2026-05-20T10:00:00Z").next_step_at, Some(at("2026-05-29T07:00:00Z")));
+    // A debt that was opened again counts from that day, whether it had a due date or not: after it, not on it.
+    let decided = [silent("before-5", "2026-05-27")];
+    let early = choose("after-4", Choice::Arm(0));
+    let wide =
+        parse(&ADAPTIVE.replace("earlier_days: 3, later_days: 10", "earlier_days: 9").replace("experiment:", "#"));
+    let advised = choose("after-4", Choice::Move(-9));
+    for due_on in [None, Some(date("2026-06-01"))] {
+        let reopened = Case { due_on, reopened_on: Some(date("2026-08-03")), choices: &early, ..case(&decided) };
+        let day_after = Some(at("2026-08-04T07:00:00Z"));
+        assert_eq!(run(&campaign, &reopened, "2026-08-03T10:00:00Z").next_step_at, day_after);
+        let advised = Case { choices: &advised, ..reopened };
+        assert_eq!(run(&wide, &advised, "2026-08-03T10:00:00Z").next_step_at, day_after);
+    }
+    // The law wants two weeks.
+    let terms = Terms { law: Some(strict_law()), ..terms(&campaign, "Europe/Berlin") };
+    let lawful = plan(&terms, &Case { choices: &early, ..case(&decided) }, at("2026-06-02T07:00:00Z"));
+    assert_eq!((sends(&lawful), lawful.next_step_at), (None, Some(at("2026-06-15T07:00:00Z"))));
 }
 
 #[test]
@@ -446,6 +556,20 @@ fn the_previous_reminder_is_the_latest_and_news_is_not_waited_for() {
     let text = SAMPLE.replace("{ after_step: { step: overdue-3, days: 3 } }", "{ failed_attempts: 5 }");
     let text = text.replace("{ days_after_due: 7 }", "{ days_after_previous: 10 }");
     assert_eq!(next(&parse(&text), &decided[1..2]).as_deref(), Some("2026-06-15T07:00:00Z"), "the 14th is a Sunday");
+}
+
+#[test]
+fn a_follow_up_of_what_is_spoken_for_is_too_whatever_news_might_come_between() {
+    let text = SAMPLE.replace(
+        "  - { key: overdue-7",
+        "  - { key: failed-5, when: { failed_attempts: 5 }, tone: firm }\n  \
+         - { key: next, when: { days_after_previous: 1 }, tone: firm }\n  - { key: overdue-7",
+    );
+    let decided = [silent("upcoming", "2026-05-29"), reminded("overdue-3", "2026-06-04")];
+    let case = Case { contacts: &[date("2026-06-04")], ..case(&decided) };
+    // It would follow the follow-up, for which the seventh day speaks; not the third day, once that has spoken.
+    let monday = run(&parse(&text), &case, "2026-06-08T07:00:00Z");
+    assert_eq!(sends(&monday), Some(("overdue-7", vec!["follow-up", "next"])));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use campaign::calendar::{Calendar, CalendarFile, HolidayFile};
 use campaign::condition::{ConditionFile, Decimal, RangeFile};
 use campaign::file::{
-    AfterStepFile, CampaignFile, CapFile, ConsolidationFile, ContactFile, Day, EndFile, EntryFile, EntryMode,
-    FailedAttemptsFile, HoldsFile, StepFile, Timing, WhenFile, WindowFile,
+    AfterStepFile, ArmFile, CampaignFile, CapFile, ConsolidationFile, ContactFile, Day, EndFile, EntryFile, EntryMode,
+    ExperimentFile, FailedAttemptsFile, HoldsFile, StepFile, Timing, WhenFile, WindowFile, WithFile, Without,
 };
-use campaign::{Channel, Ending, Reason, Tone};
+use campaign::{Assign, Channel, Choice, Ending, Reason, Tone};
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
 use kernel::Segment;
@@ -63,8 +63,8 @@ pub(crate) struct Invoice {
     pub(crate) opened_minute: i64,
     /// Its turn in the ramp, in days after it was opened.
     pub(crate) turn: Option<i32>,
-    /// Days by which each step is moved.
-    pub(crate) shifts: Vec<i32>,
+    /// What was chosen for the first steps, allowed or not.
+    pub(crate) choices: Vec<Choice>,
 }
 
 #[derive(Debug, Clone)]
@@ -136,17 +136,26 @@ pub(crate) fn calendar(name: &str, start: Date, closed: &BTreeSet<Date>) -> Cale
 fn invoice() -> impl Strategy<Value = Invoice> {
     let dates = (prop::option::weighted(0.9, -60..60_i32), 0..30_i64 * 1440);
     let turn = prop::option::weighted(0.1, 1..20_i32);
-    (any::<bool>(), select(&["EUR", "EUR", "USD"][..]), 1..100_000_i64, dates, turn, vec(-6..7_i32, 0..6)).prop_map(
-        |(second, currency, open_minor, (due, opened_minute), turn, shifts)| Invoice {
+    let choices = vec(choice(), 2..7);
+    (any::<bool>(), select(&["EUR", "EUR", "USD"][..]), 1..100_000_i64, dates, turn, choices).prop_map(
+        |(second, currency, open_minor, (due, opened_minute), turn, choices)| Invoice {
             campaign: second.into(),
             currency,
             open_minor,
             due,
             opened_minute,
             turn,
-            shifts,
+            choices,
         },
     )
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    prop_oneof![
+        4 => (-6..7_i32).prop_map(Choice::Move),
+        4 => Just(Choice::Skip),
+        4 => (0..4_usize).prop_map(Choice::Arm),
+    ]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -190,6 +199,7 @@ fn campaign() -> impl Strategy<Value = CampaignFile> {
             },
             holds: HoldsFile { promise_grace_days: holds.0, pending_payment_days: holds.1 },
             charges: Default::default(),
+            holdout: Default::default(),
             steps: (0..).zip(steps).map(|(n, step)| placed(n, step)).collect(),
             end,
         },
@@ -223,6 +233,8 @@ struct Seed {
     when: When,
     only_if: ConditionFile,
     window: Option<WindowFile>,
+    /// Days by which arms move the step, and templates; neither is the arm without it.
+    arms: Option<Vec<(Option<i32>, Option<&'static str>)>>,
     tone: Tone,
     ends_with: Option<Ending>,
 }
@@ -236,11 +248,15 @@ enum When {
 }
 
 fn step() -> impl Strategy<Value = Seed> {
-    let window = prop::option::weighted(0.3, (0..6_u16, 0..6_u16));
-    let window = window.prop_map(|w| w.map(|(earlier_days, later_days)| WindowFile { earlier_days, later_days }));
+    let window = prop::option::weighted(0.5, (0..6_u16, 0..6_u16, prop::bool::weighted(0.7))).prop_map(|window| {
+        window.map(|(earlier_days, later_days, may_skip)| WindowFile { earlier_days, later_days, may_skip })
+    });
+    let arm = (prop::option::of(-6..7_i32), prop::option::of(select(&["kind", "plain"][..])));
+    let arms = prop::option::weighted(0.4, vec(arm, 2..5));
     let tone = select(&[Tone::Friendly, Tone::Firm, Tone::Final][..]);
-    (when(), only_if(), window, tone, prop::option::weighted(0.1, ending()))
-        .prop_map(|(when, only_if, window, tone, ends_with)| Seed { when, only_if, window, tone, ends_with })
+    (when(), only_if(), (window, arms), tone, prop::option::weighted(0.1, ending())).prop_map(
+        |(when, only_if, (window, arms), tone, ends_with)| Seed { when, only_if, window, arms, tone, ends_with },
+    )
 }
 
 fn when() -> impl Strategy<Value = When> {
@@ -288,15 +304,47 @@ fn placed(n: usize, seed: Seed) -> StepFile {
         }
         When::AfterPrevious(days) => WhenFile { days_after_previous: Some(days), ..WhenFile::default() },
     };
+    let is_last_call = seed.tone == Tone::Final || seed.ends_with.is_some();
+    let window = seed.window.map(|w| WindowFile { may_skip: w.may_skip && !is_last_call, ..w });
+    let arm = |(shift, template): (Option<i32>, Option<&str>)| {
+        let days = shift.and_then(|shift| arm_day(&when, window.unwrap_or_default(), shift));
+        match template.map(str::to_owned) {
+            None if days.is_none() && window.is_some_and(|w| w.may_skip) => ArmFile::Without(Without::None),
+            None if days.is_none() => ArmFile::With(WithFile { days, template: Some("kind".to_owned()) }),
+            template => ArmFile::With(WithFile { days, template }),
+        }
+    };
+    let experiment = seed.arms.map(|arms| ExperimentFile {
+        assign: Assign::Split(vec![1; arms.len()]),
+        arms: arms.into_iter().map(arm).collect(),
+    });
     StepFile {
         key: format!("s{n}"),
         when,
         only_if: seed.only_if,
-        timing: if seed.window.is_some() { Timing::Adaptive } else { Timing::Fixed },
-        window: seed.window,
+        timing: if window.is_some() { Timing::Adaptive } else { Timing::Fixed },
+        window,
+        experiment,
         channels: vec![Channel::Email],
         tone: seed.tone,
         template: None,
         ends_with: seed.ends_with,
     }
+}
+
+/// The day of a step as it is written, counted in calendar days from the due date or the end of its month.
+pub(crate) fn written_day(when: &WhenFile) -> Option<i32> {
+    let before = when.days_before_due.map(|n| -i32::from(n));
+    let after = when.days_after_due.or(when.days_after_month_end).map(i32::from);
+    before.or(after).or(when.on_due_date.map(|_| 0))
+}
+
+/// A day inside the window, on its side of the due date.
+fn arm_day(when: &WhenFile, window: WindowFile, shift: i32) -> Option<i32> {
+    let day = written_day(when)? + shift.clamp(-i32::from(window.earlier_days), window.later_days.into());
+    Some(match when {
+        WhenFile { days_after_due: Some(_), .. } => day.max(1),
+        WhenFile { days_after_month_end: Some(_), .. } => day,
+        _ => day.min(0),
+    })
 }

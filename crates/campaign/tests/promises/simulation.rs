@@ -57,6 +57,7 @@ pub(crate) fn live(script: &Script) -> Vec<String> {
             collects_itself: false,
             holds: Vec::new(),
             decided: Vec::new(),
+            choices: Vec::new(),
             ended: false,
         }
     };

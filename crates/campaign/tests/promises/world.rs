@@ -1,9 +1,11 @@
 //! Lives through a script as production would: timers, news, outages, reminders under way. Judges each round by the words of
 //! the campaign file and a wall clock, without asking the planner.
 
-use crate::arbitrary::{Event, Script, calendar, plus};
+use crate::arbitrary::{Event, Script, calendar, plus, written_day};
+use campaign::file::{ArmFile, EntryMode, StepFile, Without};
 use campaign::{
-    Calendars, Campaign, CampaignFile, Case, Decided, Ending, Facts, Hold, Message, Place, Plan, Planned, Terms,
+    Calendars, Campaign, CampaignFile, Case, Choice, Decided, Ending, Facts, Hold, Message, Place, Plan, Planned,
+    Reason, Terms,
 };
 use campaign::{gather, plan};
 use jiff::civil::{Date, Weekday};
@@ -33,6 +35,10 @@ pub(crate) struct World<'a> {
     pub(crate) sent: Vec<(Date, Timestamp, Currency)>,
     /// How many of their lines spoke for several steps of a case.
     pub(crate) merged: usize,
+    /// How many steps were left out by choice.
+    pub(crate) left_out: usize,
+    /// How many reminders were about a step that a choice had moved or worded otherwise.
+    pub(crate) chosen: usize,
 }
 
 struct Live {
@@ -55,7 +61,7 @@ struct Live {
     holds: Vec<Hold>,
     decided: Vec<Decided>,
     ended: Option<Ending>,
-    shifts: Vec<(String, i32)>,
+    choices: Vec<(String, Choice)>,
     wake_at: Option<Timestamp>,
 }
 
@@ -91,7 +97,7 @@ impl<'a> World<'a> {
                 holds: Vec::new(),
                 decided: Vec::new(),
                 ended: None,
-                shifts: invoice.shifts.iter().enumerate().map(|(n, days)| (format!("s{n}"), *days)).collect(),
+                choices: invoice.choices.iter().enumerate().map(|(n, choice)| (format!("s{n}"), *choice)).collect(),
                 wake_at: Some(opened_at),
             }
         };
@@ -110,6 +116,8 @@ impl<'a> World<'a> {
             events: 0,
             sent: Vec::new(),
             merged: 0,
+            left_out: 0,
+            chosen: 0,
         }
     }
 
@@ -241,7 +249,7 @@ impl<'a> World<'a> {
             contacts: &self.contacts,
             in_flight: self.in_flight.is_some(),
             ended: case.ended.is_some(),
-            shifts: &case.shifts,
+            choices: &case.choices,
             spread: self.script.spread,
         }
     }
@@ -271,10 +279,14 @@ impl<'a> World<'a> {
         let messages = gather(&mut planned, now);
         let plans: Vec<Plan> = planned.into_iter().map(|p| p.plan).collect();
         self.judge(&known, &plans, &messages);
+        for (n, plan) in known.iter().zip(&plans).filter(|(n, _)| due.contains(n)) {
+            self.judge_silence(*n, plan);
+        }
         self.apply(&known, &due, &plans, &messages);
         for (place, n) in known.into_iter().enumerate().filter(|(_, n)| due.contains(n)) {
             let was_changed = alone[place].send.is_some() && plans[place].send.is_none();
             if self.cases[n].is_open && !was_changed && plans[place].end.is_none() {
+                self.nothing_after_its_day(n, &plans[place]);
                 self.nothing_before(n, &plans[place]);
             }
         }
@@ -313,6 +325,15 @@ impl<'a> World<'a> {
                 self.in_flight = Some((now + SignedDuration::from_mins(self.script.delivery.0), steps));
             }
         }
+        let by_choice = |reason| matches!(reason, Reason::PayingAnyway | Reason::ArmNone);
+        let skips = known.iter().zip(plans).filter(|(n, _)| due.contains(n)).flat_map(|(_, p)| &p.skip);
+        self.left_out += skips.filter(|skip| by_choice(skip.reason)).count();
+        let is_chosen = |n: usize, key: &str| {
+            let step = self.step(n, key);
+            self.shift(n, step) != 0 || self.arm(n, step).is_some()
+        };
+        let sends = known.iter().zip(plans).filter_map(|(n, p)| Some((*n, p.send.as_ref()?)));
+        self.chosen += sends.filter(|(n, send)| is_chosen(*n, &send.step)).count();
         self.merged += plans.iter().filter_map(|p| p.send.as_ref()).filter(|s| !s.merged.is_empty()).count();
         let currency = |message: &Message| self.cases[known[message.speaker]].currency;
         self.sent.extend(messages.iter().map(|message| (today, now, currency(message))));
@@ -363,9 +384,11 @@ impl World<'_> {
                 assert_eq!(self.cases[n].currency, currency, "currencies are never mixed");
                 self.judge_contact(n, others);
                 self.judge_line(n, &send.step, today);
+                self.judge_choice(n, send);
                 for merged in send.merged.iter().filter(|key| self.is_dated(n, key)) {
                     let earliest = self.earliest(n, merged).expect("merged before its date is known");
                     assert!(today >= earliest, "{merged} of in_{n} merged on {today}, due on {earliest}");
+                    assert!(!self.is_left_out(n, merged), "{merged} of in_{n} is left out, and merged");
                 }
             }
             let alone = message.lines.iter().any(|p| !self.file(known[*p]).contact.consolidation.enabled);
@@ -473,10 +496,101 @@ impl World<'_> {
             when.days_before_due.is_some() || when.business_days_before_due.is_some() || when.on_due_date == Some(true);
         let due = case.due_on.or(case.reopened_on.filter(|_| !by_due))?;
         let counted = self.counted(n, place, due);
-        // Late ones are moved as a whole, never earlier. Habits move a step inside its window, not across the due date.
-        let window = step.window.map_or(0, |w| i32::from(w.earlier_days));
-        let moved = plus(counted, -window);
-        Some(if counted > due { moved.max(counted.min(plus(due, 1))) } else { moved })
+        // Late ones are moved as a whole, never earlier. A choice moves a step inside its window, to the day after the one
+        // that it counts from at the earliest; before the due date, to the last day on which it still goes out in time.
+        let moved = plus(counted, self.shift(n, step));
+        if !by_due {
+            let from = case.reopened_on.map_or(due, |reopened| reopened.max(due));
+            return Some(moved.max(counted.min(plus(from, 1))));
+        }
+        let hours = self.terms(n, self.now).hours.unwrap();
+        let opens_in_time = |day: Date| (0..=(due - day).get_days()).any(|k| hours.window_on(plus(day, k)).is_some());
+        let days = (0..).map(|back| plus(moved, -back)).take_while(|day| *day > counted);
+        Some(days.into_iter().find(|day| opens_in_time(*day)).unwrap_or(moved.min(counted)))
+    }
+
+    fn step(&self, n: usize, key: &str) -> &StepFile {
+        self.file(n).steps.iter().find(|s| s.key == key).unwrap()
+    }
+
+    /// The arm that was chosen for a step with an experiment.
+    fn arm<'b>(&self, n: usize, step: &'b StepFile) -> Option<&'b ArmFile> {
+        match self.chosen(n, step)? {
+            Choice::Arm(arm) => step.experiment.as_ref()?.arms.get(arm),
+            _ => None,
+        }
+    }
+
+    fn chosen(&self, n: usize, step: &StepFile) -> Option<Choice> {
+        self.cases[n].choices.iter().find(|(key, _)| *key == step.key).map(|(_, choice)| *choice)
+    }
+
+    /// By how many days a choice moves a step.
+    fn shift(&self, n: usize, step: &StepFile) -> i32 {
+        match (self.arm(n, step), self.chosen(n, step), step.window, &step.experiment) {
+            (Some(ArmFile::With(arm)), ..) => arm.days.map_or(0, |days| days - written_day(&step.when).unwrap()),
+            (None, Some(Choice::Move(days)), Some(window), None) => {
+                days.max(-i32::from(window.earlier_days)).min(window.later_days.into())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether a choice leaves a step out, and the file lets it.
+    fn is_left_out(&self, n: usize, key: &str) -> bool {
+        let step = self.step(n, key);
+        let by_advice = step.experiment.is_none() && self.chosen(n, step) == Some(Choice::Skip);
+        let by_arm = self.arm(n, step) == Some(&ArmFile::Without(Without::None));
+        (by_advice || by_arm) && step.window.is_some_and(|w| w.may_skip)
+    }
+
+    /// A step that goes out was not left out, and speaks as its arm says.
+    fn judge_choice(&self, n: usize, send: &campaign::Send) {
+        assert!(!self.is_left_out(n, &send.step), "{} of in_{n} is left out, and sent", send.step);
+        let step = self.step(n, &send.step);
+        let own = match self.arm(n, step) {
+            Some(ArmFile::With(arm)) => arm.template.as_deref(),
+            _ => None,
+        };
+        assert_eq!(send.template, own.unwrap_or(step.tone.as_str()), "{} of in_{n}", send.step);
+    }
+
+    /// What is left out by choice may be.
+    fn judge_silence(&self, n: usize, plan: &Plan) {
+        for skip in &plan.skip {
+            let has_experiment = self.step(n, &skip.step).experiment.is_some();
+            let rule = match skip.reason {
+                Reason::PayingAnyway if !has_experiment => format!("steps.{}.window.may_skip", skip.step),
+                Reason::ArmNone if has_experiment => format!("steps.{}.experiment", skip.step),
+                Reason::PayingAnyway | Reason::ArmNone => panic!("{skip:?} of in_{n}"),
+                _ => continue,
+            };
+            assert!(self.is_left_out(n, &skip.step), "{skip:?} of in_{n}, which it must not be");
+            assert_eq!(skip.rule, rule);
+        }
+    }
+
+    /// No choice keeps a step back beyond its day without a word: when a window of that day, or of one after it, is over,
+    /// the step is decided or waits.
+    fn nothing_after_its_day(&self, n: usize, plan: &Plan) {
+        if self.file(n).entry.mode == EntryMode::CatchUp {
+            return; // Moved as a whole.
+        }
+        let hours = self.terms(n, self.now).hours.unwrap();
+        let waits: Vec<&String> = plan.deferred.iter().flat_map(|d| &d.steps).collect();
+        let decided = |key: &str| self.cases[n].decided.iter().any(|d| d.step == key);
+        for step in self.file(n).steps.iter().filter(|s| self.is_dated(n, &s.key)) {
+            let Some(day) = self.earliest(n, &step.key) else { continue };
+            let is_over = |day: Date| hours.window_on(day).is_some_and(|window| window.closes <= self.now);
+            if (0..8).any(|k| is_over(plus(day, k))) {
+                let key = &step.key;
+                assert!(
+                    decided(key) || waits.contains(&key),
+                    "{key} of in_{n}, due on {day}, is forgotten at {}",
+                    self.now
+                );
+            }
+        }
     }
 
     fn counted(&self, n: usize, place: usize, due: Date) -> Date {

@@ -73,6 +73,10 @@ fn who_is_weeks_late_is_not_reminded_before_the_due_date_if_the_campaign_lets_it
     let but_seldom = [(0, 0.71), (30, 0.29)];
     assert_eq!(timing(&but_seldom, STEP, -9), Timing::Keep, "three in ten is the least");
     assert_eq!(timing(&CHRONIC, Step { may_skip: false, ..STEP }, -9), Timing::Keep);
+    // Where half are weeks late, half the time is what others do.
+    let (half, prediction) = (paying(&[(0, 0.5), (30, 0.5)]), paying(&[(0, 0.4), (30, 0.6)]));
+    let known = Known { label: Label::Mixed, prediction: &prediction, portfolio: Some(&half) };
+    assert_eq!(advise(&known, &STEP, -9, None).timing, Timing::Keep);
     // Overdue, everybody is alike.
     assert_eq!(timing(&CHRONIC, Step { offset: 5, ..STEP }, 5), timing(&PROMPT, Step { offset: 5, ..STEP }, 5));
 }
@@ -178,7 +182,8 @@ proptest! {
 
     #[test]
     fn what_is_advised_holds_until_its_day(prediction in distributions(), portfolio in distributions(), step in steps(), wait in 0..40_i32) {
-        // Asked again at any time up to the advised day, and to the campaign's, with nothing new known, the advice is the same.
+        // Asked again at any time up to the advised day, and to the campaign's, with nothing new known, the advice is the
+        // same.
         let known = Known { label: Label::Mixed, prediction: &prediction, portfolio: Some(&portfolio) };
         let planned = advise(&known, &step, -50, None);
         let day = match planned.timing {

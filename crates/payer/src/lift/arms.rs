@@ -1,17 +1,17 @@
 //! What came of each arm.
 
 use super::sequence::Interval;
-use crate::experiment::Arm;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// A decision of a step, and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// The key of the step.
     pub step: String,
-    /// What was drawn.
-    pub arm: Arm,
+    /// What was drawn, as the campaign writes it.
+    pub arm: String,
     /// The logged probability with which it was.
     pub propensity: f64,
     /// Whether it worked: paid by the due date, or within seven days of a decision after it.
@@ -19,12 +19,12 @@ pub struct Trial {
 }
 
 /// What came of an arm of a step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ArmReport {
     /// The key of the step.
     pub step: String,
-    /// The arm.
-    pub arm: Arm,
+    /// The arm, as the campaign writes it.
+    pub arm: String,
     /// How often it was drawn.
     pub n: u32,
     /// The share of the step's decisions that drew it.
@@ -48,10 +48,10 @@ struct Sums {
 }
 
 pub(super) fn reports(trials: &[Trial]) -> Vec<ArmReport> {
-    let mut steps: BTreeMap<&str, BTreeMap<&Arm, Sums>> = BTreeMap::new();
+    let mut steps: BTreeMap<&str, BTreeMap<&str, Sums>> = BTreeMap::new();
     // A propensity of zero cannot have been drawn.
     for trial in trials.iter().filter(|trial| trial.propensity > 0.0) {
-        let sums = steps.entry(&trial.step).or_default().entry(&trial.arm).or_default();
+        let sums = steps.entry(&trial.step).or_default().entry(trial.arm.as_str()).or_default();
         let weight = 1.0 / trial.propensity;
         sums.n += 1;
         sums.weights += weight;
@@ -61,7 +61,7 @@ pub(super) fn reports(trials: &[Trial]) -> Vec<ArmReport> {
             sums.weighted_successes += weight;
         }
     }
-    let of_step = |(step, arms): (&str, BTreeMap<&Arm, Sums>)| -> Vec<ArmReport> {
+    let of_step = |(step, arms): (&str, BTreeMap<&str, Sums>)| -> Vec<ArmReport> {
         let all: f64 = arms.values().map(|sums| f64::from(sums.n)).sum();
         arms.into_iter().map(|(arm, sums)| sums.report(step, arm, all)).collect()
     };
@@ -69,14 +69,14 @@ pub(super) fn reports(trials: &[Trial]) -> Vec<ArmReport> {
 }
 
 impl Sums {
-    fn report(&self, step: &str, arm: &Arm, all: f64) -> ArmReport {
+    fn report(&self, step: &str, arm: &str, all: f64) -> ArmReport {
         let n = f64::from(self.n);
         // As many decisions of equal weight would say as much (Kish 1965).
         let effective = self.weights * self.weights / self.squares;
         let plot::Interval { estimate, low, high } = plot::share(self.weighted_successes / self.weights, effective);
         ArmReport {
             step: step.to_owned(),
-            arm: arm.clone(),
+            arm: arm.to_owned(),
             n: self.n,
             share: n / all,
             observed: f64::from(self.successes) / n,

@@ -8,12 +8,13 @@ use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// With fewer units than this in a group nothing is said of the difference: the intervals rest on averages.
 const LEAST: u32 = 30;
 
 /// Treated against held out, in one measure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
     /// What is compared.
     pub measure: Measure,
@@ -30,7 +31,7 @@ pub struct Comparison {
 }
 
 /// What is counted in a comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Each invoice by itself.
@@ -40,7 +41,7 @@ pub enum Unit {
 }
 
 /// One group as it is, unadjusted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Side {
     /// Invoices.
     pub n: u32,
@@ -49,9 +50,10 @@ pub struct Side {
 }
 
 /// What was known before a day.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Point {
     /// The day.
+    #[schema(value_type = String, format = Date)]
     pub before: Date,
     /// Units on the adaptive schedule.
     pub treated: u32,
@@ -62,7 +64,7 @@ pub struct Point {
 }
 
 /// What may be said of a difference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
     /// Every invoice was first decided after its due date, so the schedule could not change the measure.
@@ -174,7 +176,7 @@ fn score(measure: Measure, unit: Unit, outcomes: &[Outcome], setting: Setting) -
             let propensity = propensity(unit, outcome, setting)?;
             let (dated, value) = measure.value(outcome)?;
             let is_treated = outcome.group == Group::Treated;
-            let Outcome { customer, late, .. } = *outcome;
+            let (customer, late) = (outcome.customer, outcome.guess());
             Some(Scored { dated, customer, is_treated, propensity, late, value, said: Said::default() })
         })
         .collect();

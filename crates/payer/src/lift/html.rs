@@ -29,10 +29,10 @@ pub fn cards(report: &LiftReport) -> String {
         plot::card("Paid on time, over time", &over_time(&report.on_time)),
         plot::card(&format!("Days to pay, up to {CAP_DAYS} days after due"), &over_time(&report.days)),
         plot::card("Customers held out for good", &over_time(&report.customers)),
-        plot::card("What must not get worse", &guards(report)),
-        plot::wide_card("Arms", &arms(report)),
-        plot::card("Are the predictions right?", &calibration(&report.calibration)),
         plot::card("Delays by kind of payer", &delays(&report.delays)),
+        plot::wide_card("What must not get worse", &guards(report)),
+        plot::wide_card("Arms", &arms(report)),
+        plot::wide_card("Are the predictions right?", &calibrations(report)),
         plot::wide_card("Not in the on-time comparison", &left_out(report)),
     ];
     notes + &asides + &plot::grid(&cards.concat())
@@ -99,25 +99,31 @@ fn over_time(comparison: &Comparison) -> String {
 
 fn guards(report: &LiftReport) -> String {
     let guards = &report.guards;
-    let row = |what: &str, of: fn(Effort) -> String| vec![what.to_owned(), of(guards.treated), of(guards.held_out)];
-    let shares = |what: &str, comparison: &Comparison| {
-        vec![what.to_owned(), percent(comparison.treated.mean), percent(comparison.held_out.mean)]
+    let row = |what: &str, of: fn(Effort) -> String| {
+        vec![what.to_owned(), of(guards.treated), of(guards.held_out), of(guards.customers_held_out)]
+    };
+    let shares = |what: &str, Comparison { treated, held_out, .. }: &Comparison| {
+        vec![what.to_owned(), percent(treated.mean), percent(held_out.mean), "–".to_owned()]
     };
     let rows = [
         row("invoices past due", |e| thousands(u64::from(e.invoices))),
         row("messages per invoice", |e| number(e.per_invoice())),
+        row("of them up to the due date", |e| number(e.by_due_per_invoice())),
         row("messages per recovered invoice", |e| number(e.per_recovered())),
         shares("opted out", &guards.opt_outs),
-        shares("complained", &guards.complaints),
     ];
+    let complaints = guards.complaints.as_ref().map(|complaints| shares("complained", complaints));
     let said = |what: &str, comparison: &Comparison| plot::aside(&format!("{what}: {}", comparison.finding()));
     [
-        plot::table(&["", "treated", "held out"], rows),
+        plot::table(&["", "treated", "held out", "customers held out"], rows.into_iter().chain(complaints)),
         plot::aside(
             "Recovered: paid after a message. Most of these would have been paid without it; compare the columns.",
         ),
         said("Opt-outs", &guards.opt_outs),
-        said("Complaints", &guards.complaints),
+        guards
+            .complaints
+            .as_ref()
+            .map_or_else(|| plot::aside("Complaints: not collected yet."), |complaints| said("Complaints", complaints)),
     ]
     .concat()
 }
@@ -128,7 +134,7 @@ fn arms(report: &LiftReport) -> String {
     }
     let steps = report.arms.chunk_by(|one, next| one.step == next.step);
     let of_step = |arms: &[super::ArmReport]| {
-        let names: Vec<String> = arms.iter().map(|arm| arm.arm.to_string()).collect();
+        let names: Vec<String> = arms.iter().map(|arm| arm.arm.clone()).collect();
         let bars = |name: &str, of: fn(&super::ArmReport) -> f64| Bars {
             name: name.to_owned(),
             values: arms.iter().map(of).collect(),
@@ -151,7 +157,7 @@ fn arms(report: &LiftReport) -> String {
             let success = arm.success;
             let range = format!("{:.1} to {:.1}", success.low * 100.0, success.high * 100.0);
             let n = thousands(u64::from(arm.n));
-            vec![arm.arm.to_string(), n, percent(Some(arm.share)), percent(Some(success.estimate)), range]
+            vec![arm.arm.clone(), n, percent(Some(arm.share)), percent(Some(success.estimate)), range]
         });
         let table = plot::table(&["arm", "decisions", "drawn", "success", "95 % interval"], rows);
         format!("<div>\n{}{table}</div>\n", figure.bars(&names, &series, Layout::Grouped))
@@ -162,18 +168,30 @@ fn arms(report: &LiftReport) -> String {
     format!("<div class=\"two\">\n{steps}</div>\n{}", plot::aside(note))
 }
 
-fn calibration(bins: &[Calibration]) -> String {
+fn calibrations(report: &LiftReport) -> String {
+    let held_out = calibration("held out", &report.calibration_held_out);
+    let treated = calibration("treated", &report.calibration);
+    let note = "Predictions are made before anything is sent, from payments that came with the reminders of their time. Where \
+                reminders help, fewer treated invoices are late than predicted.";
+    format!("<div class=\"two\">\n<div>{held_out}</div>\n<div>{treated}</div>\n</div>\n{}", plot::aside(note))
+}
+
+fn calibration(group: &str, bins: &[Calibration]) -> String {
     if bins.is_empty() {
-        return plot::aside("No invoice that was decided before its due date is past it yet.");
+        let what = "was decided, with a prediction, before its due date and is past it";
+        return plot::aside(&format!("Of what is {group} nothing {what} yet."));
     }
     let cases: f64 = bins.iter().map(|bin| f64::from(bin.n)).sum();
     let error: f64 = bins.iter().map(|bin| (bin.predicted - bin.observed).abs() * f64::from(bin.n)).sum();
     let points: Vec<Reliability> =
         bins.iter().map(|bin| Reliability { predicted: bin.predicted, observed: bin.observed, n: bin.n }).collect();
-    let finding = format!("Predicted and observed shares differ by {:.1} points on average.", error / cases * 100.0);
+    let finding = format!(
+        "Of what is {group}, shares differ from those predicted by {:.1} points on average.",
+        error / cases * 100.0
+    );
     let (x, y) = ("predicted share of late invoices", "observed share of late invoices");
-    let title = "Predicted against observed shares of late invoices";
-    Figure { title, finding: &finding, x, y }.reliability(&points)
+    let title = format!("Predicted against observed shares of late invoices, {group}");
+    Figure { title: &title, finding: &finding, x, y }.reliability(&points)
 }
 
 fn delays(delays: &[Delays]) -> String {
@@ -209,8 +227,8 @@ fn left_out(report: &LiftReport) -> String {
             left_out.decided_after_due,
         ),
         ("paid before anything was decided", left_out.paid_before),
-        ("could only be on one side", left_out.without_chance),
         ("of customers held out for good, compared by themselves", left_out.customer_held_out),
+        ("could only be on one side", left_out.without_chance),
         ("not past the due date yet", left_out.not_yet_due),
     ];
     let rows = rows.map(|(why, n)| vec![why.to_owned(), thousands(u64::from(n))]);

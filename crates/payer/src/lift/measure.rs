@@ -6,6 +6,7 @@ use crate::experiment::Group;
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What became of an invoice that was drawn for a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,8 +19,8 @@ pub struct Outcome {
     pub group: Group,
     /// The logged probability of being treated, the customer not being held out.
     pub propensity: f64,
-    /// The predicted probability of being late, as of the decision.
-    pub late: f64,
+    /// The predicted probability of being late, as of the decision; `None` if nothing was known.
+    pub late: Option<f64>,
     /// The first day on which either schedule could have acted, by a rule that does not look at the group: never the day
     /// of the first message, which is another one in each group.
     pub decided_on: Date,
@@ -29,10 +30,12 @@ pub struct Outcome {
     pub paid_on: Option<Date>,
     /// Messages about it so far.
     pub messages: u32,
+    /// Those of them that went out up to the due date.
+    pub messages_by_due: u32,
     /// Whether the payer opted out after one of them.
     pub opted_out: bool,
-    /// Whether the payer complained about one of them.
-    pub complained: bool,
+    /// Whether the payer complained about one of them; `None` if complaints are not collected.
+    pub complained: Option<bool>,
 }
 
 impl Outcome {
@@ -44,6 +47,11 @@ impl Outcome {
     /// Whether it could have been on either side. Else there is nothing to compare it with.
     pub(super) fn has_chance(&self) -> bool {
         0.0 < self.propensity && self.propensity < 1.0
+    }
+
+    /// The predicted probability of being late, to sharpen the comparison with. It is as valid with any other number.
+    pub(super) fn guess(&self) -> f64 {
+        self.late.unwrap_or(0.5)
     }
 
     pub(super) fn is_late(&self) -> bool {
@@ -64,7 +72,7 @@ pub(super) fn days_between(from: Date, to: Date) -> i32 {
 }
 
 /// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
     /// 1 if paid by the due date, else 0.
@@ -94,7 +102,7 @@ impl Measure {
             }
             // Seen as early as possible: harm should not wait.
             Self::OptOuts => Some((due_on.max(decided_on), yes_or_no(outcome.opted_out))),
-            Self::Complaints => Some((due_on.max(decided_on), yes_or_no(outcome.complained))),
+            Self::Complaints => outcome.complained.map(|complained| (due_on.max(decided_on), yes_or_no(complained))),
         }
     }
 

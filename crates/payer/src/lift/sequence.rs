@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// How often an interval may miss the truth: at all in a sequence, at its one time for a classical one.
 const ALPHA: f64 = 0.05;
@@ -11,7 +12,7 @@ const BEST_AT: f64 = 3_000.0;
 const NORMAL: f64 = 1.959_964;
 
 /// A difference, treated less held out, with the range in which the truth lies.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Interval {
     /// The best guess.
     pub estimate: f64,

@@ -1,5 +1,4 @@
 use super::*;
-use crate::experiment::Arm;
 
 fn day(n: i64) -> Date {
     "2026-01-05".parse::<Date>().unwrap().checked_add(n.days()).unwrap()
@@ -12,13 +11,14 @@ fn outcome(n: u32, due: i64, paid: Option<i64>) -> Outcome {
         label: Label::Mixed,
         group: if n.is_multiple_of(5) { Group::InvoiceHeldOut } else { Group::Treated },
         propensity: 0.8,
-        late: 0.3,
+        late: Some(0.3),
         decided_on: day(due - 5),
         due_on: day(due),
         paid_on: paid.map(|paid| day(due + paid)),
         messages: n % 3,
+        messages_by_due: n % 3 / 2,
         opted_out: n.is_multiple_of(50),
-        complained: false,
+        complained: None,
     }
 }
 
@@ -106,7 +106,7 @@ fn what_comes_later_does_not_change_what_was_said() {
     let mut changed = outcomes.clone();
     changed.iter_mut().filter(|o| o.due_on >= day(100)).for_each(|o| {
         o.paid_on = None;
-        o.late = 0.9;
+        o.late = Some(0.9);
     });
     let until =
         |outcomes: &[Outcome]| on_time(outcomes, 250).weeks.into_iter().take_while(|w| w.before <= day(100)).collect();
@@ -139,11 +139,15 @@ fn the_estimate_is_near_the_plain_difference_when_groups_are_alike() {
 
 #[test]
 fn predictions_make_the_interval_narrower() {
-    let width = |outcomes: &[Outcome]| on_time(outcomes, 300).interval().unwrap().half_width();
     let blind = ledger();
     let knowing: Vec<Outcome> =
-        blind.iter().map(|o| Outcome { late: if o.is_late() { 0.6 } else { 0.1 }, ..o.clone() }).collect();
-    assert!(width(&knowing) < 0.7 * width(&blind), "{} and {}", width(&knowing), width(&blind));
+        blind.iter().map(|o| Outcome { late: Some(if o.is_late() { 0.6 } else { 0.1 }), ..o.clone() }).collect();
+    // Days have to be learned from the probability of being late.
+    for (measure, most) in [(Measure::OnTime, 0.7), (Measure::Days, 0.9)] {
+        let width = |outcomes: &[Outcome]| compare(measure, outcomes, setting(300)).interval().unwrap().half_width();
+        let (blind, knowing) = (width(&blind), width(&knowing));
+        assert!(knowing < most * blind, "{measure:?}: {knowing} and {blind}");
+    }
 }
 
 #[test]
@@ -154,7 +158,8 @@ fn each_invoice_is_left_out_for_the_first_reason_that_applies() {
         Outcome { decided_on: day(11), ..base.clone() },
         Outcome { paid_on: Some(day(2)), ..base.clone() },
         Outcome { propensity: 1.0, ..base.clone() },
-        Outcome { group: Group::CustomerHeldOut, ..base.clone() },
+        // Its invoices have no chance of their own, and that is not why.
+        Outcome { group: Group::CustomerHeldOut, propensity: 0.0, ..base.clone() },
         outcome(1, 40, None),
     ];
     let report = lift(&outcomes, &[], setting(30));
@@ -191,21 +196,29 @@ fn messages_are_counted_for_each_side() {
     let guards = lift(&ledger(), &[], setting(300)).guards;
     // Treated invoices have 0, 1 or 2 messages; all are paid.
     assert_eq!((guards.treated.invoices, guards.held_out.invoices), (480, 120));
-    assert_eq!(guards.treated, Effort { invoices: 480, messages: 480, recovered: 320 });
+    assert_eq!(guards.treated, Effort { invoices: 480, messages: 480, messages_by_due: 160, recovered: 320 });
     assert_eq!(guards.treated.per_recovered(), Some(1.5));
     assert_eq!(Effort::default().per_recovered(), None);
     assert_eq!(guards.opt_outs.held_out.mean, Some(0.1), "12 of 120");
     assert_eq!(guards.opt_outs.treated.mean, Some(0.0));
+    assert_eq!(guards.complaints, None, "not collected is not none");
+    let collected: Vec<Outcome> = ledger().into_iter().map(|o| Outcome { complained: Some(false), ..o }).collect();
+    let complaints = lift(&collected, &[], setting(300)).guards.complaints.unwrap();
+    assert_eq!(complaints.treated, Side { n: 480, mean: Some(0.0) });
 }
 
 #[test]
 fn calibration_and_delays_count_every_invoice_once() {
     let report = lift(&ledger(), &[], setting(300));
-    assert_eq!(report.calibration.iter().map(|bin| bin.n).sum::<u32>(), 600);
-    assert_eq!(report.calibration.len(), 10);
-    let late = report.calibration.iter().map(|bin| bin.observed * f64::from(bin.n)).sum::<f64>();
-    // A quarter of 480, half of 120.
-    assert!((late - 180.0).abs() < 1e-6, "{late}");
+    let (treated, held_out) = (&report.calibration, &report.calibration_held_out);
+    let of = |bins: &[Calibration]| {
+        let late = bins.iter().map(|bin| bin.observed * f64::from(bin.n)).sum::<f64>();
+        (bins.len(), bins.iter().map(|bin| bin.n).sum::<u32>(), late.round())
+    };
+    // A quarter of 480 is late, half of 120; a bin has 20 at least.
+    assert_eq!((of(treated), of(held_out)), ((10, 480, 120.0), (6, 120, 60.0)));
+    let unknown: Vec<Outcome> = ledger().into_iter().map(|o| Outcome { late: None, ..o }).collect();
+    assert_eq!(lift(&unknown, &[], setting(300)).calibration, [], "what was not predicted cannot be wrong");
     let [delays] = report.delays[..] else { panic!("{:?}", report.delays) };
     assert_eq!(delays.on_time, 420);
     assert_eq!(delays.on_time + delays.a_bit_late + delays.late + delays.very_late, 600);
@@ -217,14 +230,15 @@ fn calibration_and_delays_count_every_invoice_once() {
 
 #[test]
 fn arms_are_compared_as_if_each_were_always_drawn() {
-    let trial = |arm, propensity, is_success| Trial { step: "before".into(), arm, propensity, is_success };
+    let trial =
+        |arm: &str, propensity, is_success| Trial { step: "before".into(), arm: arm.into(), propensity, is_success };
     // Easy payers (all succeed) got -5 nine times of ten; hard ones (none succeeds) once of ten.
-    let mut trials = vec![trial(Arm::Offset(-5), 0.9, true); 900];
-    trials.extend(vec![trial(Arm::None, 0.1, true); 100]);
-    trials.extend(vec![trial(Arm::Offset(-5), 0.1, false); 100]);
-    trials.extend(vec![trial(Arm::None, 0.9, false); 900]);
+    let mut trials = vec![trial("day -5", 0.9, true); 900];
+    trials.extend(vec![trial("none", 0.1, true); 100]);
+    trials.extend(vec![trial("day -5", 0.1, false); 100]);
+    trials.extend(vec![trial("none", 0.9, false); 900]);
     let reports = lift(&[], &trials, setting(30)).arms;
-    let [none, early] = &reports[..] else { panic!("{reports:?}") };
+    let [early, none] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!((none.observed, early.observed), (0.1, 0.9), "as drawn, one looks far better");
     assert!([none, early].iter().all(|arm| (arm.success.estimate - 0.5).abs() < 1e-9), "{reports:?}");
     assert!([none, early].iter().all(|arm| arm.share == 0.5 && arm.n == 1_000));
@@ -233,7 +247,7 @@ fn arms_are_compared_as_if_each_were_always_drawn() {
 
 #[test]
 fn a_report_is_stored_and_read_again() {
-    let trial = Trial { step: "before".into(), arm: Arm::Offset(-5), propensity: 0.5, is_success: true };
+    let trial = Trial { step: "before".into(), arm: "day -5".into(), propensity: 0.5, is_success: true };
     let report = lift(&ledger(), &[trial], setting(300));
     let text = serde_json::to_string(&report).unwrap();
     let read: LiftReport = serde_json::from_str(&text).unwrap();
@@ -253,5 +267,5 @@ fn a_page_says_what_may_be_claimed_and_what_may_not() {
         assert!(page.contains("timing, rather than the existence, of a reminder"));
     }
     assert!(page(&[]).contains("Not measurable yet: 0 of about"));
-    assert_eq!(page(&ledger()).matches("<figure>").count(), 3 + 1, "on time, calibration, delays, days to pay");
+    assert_eq!(page(&ledger()).matches("<figure>").count(), 3 + 2, "on time, calibration of both, delays, days to pay");
 }

@@ -2,7 +2,7 @@
 
 use super::run::Moment;
 use crate::advice::{Known, Step, Timing, advise};
-use crate::experiment::{Arm, Knowledge, Tally, week_of};
+use crate::experiment::{Knowledge, Tally, week_of};
 use crate::world::draw::Stream;
 use crate::world::{Day, date_of, last_business_day, next_business_day};
 use std::collections::HashMap;
@@ -25,7 +25,8 @@ impl Policy for Nobody {
     }
 }
 
-/// Whether a reminder at this offset goes out today: on the first business day from it on, unless that is the due date or later.
+/// Whether a reminder at this offset goes out today: on the first business day from it on, unless that is the due date or
+/// later.
 fn is_day_of(offset: Day, moment: &Moment<'_>) -> bool {
     moment.reminders == 0 && next_business_day(moment.invoice.due + offset) == moment.morning.today
 }
@@ -112,11 +113,11 @@ fn timing(step: Step, moment: &Moment<'_>) -> Timing {
 
 /// Thompson sampling over offsets, learnt anew each week. On the day of the arm, [`advise`] says whether.
 pub(super) struct Thompson {
-    arms: Vec<Arm>,
+    arms: Vec<Day>,
     draws: Stream,
     /// The offset of each invoice whose outcome is not known yet.
     drawn: HashMap<usize, Day>,
-    outcomes: Vec<Tally>,
+    outcomes: Vec<Tally<Day>>,
     propensities: Vec<f64>,
     /// The share of invoices that are late.
     late: f64,
@@ -124,23 +125,20 @@ pub(super) struct Thompson {
 
 impl Thompson {
     pub(super) fn new(offsets: &[Day], draws: Stream) -> Self {
-        let arms: Vec<Arm> = offsets.iter().copied().map(Arm::Offset).collect();
+        let arms = offsets.to_vec();
         let propensities = vec![1.0 / arms.len() as f64; arms.len()];
         Self { arms, draws, drawn: HashMap::new(), outcomes: Vec::new(), propensities, late: 0.5 }
     }
 
     fn offset(&mut self, place: usize) -> Day {
         let mut rest = self.draws.at(place as u64);
-        let is_drawn = |(_, propensity): &(&Arm, &f64)| {
+        let is_drawn = |(_, propensity): &(&Day, &f64)| {
             rest -= **propensity;
             rest < 0.0
         };
         let arm = self.arms.iter().zip(&self.propensities).find(is_drawn).map(|(arm, _)| arm);
         // The sum of the propensities may round to a little below 1; then the last arm is meant.
-        let offset = match arm.or(self.arms.last()) {
-            Some(Arm::Offset(days)) => *days,
-            _ => 0,
-        };
+        let offset = arm.or(self.arms.last()).copied().unwrap_or(0);
         *self.drawn.entry(place).or_insert(offset)
     }
 }
@@ -155,7 +153,7 @@ impl Policy for Thompson {
 
     fn learn(&mut self, place: usize, on_time: bool, today: Day) {
         let Some(offset) = self.drawn.remove(&place) else { return };
-        let (week, arm) = (week_of(date_of(today)), Arm::Offset(offset));
+        let (week, arm) = (week_of(date_of(today)), offset);
         if self.outcomes.last().is_some_and(|last| last.week != week) {
             self.propensities = Knowledge::learn(&self.arms, self.late, &self.outcomes).propensities();
         }

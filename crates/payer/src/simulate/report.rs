@@ -30,7 +30,7 @@ pub(super) fn assumptions(setup: &Setup) -> Vec<String> {
         "The payers are simulated. Their shares on time, hazards and differences are set to look like ledgers; nobody was observed.".to_owned(),
         format!("How payers respond is assumed, not measured, and {response}."),
         "A reminder adds to the daily chance of payment, halves every 2.7 days, and is the weaker the more came before it.".to_owned(),
-        "Chronically late and strategic payers respond least. Who profits from that would lose if it were not so.".to_owned(),
+        "Chronically late and strategic payers respond least. Part of what advice gains follows from that.".to_owned(),
         "Every message makes .2 % of its readers opt out. Nothing is sent at weekends.".to_owned(),
         format!("After the due date every policy sends the same reminders, at {}, if not said otherwise.", super::list(&CHASES)),
         "Payments by reminder and by habit both teach the estimator; payments are known on the next day.".to_owned(),

@@ -2,9 +2,10 @@
 
 use super::policy::Policy;
 use crate::distribution::Distribution;
-use crate::estimator::{KAPPA, Open, Payer, Portfolio, predict};
+use crate::estimator::{Open, Payer, Portfolio};
 use crate::icc::Spread;
-use crate::label::{Label, Looks, Standing, Thresholds};
+use crate::label::{Label, Looks, Thresholds};
+use crate::peers::Peers;
 use crate::world::{DAYS, Day, Effect, Invoice, World, is_weekend, next_business_day};
 use std::ops::{AddAssign, Range};
 
@@ -17,28 +18,12 @@ const MOST_LATE: Day = 60;
 /// When an invoice comes into play, in days from due: nobody pays and no policy reminds before.
 const ACTIVE: Day = -10;
 
-/// What is known of all customers on the morning of a day, from settlements of earlier days.
+/// The morning of a day, with what is then known of all customers from settlements of earlier days.
 #[derive(Debug)]
 pub(super) struct Morning {
     pub(super) today: Day,
     /// How all customers pay.
     pub(super) pooled: Distribution,
-    prior: Distribution,
-    kappa: f32,
-}
-
-impl Morning {
-    fn prediction(&self, payer: &Payer, open: &[(usize, Day)]) -> Distribution {
-        let overdue = open.iter().map(|(_, due)| self.today - due).filter(|days| *days > 0);
-        let mut overdue = overdue.map(|overdue_days| Open { overdue_days });
-        let predict = |open: &[Open]| predict(payer, &self.prior, open, self.kappa);
-        // The estimator counts two; more are not collected.
-        match (overdue.next(), overdue.next()) {
-            (Some(first), Some(second)) => predict(&[first, second]),
-            (Some(first), None) => predict(&[first]),
-            _ => predict(&[]),
-        }
-    }
 }
 
 /// An invoice that is unpaid before its due date on the morning of a business day, and what is known of its customer.
@@ -52,7 +37,9 @@ pub(super) struct Moment<'a> {
     pub(super) reminders: u32,
     pub(super) label: Label,
     payer: &'a Payer,
+    /// The customer's unpaid invoices with their due dates.
     open: &'a [(usize, Day)],
+    portfolio: &'a Portfolio<()>,
 }
 
 impl Moment<'_> {
@@ -63,7 +50,7 @@ impl Moment<'_> {
 
     /// How the customer's next payment is spread.
     pub(super) fn prediction(&self) -> Distribution {
-        self.morning.prediction(self.payer, self.open)
+        self.portfolio.predict(self.payer, &(), &overdue(self.open, self.morning.today))
     }
 }
 
@@ -83,6 +70,8 @@ pub(super) struct Tally {
     pub(super) days_late: u64,
     /// Customers who opted out, at any time.
     pub(super) opt_outs: u64,
+    /// Days of unpaid invoices that were lived through, scored or not.
+    pub(super) days: u64,
 }
 
 impl AddAssign for Tally {
@@ -95,13 +84,13 @@ impl AddAssign for Tally {
         self.chases += other.chases;
         self.days_late += other.days_late;
         self.opt_outs += other.opt_outs;
+        self.days += other.days;
     }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Customer {
     payer: Payer,
-    standing: Standing,
     messages: i32,
     opted_out: bool,
     /// Unpaid as far as is known, with due dates, in the order of issue.
@@ -111,8 +100,9 @@ struct Customer {
 #[derive(Debug, Clone, Copy, Default)]
 struct Case {
     effect: Effect,
-    /// The chance of being late when the invoice came into play.
+    /// The chance of being late when the invoice came into play, and whom its customer then looked like.
     q: f32,
+    peers: Option<Peers>,
     reminders: u32,
     chases: u32,
     paid: Option<Day>,
@@ -123,8 +113,8 @@ struct Run<'a> {
     customers: Vec<Customer>,
     cases: Vec<Case>,
     portfolio: Portfolio<()>,
-    kappa: f32,
     opt_outs: u64,
+    days: u64,
 }
 
 /// Lives through a world. `alone` says of each invoice whether it is paid on time without reminders, `chases` on which days
@@ -136,8 +126,8 @@ pub(super) fn run(world: &World, alone: &[bool], chases: &[Day], policy: &mut dy
         customers: vec![Customer::default(); world.customers()],
         cases: vec![Case::default(); invoices.len()],
         portfolio: Portfolio::default(),
-        kappa: KAPPA,
         opt_outs: 0,
+        days: 0,
     };
     let (mut active, mut paid) = (Vec::new(), Vec::new());
     let mut coming = invoices.iter().copied().enumerate().peekable();
@@ -171,9 +161,12 @@ impl Run<'_> {
         };
         let Some(delay) = case.paid.map(|paid| paid - invoice.due) else { return };
         customer.payer.settle(delay);
-        customer.standing.settle(delay, case.q);
+        customer.payer.standing.settle(delay, case.q);
         customer.open.retain(|(open, _)| *open != place);
         self.portfolio.settle((), delay);
+        if let Some(peers) = case.peers {
+            self.portfolio.settle_peers(peers, delay);
+        }
     }
 
     fn morning(&mut self, today: Day) -> Morning {
@@ -181,10 +174,9 @@ impl Run<'_> {
         if today % 7 == 0 {
             let mut spread = Spread::default();
             self.customers.iter().for_each(|c| spread.add(c.payer.settled(), c.payer.late()));
-            self.kappa = spread.kappa();
+            self.portfolio.kappa = spread.kappa();
         }
-        let (pooled, prior) = (self.portfolio.tenant.distribution(), self.portfolio.prior(&()));
-        Morning { today, pooled, prior, kappa: self.kappa }
+        Morning { today, pooled: self.portfolio.tenant.distribution() }
     }
 
     /// Looks at a customer because of an invoice that comes into play.
@@ -192,13 +184,15 @@ impl Run<'_> {
         let (Some(case), Some(customer)) = (self.cases.get_mut(place), self.customers.get_mut(invoice.customer)) else {
             return;
         };
-        let prediction = morning.prediction(&customer.payer, &customer.open);
-        let overdue_days = customer.open.iter().map(|(_, due)| morning.today - due).max().filter(|days| *days > 0);
-        let usual = morning.prediction(&customer.payer, &[]);
+        let overdue = overdue(&customer.open, morning.today);
+        let prediction = self.portfolio.predict(&customer.payer, &(), &overdue);
+        let overdue_days = overdue.iter().map(|open| open.overdue_days).max();
+        let usual = self.portfolio.predict(&customer.payer, &(), &[]);
         let effective = customer.payer.effective();
         let looks = Looks { effective, prediction: &prediction, usual: &usual, overdue_days };
-        customer.standing.look(&looks, &Thresholds::of(&morning.pooled));
         case.q = prediction.late();
+        case.peers = Peers::of(&customer.payer, &overdue);
+        customer.payer.standing.look(&looks, &Thresholds::of(&morning.pooled));
         customer.open.push((place, invoice.due));
     }
 
@@ -215,6 +209,7 @@ impl Run<'_> {
             return false;
         };
         let today = morning.today;
+        self.days += 1;
         case.effect.fade();
         if today >= BEGIN && !is_weekend(today) && !customer.opted_out {
             let is_before = today < invoice.due;
@@ -224,9 +219,10 @@ impl Run<'_> {
                     invoice,
                     morning,
                     reminders: case.reminders,
-                    label: customer.standing.label(),
+                    label: customer.payer.standing.label(),
                     payer: &customer.payer,
                     open: &customer.open,
+                    portfolio: &self.portfolio,
                 })
             } else {
                 chases.iter().any(|days| next_business_day(invoice.due + days) == today)
@@ -246,7 +242,7 @@ impl Run<'_> {
     }
 
     fn tally(&self, alone: &[bool]) -> Tally {
-        let mut tally = Tally { opt_outs: self.opt_outs, ..Tally::default() };
+        let mut tally = Tally { opt_outs: self.opt_outs, days: self.days, ..Tally::default() };
         let scored = self.world.invoices().iter().zip(&self.cases).zip(alone);
         for ((invoice, case), alone) in scored.filter(|((invoice, _), _)| SCORED.contains(&invoice.due)) {
             let late = (case.paid.unwrap_or(DAYS) - invoice.due).clamp(0, MOST_LATE);
@@ -261,4 +257,10 @@ impl Run<'_> {
         }
         tally
     }
+}
+
+/// A customer's overdue invoices, the oldest first.
+fn overdue(open: &[(usize, Day)], today: Day) -> Vec<Open> {
+    let days = open.iter().map(|(_, due)| today - due).filter(|days| *days > 0);
+    days.map(|overdue_days| Open { overdue_days }).collect()
 }

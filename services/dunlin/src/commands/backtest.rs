@@ -101,7 +101,7 @@ fn parse_payers(text: &str) -> Result<PayerKind, String> {
 }
 
 fn parse_segment(text: &str) -> Result<Segment, String> {
-    Segment::parse(text).ok_or_else(|| format!("{text:?} is none of new, prompt, mixed and late"))
+    Segment::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Segment::ALL.map(Segment::as_str).join(", ")))
 }
 
 /// What is printed as JSON.

@@ -11,10 +11,12 @@ pub mod generate;
 pub mod healthcheck;
 pub mod import;
 pub mod operations;
+pub mod payer;
 pub mod plan;
 pub mod quarantine;
 pub mod replay;
 pub mod run;
+pub mod simulate;
 pub mod webhooks;
 
 use crate::settings::Configuration;

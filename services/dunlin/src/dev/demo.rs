@@ -8,6 +8,9 @@ use events::Service;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, SystemClock, TimeLapse};
+use payer::lift::LiftReport;
+use payer::simulate::{Setup, simulate};
+use payer::world::{Population, Response};
 use std::process::ExitCode;
 use std::time::Duration;
 use testkit::audit::Audit;
@@ -63,6 +66,9 @@ pub(super) async fn run(
     let audit = Audit::of(&catcher.mails(), &driver.payments);
     let stats: serde_json::Value = driver.client.get(stats_url(dashboard)).send().await?.text().await?.parse()?;
     let clean = summarise(&driver.world, clock.now(), &audit, &stats);
+    let lift = driver.client.get(format!("http://{dashboard}/v1/merchants/{ADAPTIVE}/lift")).send().await?;
+    tell_lift(&serde_json::from_str(&lift.error_for_status()?.text().await?)?);
+    tokio::task::spawn_blocking(tell_simulated).await?;
     if std::env::var("DEMO_EXIT").is_ok_and(|v| v == "1") {
         stop.cancel();
         return Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -75,6 +81,27 @@ pub(super) async fn run(
 fn stats_url(dashboard: std::net::SocketAddr) -> String {
     let date = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
     format!("http://{dashboard}/v1/stats?from={}&to={}", date(scope().start), date(scope().end()))
+}
+
+/// The merchant whose campaign suits itself to payers, with one invoice in ten on the schedule as it is written.
+const ADAPTIVE: &str = "globex";
+
+/// Adaptive against static in this very run.
+fn tell_lift(report: &LiftReport) {
+    println!("\nAdaptive against the written schedule, among the simulated payers of {ADAPTIVE}, in this run:\n");
+    for comparison in [&report.on_time, &report.days] {
+        println!("  {}", comparison.finding());
+    }
+    println!("  The report: /merchants/{ADAPTIVE}/lift of the dashboard.");
+}
+
+/// Larger worlds, where more can be told. How payers respond is assumed.
+fn tell_simulated() {
+    println!("\nIn larger simulated worlds (`dunlin simulate` shows all of it, with what is assumed):\n");
+    for population in [Population::Consumers, Population::Businesses] {
+        let setup = Setup { population, response: Response::Medium, customers: 1_000, seeds: 1..2 };
+        println!("  {}", simulate(&setup).finding());
+    }
 }
 
 /// Prints the summary; returns whether nothing went wrong.

@@ -136,6 +136,7 @@ fn config_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     for (name, text) in [
         ("merchants/acme.yaml", include_str!("../../../../config/merchants/acme.yaml")),
         ("merchants/globex.yaml", include_str!("../../../../config/merchants/globex.yaml")),
+        ("campaigns/adaptive.yaml", include_str!("../../../../config/campaigns/adaptive.yaml")),
         ("campaigns/default.yaml", include_str!("../../../../config/campaigns/default.yaml")),
     ] {
         if !own.join(name).exists() {

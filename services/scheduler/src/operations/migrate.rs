@@ -80,7 +80,7 @@ pub async fn migrate(rules: &Rules, work: &mut Work, wanted: &Migration, after: 
     lock_customers(work.tx(), &customers).await?;
     let ids = store::lock_cases_by_id(work.tx(), &ids).await?;
     let in_force = rules.in_force();
-    let cases = rules.load_cases(work.tx(), &in_force, &ids, now).await?;
+    let cases = rules.load_cases(work, &in_force, &ids, now).await?;
     let planner = Cases(rules.clone());
     let (mut moved, mut changes, mut records) = (Vec::new(), Vec::<CaseChange>::new(), Vec::new());
     for (before, case) in &cases {

@@ -8,6 +8,7 @@
 
 mod dev;
 mod ingest;
+mod payer;
 mod planning;
 mod report;
 mod segmenter;
@@ -19,7 +20,7 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "e2e",
     "ingest_grpc",
     "ingest_webhooks",
@@ -32,6 +33,8 @@ const NAMES: [&str; 12] = [
     "memory",
     "plan",
     "backtest",
+    "payer",
+    "simulate",
 ];
 
 /// How often each figure is measured; the median counts.
@@ -78,6 +81,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if is_wanted("backtest") {
         report.extend(planning::ledger()?);
+    }
+    if is_wanted("payer") {
+        report.extend(payer::estimator()?);
+    }
+    if is_wanted("simulate") {
+        report.extend([payer::simulator()]);
     }
     report.finish()
 }

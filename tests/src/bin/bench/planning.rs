@@ -82,7 +82,7 @@ pub(crate) fn one_plan() -> anyhow::Result<Figure> {
         contacts: &contacts,
         in_flight: false,
         ended: false,
-        shifts: &[],
+        choices: &[],
         spread: 4_711,
     };
     // Noon of the day of the follow-up's date is a Sunday; on Monday it is due.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::campaign::Campaign;
 use crate::campaign::tests::{SAMPLE, parse, sample};
-use crate::case::{Decided, Hold};
+use crate::case::{Choice, Decided, Hold};
 use crate::plan::tests::{at, case, date, late, reminded, sends, silent, skips, strict_law, terms};
 
 fn ask(campaign: &Campaign, case: &Case<'_>, step: Option<&str>, now: &str) -> Result<Plan, Refusal> {
@@ -48,6 +48,18 @@ fn the_place_in_the_spread_and_the_turn_in_a_ramp_are_the_operators_business() {
     let known = [silent("upcoming", "2026-05-29")];
     let case = Case { spread: 800, not_before: Some(date("2026-07-01")), ..late(&known) };
     assert!(ask(&campaign, &case, None, "2026-06-03T07:00:30Z").is_ok());
+}
+
+#[test]
+fn an_operator_may_ask_for_what_a_choice_leaves_out() {
+    let window = "days_before_due: 3 }, timing: adaptive, window: { may_skip: true }";
+    let campaign = parse(&SAMPLE.replace("days_before_due: 3 }", window));
+    let choices = [("upcoming".to_owned(), Choice::Skip)];
+    let advised = Case { choices: &choices, ..late(&[]) };
+    let due = "2026-05-29T12:00:00Z";
+    let planned = crate::plan(&terms(&campaign, "Europe/Berlin"), &advised, at(due));
+    assert_eq!(skips(&planned), [("upcoming", Reason::PayingAnyway, "steps.upcoming.window.may_skip")]);
+    assert_eq!(sends(&ask(&campaign, &advised, Some("upcoming"), due).unwrap()), Some(("upcoming", vec![])));
 }
 
 #[test]

@@ -2,46 +2,9 @@
 
 use super::text;
 use campaign::backtest::{Backtest, thousands};
+use plot::escape;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Display, Write};
-
-const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6775; --line: #d9dfe6; --page: #f5f7f9; --card: #ffffff;
-  --a: #1f6f8b; --b: #d98324; --none: #e9edf1; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --soft: #98a4b1; --line: #303a45; --page: #12171c;
-  --card: #1b2229; --a: #58b4d1; --b: #eda552; --none: #262f38; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.25rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0.5rem 0 0.25rem; }
-h2 { font-size: 1.05rem; margin: 0 0 0.75rem; }
-p { margin: 0.25rem 0; }
-.soft { color: var(--soft); }
-.note { border-left: 4px solid var(--b); padding: 0.25rem 0 0.25rem 0.75rem; margin: 1rem 0; }
-.grid { display: grid; grid-auto-flow: dense; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); margin-top: 1rem; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; min-width: 0; }
-.wide { grid-column: 1 / -1; }
-.facts { display: grid; gap: 0.75rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 0; }
-.facts dt { color: var(--soft); font-size: 0.85rem; line-height: 1.3; }
-.facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.facts div { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
-.facts dd small { display: block; font-size: 0.85rem; font-weight: 400; color: var(--b); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 500; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.two { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)); }
-svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--soft); font: 9.5px system-ui, sans-serif; }
-svg .value { fill: var(--ink); }
-.a { fill: var(--a); } .b { fill: var(--b); } .none { fill: var(--none); } .axis { stroke: var(--line); }
-.key { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.4em; }
-.key.a { background: var(--a); } .key.b { background: var(--b); }
-.legend span { margin-right: 1.25rem; white-space: nowrap; }
-ul { margin: 0; padding-left: 1.2rem; }
-";
+use std::fmt::Write;
 
 /// Width of all charts, in their own units.
 const WIDTH: f64 = 360.0;
@@ -49,18 +12,14 @@ const WIDTH: f64 = 360.0;
 /// The page: of one campaign, or of one against another.
 pub(super) fn page(new: &Backtest, old: Option<&Backtest>, differences: &[String], rejected: u64) -> String {
     let reports: Vec<&Backtest> = [new].into_iter().chain(old).collect();
-    let mut out = String::new();
+    let mut body = String::new();
     // Writing to a string cannot fail.
-    let _ = write_page(&mut out, &reports, differences, rejected);
-    out
+    let _ = write_body(&mut body, &reports, differences, rejected);
+    plot::page(&format!("Back-test of {}", new.campaign), &body)
 }
 
-fn write_page(out: &mut String, reports: &[&Backtest], differences: &[String], rejected: u64) -> std::fmt::Result {
+fn write_body(out: &mut String, reports: &[&Backtest], differences: &[String], rejected: u64) -> std::fmt::Result {
     let Some(new) = reports.first() else { return Ok(()) };
-    let title = format!("Back-test of {}", escape(&new.campaign));
-    write!(out, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")?;
-    writeln!(out, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")?;
-    write!(out, "<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n")?;
     writeln!(out, "<p class=\"soft\">{}</p>", escape(text::span(new)))?;
     write!(out, "<p class=\"legend\">")?;
     for (report, class) in reports.iter().zip(CLASSES) {
@@ -102,7 +61,7 @@ fn write_page(out: &mut String, reports: &[&Backtest], differences: &[String], r
         card(out, true, &format!("{whose}How steps ended"), |out| steps(out, report))?;
         card(out, true, &format!("{whose}Busiest hours and days"), |out| peaks(out, report))?;
     }
-    writeln!(out, "</div>\n<p class=\"soft\">{}</p>\n</body>\n</html>", escape(text::CONVENTION))
+    writeln!(out, "</div>\n<p class=\"soft\">{}</p>", escape(text::CONVENTION))
 }
 
 /// The colours of the campaigns, the new one first.
@@ -336,9 +295,4 @@ fn table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<Strin
 
 fn svg(out: &mut String, height: f64, what: &str) -> std::fmt::Result {
     writeln!(out, "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">", escape(what))
-}
-
-fn escape(text: impl Display) -> String {
-    let text = text.to_string();
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

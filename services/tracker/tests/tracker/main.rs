@@ -2,104 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SCHEDULER_TIMERS};
-use events::{AnyEvent, Event, Flow, Service, time, v1};
-use jiff::Timestamp;
-use kernel::{Clock, ManualClock};
+mod lift;
+mod rig;
+
+use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SCHEDULER_TIMERS, SEGMENTER_PAYERS};
+use events::{AnyEvent, Service, time, v1};
+use kernel::Clock;
+use rig::{Rig, at};
 use runtime::links::Link;
-use runtime::{Host, Merchants};
 use serde_json::Value;
-use sqlx::PgPool;
-use sqlx::migrate::Migrator;
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
-use testkit::{TestSystem, system, wait};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-const SOON: Duration = Duration::from_secs(20);
-static NO_MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(Vec::new()));
-
-struct Rig {
-    system: TestSystem,
-    clock: ManualClock,
-    producers: BTreeMap<Service, Host>,
-    pool: PgPool,
-    pages: String,
-    dashboard: String,
-    client: reqwest::Client,
-    stop: CancellationToken,
-    running: tokio::task::JoinHandle<anyhow::Result<()>>,
-}
-
-impl Rig {
-    async fn start() -> Self {
-        let others = [Service::Ingest, Service::Scheduler, Service::Notifier];
-        let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
-        services.push((Service::Tracker, &tracker::MIGRATIONS));
-        let system = TestSystem::start(&services).await.unwrap();
-        let clock = ManualClock::new(at("2026-06-20T10:00:00Z"));
-        let mut merchants = Merchants::default();
-        merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
-        let mut producers = BTreeMap::new();
-        for service in others {
-            producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
-        }
-        let host = system.host(Service::Tracker, &merchants, Arc::new(clock.clone())).await.unwrap();
-        let pool = host.pool.clone();
-        let any = "127.0.0.1:0".parse().unwrap();
-        let service = tracker::build(tracker::Config { pages_listen: any, dashboard_listen: any }, host).await.unwrap();
-        let address = |name| format!("http://{}", service.address(name).unwrap());
-        let (pages, dashboard) = (address("pages"), address("dashboard"));
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(service.run(stop.clone()));
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { system, clock, producers, pool, pages, dashboard, client, stop, running }
-    }
-
-    async fn emit<E: Event>(&self, flow: &'static Flow, at: Timestamp, events: impl IntoIterator<Item = E>) {
-        let mut work = self.producers[&flow.service].bus.begin(flow).await.unwrap();
-        for event in events {
-            work.emit(at, &event).unwrap();
-        }
-        work.commit().await.unwrap();
-    }
-
-    async fn wait_for(&self, table: &str, expected: i64) {
-        wait::until_true(&format!("{expected} in {table}"), SOON, || async {
-            let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM tracker.{table}"));
-            sqlx::query_scalar::<_, i64>(sql).fetch_one(&self.pool).await.unwrap() == expected
-        })
-        .await;
-    }
-
-    async fn get(&self, url: String) -> (u16, String) {
-        let response = self.client.get(url).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
-    }
-
-    async fn stats(&self) -> Value {
-        let (status, body) = self.get(format!("{}/v1/stats", self.dashboard)).await;
-        assert_eq!(status, 200, "{body}");
-        serde_json::from_str(&body).unwrap()
-    }
-
-    fn link(&self, link: &Link) -> String {
-        let mut links = self.system.common.links.clone();
-        links.public_url = self.pages.clone();
-        link.url(&links)
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        self.running.await.unwrap().unwrap();
-    }
-}
-
-fn at(text: &str) -> Timestamp {
-    text.parse().unwrap()
-}
 
 fn invoice(id: &str, due_on: &str, paid_at: Option<&str>) -> v1::InvoiceIssued {
     v1::InvoiceIssued {
@@ -189,7 +101,15 @@ async fn figures_say_what_happened() {
         ..Default::default()
     };
     rig.emit(&SCHEDULER_TIMERS, at("2026-06-15T09:00:00Z"), [merged]).await;
-    for (table, rows) in [("invoice", 5), ("reminder", 4), ("overdue", 1), ("step", 1)] {
+    let segmented = v1::CustomerSegmented {
+        merchant_id: "acme".into(),
+        customer_id: "cus_1".into(),
+        version: 1,
+        segment: v1::Segment::ChronicallyLate.into(),
+        ..Default::default()
+    };
+    rig.emit(&SEGMENTER_PAYERS, at("2026-06-15T09:00:00Z"), [segmented]).await;
+    for (table, rows) in [("invoice", 5), ("reminder", 4), ("overdue", 1), ("step", 1), ("customer", 1)] {
         rig.wait_for(table, rows).await;
     }
 
@@ -208,6 +128,11 @@ async fn figures_say_what_happened() {
     let steps: Vec<_> = stats["by_step"].as_array().unwrap().iter().map(|g| g["key"].as_str().unwrap()).collect();
     assert_eq!(steps, ["overdue-3", "overdue-7"]);
     assert_eq!(stats["by_segment"][0]["key"], "usually_late");
+    let delays = stats["delays_by_segment"].as_array().unwrap();
+    let segments: Vec<_> = delays.iter().map(|d| d["segment"].as_str().unwrap()).collect();
+    assert_eq!(segments, ["new", "prompt", "mixed", "usually_late", "chronically_late", "at_risk"]);
+    let of = |n: usize| ["on_time", "a_week", "a_month", "later", "open"].map(|what| delays[n][what].as_i64().unwrap());
+    assert_eq!((of(4), of(0)), ([1, 2, 0, 0, 1], [0; 5]), "the same four invoices");
     assert_eq!(stats["weeks"].as_array().unwrap().len(), 2);
 
     // The evidence comes late: what was unknown was sent.
@@ -216,9 +141,14 @@ async fn figures_say_what_happened() {
 
     let (status, page) = rig.get(rig.dashboard.clone()).await;
     assert_eq!(status, 200);
-    for expected in
-        ["25 %", "Of 4 invoices that fell due, 1 were paid on time, 2 late, and 1 are still open.", "<svg", "overdue-7"]
-    {
+    for expected in [
+        "25 %",
+        "Of 4 invoices that fell due, 1 were paid on time, 2 late, and 1 are still open.",
+        "<svg",
+        "overdue-7",
+        "<td>usually late</td>",
+        "<td>chronically late</td><td>4</td><td>25 %</td><td>50 %</td>",
+    ] {
         assert!(page.contains(expected), "{expected:?} is missing in\n{page}");
     }
     assert!(!page.contains("<script"), "works without");
