@@ -34,7 +34,7 @@ impl Binaries {
         let (postgres, nats_server) = (find_postgres(), find_nats());
         let mut missing = Vec::new();
         if postgres.is_none() {
-            missing.push("PostgreSQL 15 or newer (set DUNLIN_POSTGRES_BIN to its bin directory)");
+            missing.push("PostgreSQL 18 or newer (set DUNLIN_POSTGRES_BIN to its bin directory)");
         }
         if nats_server.is_none() {
             missing.push("nats-server 2.12 or newer (set DUNLIN_NATS_SERVER to the program)");
@@ -51,7 +51,7 @@ fn find_postgres() -> Option<PathBuf> {
     let candidates =
         std::env::var_os("DUNLIN_POSTGRES_BIN").map(PathBuf::from).into_iter().chain([installed]).chain(path());
     let usable = |dir: &PathBuf| {
-        dir.join("initdb").is_file() && version_of(&dir.join("postgres"), "--version").is_some_and(|v| v >= (15, 0))
+        dir.join("initdb").is_file() && version_of(&dir.join("postgres"), "--version").is_some_and(|v| v >= (18, 0))
     };
     candidates.into_iter().find(usable)
 }

@@ -257,8 +257,10 @@ const STEPS: f32 = 250.0;
 const LEVELS: [f32; 3] = [0.1, 0.5, 0.9];
 /// A change of a probability below this changes no decision: thresholds lie tenths apart, and each event costs all services.
 const MOVED: f32 = 0.03;
-/// The same for quantiles: inside the bins beyond a few days a day means nothing.
+/// The same for quantiles, in days ...
 const MOVED_DAYS: i32 = 2;
+/// ... and as a part of the delay: whoever pays on the 40th day could as well have paid on the 35th.
+const MOVED_PART: i32 = 4;
 /// With less than so many effective settlements the schedule stays as it is, so there is nothing to tell.
 const KNOWN: f32 = 2.0;
 
@@ -272,7 +274,8 @@ impl Told {
 
     fn differs(&self, now: &Self) -> bool {
         let probabilities = self.q.iter().zip(now.q).any(|(a, b)| f32::from(a.abs_diff(b)) >= MOVED * STEPS);
-        let days = self.days.iter().zip(now.days).any(|(a, b)| i32::from(a.abs_diff(b)) >= MOVED_DAYS);
+        let far = |a: i8, b: i8| i32::from(a.abs_diff(b)) >= MOVED_DAYS.max(i32::from(a).abs() / MOVED_PART);
+        let days = self.days.iter().zip(now.days).any(|(a, b)| far(*a, b));
         self.label != now.label || probabilities || days
     }
 }
@@ -597,6 +600,9 @@ mod tests {
         assert!(!moved(32.0, 3) && moved(33.1, 3) && moved(26.9, 3));
         assert!(moved(30.0, 8), "the chance to be more than a week late, and the quantile");
         assert!(before.differs(&Told { label: Label::Prompt, ..before }));
+        let days = |days| Told { days, ..before };
+        assert!(days([-2, 0, 3]).differs(&days([-4, 0, 3])) && !days([-2, 0, 3]).differs(&days([-1, 1, 4])));
+        assert!(days([0, 0, 40]).differs(&days([0, 0, 50])) && !days([0, 0, 40]).differs(&days([0, 0, 49])));
     }
 
     #[test]
