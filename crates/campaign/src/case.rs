@@ -180,8 +180,8 @@ reasons! {
     SequenceEnded = "sequence_ended";
     /// It counts from a step for which no reminder went out.
     BaseNotSent = "base_not_sent";
-    /// The payer is about to pay anyway.
-    PayingAnyway = "paying_anyway";
+    /// What is known of the payer says that it is not worth it: about to pay anyway, or out of reach.
+    Advised = "advised";
     /// The arm of an experiment leaves it out.
     ArmNone = "arm_none";
     /// The law allows no further reminder of this invoice.

@@ -47,7 +47,14 @@ pub(crate) fn read(file: &ExperimentFile, step: &Step, path: &str, faults: &mut 
     }
     let mut arm = |(n, arm): (usize, &ArmFile)| read_arm(arm, step, &format!("{path}.arms.{n}"), faults);
     let labels = file.arms.iter().map(crate::words::arm).collect();
-    Experiment { arms: file.arms.iter().enumerate().map(&mut arm).collect(), labels, assign: file.assign.clone() }
+    let arms = file.arms.iter().enumerate().map(&mut arm).collect();
+    // What worked is counted against the due date, and known a fixed number of days after it.
+    if file.assign == Assign::Thompson && !matches!(step.trigger, Trigger::FromDue(Offset::Days(_))) {
+        let reason = "is for steps in calendar days before or after the due date: what works is judged from there; \
+                      give fixed weights instead, such as { split: [50, 50] }";
+        faults.push(Fault::new(format!("{path}.assign"), reason));
+    }
+    Experiment { arms, labels, assign: file.assign.clone() }
 }
 
 fn read_arm(file: &ArmFile, step: &Step, path: &str, faults: &mut Vec<Fault>) -> Arm {
@@ -134,6 +141,15 @@ steps:
         assert_eq!(second.arms, [with(0, "friendly"), with(0, "firm")], "templates differ without a window too");
         assert_eq!(second.assign, Assign::Split(vec![70, 30]));
         assert!(campaign.is_adaptive() && !crate::campaign::tests::sample().is_adaptive());
+    }
+
+    #[test]
+    fn what_works_is_only_learned_where_it_can_be_judged() {
+        let found = faults("days_before_due", "business_days_before_due");
+        let (path, reason) = found.last().unwrap();
+        assert_eq!(path, "steps.0.experiment.assign");
+        assert!(reason.contains("split"), "the way out is named: {reason}");
+        assert_eq!(faults("days_after_due", "business_days_after_due"), [], "fixed weights need no judge");
     }
 
     #[test]

@@ -321,7 +321,7 @@ impl<'a> Planning<'a> {
             return Some((Reason::ArmNone, format!("steps.{}.experiment", step.key)));
         }
         let is_skipped = step.window.may_skip && self.choice(step) == Some(Choice::Skip);
-        is_skipped.then(|| (Reason::PayingAnyway, format!("steps.{}.window.may_skip", step.key)))
+        is_skipped.then(|| (Reason::Advised, format!("steps.{}.window.may_skip", step.key)))
     }
 
     /// The template of a step, or of the arm that was chosen for it.

@@ -87,12 +87,16 @@ pub struct Payer {
 #[expect(missing_docs, reason = "as in dunlin.events.v1.Outlook")]
 pub struct Outlook {
     pub delay: Distribution,
-    pub pooled: Distribution,
-    pub effective: f32,
+    pub pooled: Option<Distribution>,
     pub model: String,
 }
 
 impl Outlook {
+    /// Reads the stored form. One that cannot be read is none: then the campaign holds as it is written.
+    pub fn read_or_warn(bytes: &[u8]) -> Option<Self> {
+        Self::read(bytes).inspect_err(|error| tracing::warn!(%error, "an outlook cannot be read and is left out")).ok()
+    }
+
     /// Reads the stored form.
     ///
     /// # Errors
@@ -105,7 +109,8 @@ impl Outlook {
                 .map_err(|c: Vec<f32>| format!("{} bins of delay; {} are known", c.len(), payer::bins::BINS))?;
             Ok::<_, String>(Distribution::of(&counts))
         };
-        Ok(Self { delay: bins(wire.delay)?, pooled: bins(wire.pooled)?, effective: wire.effective, model: wire.model })
+        let pooled = if wire.pooled.is_empty() { None } else { Some(bins(wire.pooled)?) };
+        Ok(Self { delay: bins(wire.delay)?, pooled, model: wire.model })
     }
 }
 
@@ -160,6 +165,11 @@ impl CaseState {
         self.decided.is_empty() && self.ended.is_none()
     }
 
+    /// What was drawn for it in the campaign that it follows.
+    pub fn enrolled(&self) -> Option<&Enrolment> {
+        self.enrolment.as_ref().filter(|e| e.campaign == self.campaign)
+    }
+
     /// Where the payer is, what holds the case, and what is chosen for its steps.
     pub fn situation(&self, merchant: &Merchant, campaign: Option<&Campaign>, now: Timestamp) -> Situation {
         let zone = payer_zone(&self.payer.time_zone, &merchant.zone);
@@ -185,7 +195,8 @@ impl CaseState {
         let promises = placed().filter(|h| h.is_promise).filter_map(|h| h.until);
         let promised_on = promises.filter(|until| *until >= opened_on).max();
         let today = zone.to_datetime(now).date();
-        let chosen = campaign.map_or_else(Vec::new, |campaign| enrolment::choices(self, campaign, today));
+        let chosen =
+            campaign.map_or_else(Vec::new, |campaign| enrolment::choices(self, campaign, &self.facts(merchant), today));
         let choices = chosen.iter().map(|c| (c.step.clone(), c.choice)).collect();
         Situation { zone, holds, promised_on, chosen, choices }
     }
@@ -309,7 +320,12 @@ impl CaseState {
             decline_code: &self.decline_code,
             balance_minor: self.payer.balances.get(&self.currency).copied(),
             contacts: self.payer.contacts.get(last..).unwrap_or_default(),
-            enrolment: self.enrolment.as_ref().map(|e| Enrolled { group: e.group, model: &e.model, late: e.late }),
+            enrolment: self.enrolled().map(|e| Enrolled {
+                group: e.group,
+                propensity: e.propensity,
+                model: &e.model,
+                late: e.late,
+            }),
             chosen,
         };
         serde_json::to_string(&inputs).unwrap_or_else(|_| "{}".to_owned())
@@ -346,6 +362,7 @@ struct Inputs<'a> {
 #[derive(Serialize)]
 struct Enrolled<'a> {
     group: payer::experiment::Group,
+    propensity: f64,
     model: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     late: Option<f32>,

@@ -5,10 +5,10 @@
 
 use crate::domain::CaseState;
 use crate::rules::Policies;
-use campaign::{Assign, Campaign, Choice, Step, Trigger};
+use campaign::{Assign, Campaign, Choice, Facts, Offset, Step, Trigger};
 use events::{time, v1};
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan};
 use kernel::Segment;
 use payer::advice::{self, Timing};
 use payer::experiment::{Group, Holdouts, Split};
@@ -35,6 +35,9 @@ pub struct Enrolment {
     pub late: Option<f32>,
     /// Version of the estimator; empty: nothing was known.
     pub model: String,
+    /// The first day on which a step may be sent in either group: from then on the case stays with its campaign. A case that
+    /// is sent something early must not be kept where its like that waits is let go.
+    pub pinned_on: Option<Date>,
     /// The arms drawn for steps with an experiment.
     pub arms: Vec<Drawn>,
 }
@@ -79,8 +82,14 @@ pub fn draw(case: &CaseState, campaign: &Campaign, policies: &Policies) -> Enrol
         segment,
         late: outlook.map(|o| o.delay.late()),
         model: outlook.map(|o| o.model.clone()).unwrap_or_default(),
+        pinned_on: case.due_on.and_then(|due| due.checked_add(first_day(campaign)?.days()).ok()),
         arms,
     }
+}
+
+/// The first day on which a step may be sent, counted from the due date.
+fn first_day(campaign: &Campaign) -> Option<i32> {
+    campaign.steps.iter().filter_map(|step| Some(*step.days()?.start())).min()
 }
 
 fn draw_arm(case: &CaseState, step: &Step, segment: Segment, policies: &Policies) -> Option<Drawn> {
@@ -103,11 +112,11 @@ fn draw_arm(case: &CaseState, step: &Step, segment: Segment, policies: &Policies
 }
 
 /// What is chosen for the steps of a case today, and why.
-pub fn choices(case: &CaseState, campaign: &Campaign, today: Date) -> Vec<Chosen> {
-    let treated = case.enrolment.as_ref().filter(|e| e.group == Group::Treated);
+pub fn choices(case: &CaseState, campaign: &Campaign, facts: &Facts<'_>, today: Date) -> Vec<Chosen> {
+    let treated = case.enrolled().filter(|e| e.group == Group::Treated);
     let Some(enrolment) = treated else { return Vec::new() };
     let open = campaign.steps.iter().filter(|s| s.is_adaptive() && !case.decided.iter().any(|d| d.step == s.key));
-    open.filter_map(|step| choose(case, enrolment, campaign, step, today)).collect()
+    open.filter_map(|step| choose(case, enrolment, campaign, facts, step, today)).collect()
 }
 
 /// What is chosen for a step.
@@ -138,10 +147,23 @@ pub enum Why {
         propensity: f64,
     },
     /// What is known of the payer.
-    Advised(advice::Reason),
+    Advised {
+        /// Version of the estimator.
+        model: String,
+        /// The rule that applies, with its values.
+        #[serde(flatten)]
+        because: advice::Reason,
+    },
 }
 
-fn choose(case: &CaseState, enrolment: &Enrolment, campaign: &Campaign, step: &Step, today: Date) -> Option<Chosen> {
+fn choose(
+    case: &CaseState,
+    enrolment: &Enrolment,
+    campaign: &Campaign,
+    facts: &Facts<'_>,
+    step: &Step,
+    today: Date,
+) -> Option<Chosen> {
     let (choice, why, words) = if let Some(experiment) = &step.experiment {
         let drawn = enrolment.arms.iter().find(|d| d.step == step.key)?;
         // By name: in another version of the campaign it may stand elsewhere, or not at all.
@@ -149,7 +171,7 @@ fn choose(case: &CaseState, enrolment: &Enrolment, campaign: &Campaign, step: &S
         let words = format!("arm {:?}, drawn with probability {:.2}", drawn.arm, drawn.propensity);
         (Choice::Arm(place), Why::Drawn { arm: drawn.arm.clone(), propensity: drawn.propensity }, words)
     } else {
-        let advice = advise(case, campaign, step, today)?;
+        let advice = advise(case, campaign, facts, step, today)?;
         let choice = match advice.timing {
             Timing::Keep => Choice::Move(0),
             Timing::Move(days) => Choice::Move(days),
@@ -160,25 +182,35 @@ fn choose(case: &CaseState, enrolment: &Enrolment, campaign: &Campaign, step: &S
             Timing::Move(days) => format!("moved by {days:+} days"),
             Timing::Skip => "left out".to_owned(),
         };
-        (choice, Why::Advised(advice.because), format!("{timing}: {}", advice.because))
+        let model = case.payer.outlook.as_ref().map(|o| o.model.clone()).unwrap_or_default();
+        (choice, Why::Advised { model, because: advice.because }, format!("{timing}: {}", advice.because))
     };
     Some(Chosen { step: step.key.clone(), choice, why, words })
 }
 
 /// What the customer's history says about a step that counts from the due date. A debt that was opened again has no due
 /// date ahead of it.
-fn advise(case: &CaseState, campaign: &Campaign, step: &Step, today: Date) -> Option<advice::Advice> {
+fn advise(
+    case: &CaseState,
+    campaign: &Campaign,
+    facts: &Facts<'_>,
+    step: &Step,
+    today: Date,
+) -> Option<advice::Advice> {
     let outlook = case.payer.outlook.as_ref()?;
     let due_on = case.due_on.filter(|_| case.epoch_began_at.is_none())?;
     let day = |step: &Step| step.day().filter(|_| matches!(step.trigger, Trigger::FromDue(_)));
     let offset = day(step)?;
-    let known = advice::Known { label: case.segment(), prediction: &outlook.delay, portfolio: Some(&outlook.pooled) };
+    let known = advice::Known { label: case.segment(), prediction: &outlook.delay, portfolio: outlook.pooled.as_ref() };
     let allowed = advice::Step {
         offset,
         earlier: step.window.earlier_days.into(),
         later: step.window.later_days.into(),
         may_skip: step.window.may_skip,
-        is_followed: campaign.steps.iter().filter_map(day).any(|other| offset < other && other < 0),
+        is_followed: campaign.steps.iter().any(|other| {
+            let is_later = day(other).is_some_and(|day| offset < day && day < 0);
+            is_later && other.only_if.holds(facts) && !case.decided.iter().any(|d| d.step == other.key)
+        }),
     };
     let today = due_on.until(today).ok()?.get_days();
     Some(advice::advise(&known, &allowed, today, None))
@@ -192,14 +224,12 @@ pub fn event(before: &CaseState, after: &CaseState, campaign: &Campaign, now: Ti
         Group::InvoiceHeldOut => v1::Schedule::HeldOutInvoice,
         Group::CustomerHeldOut => v1::Schedule::HeldOutCustomer,
     };
-    let day = |key: &str| campaign.step(key).and_then(Step::day).unwrap_or(0);
-    let arm = |drawn: &Drawn| v1::Arm {
-        step: drawn.step.clone(),
-        arm: drawn.arm.clone(),
-        propensity: drawn.propensity,
-        days_before_due: -day(&drawn.step),
+    // What was drawn for other steps cannot be judged from the due date.
+    let arm = |drawn: &Drawn| {
+        let Trigger::FromDue(Offset::Days(day)) = campaign.step(&drawn.step)?.trigger else { return None };
+        let (step, arm) = (drawn.step.clone(), drawn.arm.clone());
+        Some(v1::Arm { step, arm, propensity: drawn.propensity, days_before_due: -day })
     };
-    let by_due = |step: &Step| step.is_adaptive() && step.days().is_some_and(|days| *days.start() <= 0);
     // What was due before we heard of it cannot be paid on time, whatever is done.
     let in_time = after.due_on.is_some_and(|due| due >= now.to_zoned(jiff::tz::TimeZone::UTC).date());
     Some(v1::CaseEnrolled {
@@ -214,9 +244,9 @@ pub fn event(before: &CaseState, after: &CaseState, campaign: &Campaign, now: Ti
         segment: events::snapshot::segment_to_wire(enrolment.segment).into(),
         late: enrolment.late,
         due_on: time::date_to_wire(after.due_on),
-        arms: enrolment.arms.iter().map(arm).collect(),
+        arms: enrolment.arms.iter().filter_map(arm).collect(),
         model: enrolment.model.clone(),
-        reminds_before_due: in_time && campaign.steps.iter().any(by_due),
+        reminds_before_due: in_time && campaign.steps.iter().any(|step| step.is_adaptive() && step.is_by_due()),
         enrolled_at: Some(time::to_wire(now)),
     })
 }

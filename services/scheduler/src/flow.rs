@@ -2,13 +2,13 @@
 //!
 //! | in | state | out |
 //! |---|---|---|
-//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `invoice` slice by version; case opened, given its campaign, closed or planned anew; timer moved | – |
-//! | `customer-changed` | `customer` slice by version; the customer's open cases planned anew | – |
-//! | `customer-segmented` | segment by version; where it may choose the campaign, the customer's open cases planned anew | – |
+//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `invoice` slice by version; case opened, given its campaign, drawn for a schedule, closed or planned anew; timer moved | `case-enrolled` |
+//! | `customer-changed` | `customer` slice by version; the customer's open cases planned anew | `case-enrolled` |
+//! | `customer-segmented` | segment and outlook by version; where they may choose the campaign or move a step, the customer's open cases planned anew | `case-enrolled` |
 //! | `customer-responded` (unsubscribed) | opted out (looked at when a step is due) | – |
 //! | `source-heard` | when the source spoke last (looked at when a step is due) | – |
 //! | an operator holds, releases, skips or sends ([`crate::operations`]) | hold; case planned; decisions; next timer | `reminder-due`, `step-decided`, `invoice-overdue` |
-//! | a timer is due | timer gone; case planned; decisions; next timer | `invoice-overdue`, `reminder-due`, `step-decided`, `sequence-ended` |
+//! | a timer is due | timer gone; case planned; decisions; next timer | `case-enrolled`, `invoice-overdue`, `reminder-due`, `step-decided`, `sequence-ended` |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | decisions settled; the customer's reminder in flight no more, its day noted | – |
 //!
 //! Events only ever move timers; every reminder comes from a timer that fired, unless an operator asks for it. So there is
@@ -138,8 +138,10 @@ impl Cases {
     /// them changed, or something that chooses between campaigns.
     fn people_to_plan(&self, news: &News, in_force: &InForce, changed: &HashSet<InvoiceKey>) -> BTreeSet<CustomerKey> {
         let mut people: BTreeSet<CustomerKey> = news.customers.keys().cloned().collect();
-        let has_choice =
-            |key: &&CustomerKey| self.0.merchant(&key.0).is_some_and(|m| in_force.chooses(&m.file.campaigns));
+        let has_choice = |key: &&CustomerKey| {
+            let order = self.0.merchant(&key.0).map(|m| &m.file.campaigns);
+            order.is_some_and(|order| in_force.chooses(order) || in_force.advises(order))
+        };
         people.extend(news.segments.keys().filter(has_choice).cloned());
         if in_force.asks_balance {
             let of_changed = news.invoices.values().filter(|i| changed.contains(&key_of(i)));
@@ -253,9 +255,7 @@ impl News {
             AnyEvent::CustomerSegmented(e) => {
                 let key = customer_key(&e.merchant_id, &e.customer_id)?;
                 let outlook = e.outlook.as_ref().map(prost::Message::encode_to_vec);
-                if let Some(outlook) = &outlook {
-                    Outlook::read(outlook).map_err(|fault| Malformed::new("outlook", fault))?;
-                }
+                let outlook = outlook.filter(|bytes| Outlook::read_or_warn(bytes).is_some());
                 let new = Segmented { version: e.version, segment: snapshot::segment(e.segment())?, outlook };
                 keep_latest(&mut self.segments, key, new, |s| s.version);
             }

@@ -188,7 +188,7 @@ impl Looking<'_> {
         let now = self.query.now;
         let mut running: Vec<(CaseState, Arc<Campaign>)> = Vec::new();
         for case in cases {
-            let case = follow(case, merchant, &self.campaigns.in_force);
+            let case = follow(case, merchant, &self.campaigns.in_force, now);
             match self.campaigns.of(&case) {
                 Some(campaign) => running.push((case, campaign)),
                 None if case.campaign.is_empty() => {

@@ -5,7 +5,7 @@ use crate::config::{self, Campaigns};
 use crate::domain::CaseState;
 use crate::enrolment;
 use crate::store;
-use bus::{Failure, Work, trace};
+use bus::{Failure, Work};
 use campaign::{Assign, Calendars, Campaign, Ramp, Step};
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -66,6 +66,8 @@ pub struct InForce {
     pub asks_balance: bool,
     /// Some campaign lets steps wait for those of other invoices.
     pub waits: bool,
+    /// Campaigns of which some version has steps that are moved as suits the payer.
+    pub adaptive: BTreeSet<String>,
 }
 
 impl InForce {
@@ -73,11 +75,16 @@ impl InForce {
     pub fn new(campaigns: BTreeMap<String, Arc<Campaign>>, calendars: Calendars, all: &Versions) -> Self {
         let asks_balance = all.values().any(|c| c.asks_balance());
         let waits = all.values().any(|c| c.consolidation.wait_days > 0);
-        Self { campaigns, calendars, asks_balance, waits }
+        let is_adaptive = |((name, _), c): (&(String, String), &Arc<Campaign>)| c.is_adaptive().then(|| name.clone());
+        let adaptive = all.iter().filter_map(is_adaptive).collect();
+        Self { campaigns, calendars, asks_balance, waits, adaptive }
     }
-}
 
-impl InForce {
+    /// Whether what is known of a payer may move a step of a campaign of this merchant's.
+    pub fn advises(&self, order: &[String]) -> bool {
+        order.iter().any(|name| self.adaptive.contains(name))
+    }
+
     /// Whether a segment may choose between campaigns, or between one and none.
     pub fn chooses(&self, order: &[String]) -> bool {
         order.len() > 1 || order.iter().any(|name| self.campaigns.get(name).is_some_and(|c| !c.audience.is_empty()))
@@ -212,7 +219,7 @@ impl Rules {
         }
         let mut both: Vec<(CaseState, CaseState)> = Vec::with_capacity(cases.len());
         for case in cases {
-            let after = self.with_campaign(&case, in_force);
+            let after = self.with_campaign(&case, in_force, now);
             both.push((case, after));
         }
         self.take_turns(work.tx(), &mut both, now).await?;
@@ -221,7 +228,7 @@ impl Rules {
     }
 
     /// Draws for cases that begin to follow a campaign which suits itself to payers, and tells.
-    async fn enrol(
+    pub(crate) async fn enrol(
         &self,
         work: &mut Work,
         cases: &mut [(CaseState, CaseState)],
@@ -239,10 +246,7 @@ impl Rules {
             let Some(campaign) = wanting(case) else { continue };
             case.enrolment = Some(enrolment::draw(case, &campaign, &policies));
             let Some(event) = enrolment::event(before, case, &campaign, now) else { continue };
-            // The same draw has the same id, should it not be kept this time.
-            let what = format!("enrolled/{}/{}@{}", case.epoch, case.campaign, case.campaign_version);
-            let id = kernel::id::derive("case", case.merchant.as_str(), case.invoice.as_str(), &what);
-            work.emit_as(id, now, &event, trace::current())?;
+            work.emit(now, &event)?;
         }
         Ok(())
     }
@@ -259,7 +263,11 @@ impl Rules {
                 policies.0.insert(key.clone(), known.clone());
                 continue;
             }
-            let stored = store::policy(tx, key).await?;
+            let mut stored = store::policy(tx, key).await?;
+            if stored.is_none() {
+                store::lock_policies(tx, &key.0).await?;
+                stored = store::policy(tx, key).await?;
+            }
             if let Some(policy) = &stored {
                 let mut known = self.policies.write().unwrap_or_else(PoisonError::into_inner);
                 known.insert(key.clone(), policy.clone());
@@ -267,7 +275,8 @@ impl Rules {
             let policy = match stored {
                 Some(policy) => policy,
                 None => {
-                    let Some(policy) = learn_policy(tx, key, campaign).await? else { continue };
+                    let zone = self.merchant(&key.0).map_or("UTC", |m| m.file.time_zone.as_str());
+                    let Some(policy) = learn_policy(tx, key, campaign, zone).await? else { continue };
                     store::keep_policy(tx, key, &policy).await?
                 }
             };
@@ -277,8 +286,8 @@ impl Rules {
     }
 
     /// See [`follow`].
-    fn with_campaign(&self, case: &CaseState, in_force: &InForce) -> CaseState {
-        self.merchant(&case.merchant).map_or_else(|| case.clone(), |merchant| follow(case, merchant, in_force))
+    fn with_campaign(&self, case: &CaseState, in_force: &InForce, now: Timestamp) -> CaseState {
+        self.merchant(&case.merchant).map_or_else(|| case.clone(), |merchant| follow(case, merchant, in_force, now))
     }
 
     /// Gives late invoices their day in the ramp of their campaign, in the order of their due dates.
@@ -324,12 +333,17 @@ impl Rules {
 }
 
 /// What the outcomes known before a week teach about a step's arms.
-async fn learn_policy(tx: &mut PgConnection, key: &PolicyKey, campaign: &Campaign) -> sqlx::Result<Option<Policy>> {
+async fn learn_policy(
+    tx: &mut PgConnection,
+    key: &PolicyKey,
+    campaign: &Campaign,
+    zone: &str,
+) -> sqlx::Result<Option<Policy>> {
     let (merchant, name, _, step, week) = key;
     let Some(step) = campaign.step(step) else { return Ok(None) };
     let Some(experiment) = &step.experiment else { return Ok(None) };
     let arms = &experiment.labels;
-    let outcomes = store::outcomes_of_arms(tx, merchant, name, step, *week).await?;
+    let outcomes = store::outcomes_of_arms(tx, merchant, name, step, *week, zone).await?;
     let tallies = |of: Option<Segment>| -> Vec<_> {
         outcomes.iter().filter(|(segment, _)| of.is_none_or(|of| of == *segment)).map(|(_, t)| t.clone()).collect()
     };
@@ -351,11 +365,13 @@ async fn learn_policy(tx: &mut PgConnection, key: &PolicyKey, campaign: &Campaig
     Ok(Some(Policy { all: of_all.propensities(), segments: Segment::ALL.into_iter().map(of_segment).collect() }))
 }
 
-/// The case with the campaign that it follows: chosen anew until its first step is decided, always in the version that it
-/// began with.
-pub fn follow(case: &CaseState, merchant: &Merchant, in_force: &InForce) -> CaseState {
+/// The case with the campaign that it follows: chosen anew until its first step is decided, or could have been in the group
+/// that it is compared with; always in the version that it began with.
+pub fn follow(case: &CaseState, merchant: &Merchant, in_force: &InForce, now: Timestamp) -> CaseState {
     let mut after = case.clone();
-    if !case.is_unpinned() || case.end().is_some() {
+    let today = merchant.zone.to_datetime(now).date();
+    let is_compared = case.enrolled().and_then(|e| e.pinned_on).is_some_and(|day| day <= today);
+    if !case.is_unpinned() || case.end().is_some() || is_compared {
         return after;
     }
     let order = merchant.file.campaigns.iter().map(String::as_str);

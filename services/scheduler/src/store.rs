@@ -740,6 +740,15 @@ pub async fn policy(tx: &mut PgConnection, key: &PolicyKey) -> sqlx::Result<Opti
     Ok(kept.map(|json| json.0))
 }
 
+/// Waits until no other transaction learns policies of a merchant: then it may have been kept.
+pub async fn lock_policies(tx: &mut PgConnection, merchant: &MerchantId) -> sqlx::Result<()> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('scheduler.policy'), hashtext($1))")
+        .bind(merchant.as_str())
+        .execute(tx)
+        .await
+        .map(drop)
+}
+
 /// Keeps a policy, unless another replica was faster; returns the one that counts.
 pub async fn keep_policy(tx: &mut PgConnection, key: &PolicyKey, policy: &Policy) -> sqlx::Result<Policy> {
     let (merchant, campaign, version, step, week) = key;
@@ -758,14 +767,16 @@ pub async fn keep_policy(tx: &mut PgConnection, key: &PolicyKey, policy: &Policy
 /// How invoices fared for which arms of a step were drawn, as far as that was known before `week`: by segment, arm and week.
 ///
 /// All count that were unpaid when the step's window opened, whatever was sent: those who pay between an early and a late arm
-/// must count for both. Paid by the due date is a success for a step up to it, paid within seven days of the step's day for
-/// one after. Invoices of the last two years.
+/// must count for both; and that were known by then, so that the arms could differ. Paid by the due date is a success for a step
+/// up to it, paid within seven days of the step's day for one after. Invoices of the last two years; days in the merchant's
+/// `zone`.
 pub async fn outcomes_of_arms(
     tx: &mut PgConnection,
     merchant: &MerchantId,
     campaign: &str,
     step: &Step,
     week: Date,
+    zone: &str,
 ) -> sqlx::Result<Vec<(Segment, Tally<String>)>> {
     let day = step.day().unwrap_or(0);
     let opens = step.days().map_or(day, |days| *days.start());
@@ -776,14 +787,15 @@ pub async fn outcomes_of_arms(
          FROM (
              SELECT c.enrolment ->> 'segment' AS segment, drawn.arm, i.due_on + $5 AS known_on,
                     date_trunc('week', i.due_on + $5) AS week,
-                    CASE c.closed_reason WHEN 'paid' THEN (c.closed_at AT TIME ZONE 'UTC')::date END AS paid_on,
+                    CASE c.closed_reason WHEN 'paid' THEN (c.closed_at AT TIME ZONE $7)::date END AS paid_on,
                     i.due_on + $4 AS opens_on
              FROM scheduler.dunning_case AS c
-             JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice
+             JOIN scheduler.invoice AS i ON i.merchant = c.merchant AND i.invoice = c.invoice AND c.epoch = 1
              CROSS JOIN LATERAL json_to_recordset(c.enrolment -> 'arms') AS drawn (step text, arm text)
              WHERE c.merchant = $1 AND c.campaign = $2 AND drawn.step = $3 AND c.enrolment IS NOT NULL
                AND (c.closed_at IS NULL OR c.closed_reason = 'paid')
-               AND i.due_on + $5 < $6 AND i.due_on > $6 - 730
+               AND c.opened_at > $6::date - 730 AND (c.opened_at AT TIME ZONE $7)::date <= i.due_on + $4
+               AND i.due_on + $5 < $6
          ) AS outcome
          WHERE paid_on IS NULL OR paid_on >= opens_on
          GROUP BY segment, arm, week",
@@ -794,6 +806,7 @@ pub async fn outcomes_of_arms(
     .bind(opens)
     .bind(until)
     .bind(week.to_sqlx())
+    .bind(zone)
     .fetch_all(tx)
     .await?;
     let tally = |(segment, arm, week, successes, failures): (String, String, jiff_sqlx::Date, i64, i64)| {

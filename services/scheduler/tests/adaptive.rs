@@ -194,17 +194,33 @@ async fn enrolments(rig: &Rig, count: usize) -> BTreeMap<String, v1::CaseEnrolle
 
 #[tokio::test]
 async fn steps_suit_the_payer_and_those_held_out_keep_the_campaigns_days() {
+    for is_known_before in [true, false] {
+        suits_the_payer(is_known_before).await;
+    }
+}
+
+/// `is_known_before`: what is known of the payers is told before their invoices; else it moves timers that are armed.
+async fn suits_the_payer(is_known_before: bool) {
     let rig = Rig::start("2026-05-04T08:00:00Z", 1, ADVISED).await;
     let late = [(-1, 0.1), (2, 0.8), (12, 0.1)];
     let prompt = [(-2, 0.9), (0, 0.08), (2, 0.02)];
     let customers = |kind: &'static str| (0..30).map(move |n| format!("{kind}_{n}"));
     let told = customers("late").map(|c| segmented(&c, v1::Segment::UsuallyLate, &late));
-    rig.emit(&SEGMENTER_PAYERS, told.chain(customers("prompt").map(|c| segmented(&c, v1::Segment::Prompt, &prompt))))
-        .await;
-    rig.wait_for("customer WHERE outlook IS NOT NULL", 60).await;
+    let told = told.chain(customers("prompt").map(|c| segmented(&c, v1::Segment::Prompt, &prompt)));
+    let told: Vec<_> = told.collect();
     // Due on a Friday.
     let bills = ["late", "prompt", "new"].into_iter().flat_map(customers);
-    rig.emit(&INGEST_INTAKE, bills.map(|c| issued(&format!("in_{c}"), &c, "2026-05-29"))).await;
+    let bills: Vec<_> = bills.map(|c| issued(&format!("in_{c}"), &c, "2026-05-29")).collect();
+    if is_known_before {
+        rig.emit(&SEGMENTER_PAYERS, told).await;
+        rig.wait_for("customer WHERE outlook IS NOT NULL", 60).await;
+        rig.emit(&INGEST_INTAKE, bills).await;
+    } else {
+        rig.emit(&INGEST_INTAKE, bills).await;
+        rig.wait_for("timer", 90).await;
+        rig.emit(&SEGMENTER_PAYERS, told).await;
+        rig.wait_for("customer WHERE outlook IS NOT NULL", 60).await;
+    }
     let enrolled = enrolments(&rig, 90).await;
     let held_out = enrolled.values().filter(|e| e.schedule() != v1::Schedule::Adaptive).count();
     assert!((5..30).contains(&held_out), "{held_out} of 90 held out, where 15 % are expected");
@@ -220,15 +236,16 @@ async fn steps_suit_the_payer_and_those_held_out_keep_the_campaigns_days() {
         let adaptive = event.schedule() == v1::Schedule::Adaptive;
         let expected = match (adaptive, invoice.split('_').nth(1).unwrap()) {
             (true, "late") => ("2026-05-22", "upcoming requested"),
-            (true, "prompt") => ("2026-05-26", "upcoming skipped paying_anyway"),
-            // Three days before due: what the campaign says, to those of whom nothing is known too.
+            (true, "prompt") => ("2026-05-26", "upcoming skipped advised"),
+            // What the campaign says; to those of whom nothing is known too.
             _ => ("2026-05-26", "upcoming requested"),
         };
         assert_eq!((on.as_str(), what.as_str()), expected, "{invoice}: {inputs}");
         let group = if adaptive { "treated" } else { "held_out" };
         assert!(inputs["enrolment"]["group"].as_str().unwrap().contains(group), "{inputs}");
         if adaptive && !invoice.contains("new") {
-            assert_eq!(inputs["enrolment"]["model"], "test-1");
+            assert_eq!(inputs["chosen"]["model"], "test-1");
+            assert_eq!(inputs["enrolment"]["propensity"], 0.9);
             assert!(inputs["chosen"]["rule"].is_string(), "{invoice}: {inputs}");
             let words = inputs["chosen"]["words"].as_str().unwrap();
             assert!(

@@ -430,7 +430,7 @@ fn advice_leaves_a_step_out_only_where_it_may() {
     let skip = choose("before-5", Choice::Skip);
     let advised = Case { choices: &skip, ..case(&[]) };
     let plan = run(&parse(ADAPTIVE), &advised, "2026-05-27T07:00:00Z");
-    assert_eq!(skips(&plan), [("before-5", Reason::PayingAnyway, "steps.before-5.window.may_skip")]);
+    assert_eq!(skips(&plan), [("before-5", Reason::Advised, "steps.before-5.window.may_skip")]);
     let must = parse(&ADAPTIVE.replacen(", may_skip: true", "", 1));
     assert_eq!(sends(&run(&must, &advised, "2026-05-27T07:00:00Z")), Some(("before-5", vec![])));
     // What keeps it from being sent anyway is said first.

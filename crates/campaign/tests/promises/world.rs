@@ -325,7 +325,7 @@ impl<'a> World<'a> {
                 self.in_flight = Some((now + SignedDuration::from_mins(self.script.delivery.0), steps));
             }
         }
-        let by_choice = |reason| matches!(reason, Reason::PayingAnyway | Reason::ArmNone);
+        let by_choice = |reason| matches!(reason, Reason::Advised | Reason::ArmNone);
         let skips = known.iter().zip(plans).filter(|(n, _)| due.contains(n)).flat_map(|(_, p)| &p.skip);
         self.left_out += skips.filter(|skip| by_choice(skip.reason)).count();
         let is_chosen = |n: usize, key: &str| {
@@ -560,9 +560,9 @@ impl World<'_> {
         for skip in &plan.skip {
             let has_experiment = self.step(n, &skip.step).experiment.is_some();
             let rule = match skip.reason {
-                Reason::PayingAnyway if !has_experiment => format!("steps.{}.window.may_skip", skip.step),
+                Reason::Advised if !has_experiment => format!("steps.{}.window.may_skip", skip.step),
                 Reason::ArmNone if has_experiment => format!("steps.{}.experiment", skip.step),
-                Reason::PayingAnyway | Reason::ArmNone => panic!("{skip:?} of in_{n}"),
+                Reason::Advised | Reason::ArmNone => panic!("{skip:?} of in_{n}"),
                 _ => continue,
             };
             assert!(self.is_left_out(n, &skip.step), "{skip:?} of in_{n}, which it must not be");

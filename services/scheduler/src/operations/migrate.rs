@@ -82,18 +82,22 @@ pub async fn migrate(rules: &Rules, work: &mut Work, wanted: &Migration, after: 
     let in_force = rules.in_force();
     let cases = rules.load_cases(work, &in_force, &ids, now).await?;
     let planner = Cases(rules.clone());
-    let (mut moved, mut changes, mut records) = (Vec::new(), Vec::<CaseChange>::new(), Vec::new());
-    for (before, case) in &cases {
+    let (mut moved, mut records, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
+    for (before, case) in cases {
         // Something may have happened to it before it was locked.
         let is_running = case.end().is_none() && case.closed.is_none() && case.ended.is_none();
         if !is_running || case.campaign != *campaign || case.campaign_version == *to {
             continue;
         }
         let after = CaseState { campaign_version: to.clone(), ..case.clone() };
-        moved.push(describe(rules, &in_force, case, &after, now));
-        records.push((case.id, case.campaign_version.clone()));
-        changes.extend(planner.replan(&in_force, before, &after, now, bus::trace::current()));
+        moved.push(describe(rules, &in_force, &case, &after, now));
+        records.push((case.id, case.campaign_version));
+        pairs.push((before, after));
     }
+    // Of which nothing is decided yet, that is drawn anew: the other version may have other arms.
+    rules.enrol(work, &mut pairs, now).await?;
+    let change = |(before, after): &(_, _)| planner.replan(&in_force, before, after, now, bus::trace::current());
+    let changes: Vec<CaseChange> = pairs.iter().filter_map(change).collect();
     save_cases(work.tx(), &changes).await?;
     store::insert_migrations(work.tx(), &records, to, by, now).await?;
     Ok(Batch { moved, last })

@@ -58,7 +58,7 @@ fn an_operator_may_ask_for_what_a_choice_leaves_out() {
     let advised = Case { choices: &choices, ..late(&[]) };
     let due = "2026-05-29T12:00:00Z";
     let planned = crate::plan(&terms(&campaign, "Europe/Berlin"), &advised, at(due));
-    assert_eq!(skips(&planned), [("upcoming", Reason::PayingAnyway, "steps.upcoming.window.may_skip")]);
+    assert_eq!(skips(&planned), [("upcoming", Reason::Advised, "steps.upcoming.window.may_skip")]);
     assert_eq!(sends(&ask(&campaign, &advised, Some("upcoming"), due).unwrap()), Some(("upcoming", vec![])));
 }
 
