@@ -474,7 +474,7 @@ impl<'a> Assessment<'a> {
             reason: self.explain().0,
             outlook: Some(v1::Outlook {
                 delay: prediction.0.to_vec(),
-                pooled: self.portfolio.pooled.0.to_vec(),
+                pooled: if self.portfolio.is_young() { Vec::new() } else { self.portfolio.pooled.0.to_vec() },
                 effective,
                 late: prediction.late(),
                 late_7: prediction.late_7(),
@@ -504,6 +504,7 @@ fn word(label: Label) -> Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Week;
     use jiff::civil::date;
     use payer::bins::BINS;
     use proptest::prelude::*;
@@ -603,6 +604,20 @@ mod tests {
         let days = |days| Told { days, ..before };
         assert!(days([-2, 0, 3]).differs(&days([-4, 0, 3])) && !days([-2, 0, 3]).differs(&days([-1, 1, 4])));
         assert!(days([0, 0, 40]).differs(&days([0, 0, 50])) && !days([0, 0, 40]).differs(&days([0, 0, 49])));
+    }
+
+    #[test]
+    fn a_portfolio_of_a_handful_is_not_told() {
+        let pooled = |settlements: u32| {
+            let mut counts = [0; BINS];
+            counts[bin(0)] = settlements;
+            let portfolio = InForce::fold(&[Week { begins_on: TODAY, pool: 5, counts }], TODAY, None);
+            let mut assessment = Assessment::new(Account::default(), &portfolio, &[]);
+            (0..3).for_each(|n| assessment.settle(&[settlement((n, i32::from(n), 0))]));
+            let told = assessment.tell(&("acme".parse().unwrap(), "ada".parse().unwrap()), 1);
+            told.map(|told| told.outlook.unwrap().pooled.len())
+        };
+        assert_eq!([0, 1, 199, 200].map(pooled), [None, Some(0), Some(0), Some(BINS)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use crate::domain::{Changes, monday};
 use crate::flow::{Known, Payers};
+use crate::portfolio::YOUNG;
 use crate::store::{self, Progress};
 use bus::Failure;
 use events::topology::SEGMENTER_REVIEW;
@@ -23,7 +24,8 @@ const CHUNK: i64 = 2_000;
 const TICK: Duration = Duration::from_millis(200);
 /// A failed review, or one that another replica is at, is looked at again after so long.
 const LATER: Duration = Duration::from_secs(1);
-/// Past so many times as many settlements the portfolio is another one: everybody is looked at without waiting for Monday.
+/// Past so many times as many settlements the portfolio is another one: everybody is looked at without waiting for Monday. So
+/// is it once there are enough of them to advise by.
 const GROWN: i64 = 2;
 
 /// Reviews until `stop`.
@@ -110,9 +112,11 @@ async fn begin(
     progress: &mut Progress,
 ) -> Result<(), Failure> {
     let portfolios = payers.portfolios.on(work.tx(), &BTreeMap::from([(merchant.clone(), today)])).await?;
-    let settlements = portfolios.get(merchant).map_or(0, |p| i64::try_from(p.settlements).unwrap_or(i64::MAX));
+    let count = |settlements: u64| i64::try_from(settlements).unwrap_or(i64::MAX);
+    let settlements = portfolios.get(merchant).map_or(0, |p| count(p.settlements));
     let week = monday(today);
-    let has_grown = settlements > progress.settlements.saturating_mul(GROWN);
+    let are_enough_now = progress.settlements < count(YOUNG) && settlements >= count(YOUNG);
+    let has_grown = are_enough_now || settlements > progress.settlements.saturating_mul(GROWN);
     progress.everybody = week > progress.week || has_grown;
     if progress.everybody {
         (progress.week, progress.settlements) = (week, settlements);

@@ -341,7 +341,7 @@ async fn payments_make_labels_and_what_has_not_moved_is_not_told() {
     let mut rig = Rig::with_segmenter().await;
     // What others do: a third is late, by two days.
     let others: Vec<_> =
-        (0..60).map(|n| paid(&format!("o{n}"), &format!("other_{n}"), if n % 3 == 0 { 2 } else { -1 })).collect();
+        (0..210).map(|n| paid(&format!("o{n}"), &format!("other_{n}"), if n % 3 == 0 { 2 } else { -1 })).collect();
     rig.tell(&others).await;
     rig.settle().await;
     assert_eq!(rig.told().await, BTreeMap::new(), "of one payment each nothing is known");
