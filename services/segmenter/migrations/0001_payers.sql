@@ -45,7 +45,7 @@ COMMENT ON COLUMN segmenter.payer.merchant IS 'Whose';
 COMMENT ON COLUMN segmenter.payer.customer IS 'The processor''s id';
 COMMENT ON COLUMN segmenter.payer.revision IS 'Counts changes of this row: a state that was read at another revision is not written. The version in customer-segmented';
 COMMENT ON COLUMN segmenter.payer.state    IS 'Bytes 1 to 112: version, 24 counts, settled, late, last delay; 113 to 120: label and CUSUM, which depend on when things were seen; 121 to 128: day and hash of the last settlement';
-COMMENT ON COLUMN segmenter.payer.told     IS 'Segment of the last settlement; then what was told last, if anything was: label, P(late) and P(more than 7 days late) in 1/250, the three quantiles in days';
+COMMENT ON COLUMN segmenter.payer.told     IS 'Segment of the last settlement; then what was told last, if anything was: label, P(late) and P(more than 7 days late) in 1/250, the three quantiles in days, and P(late) of the portfolio in 1/250, 255 if too few had paid';
 
 CREATE TABLE segmenter.portfolio_week (
     merchant text      COLLATE "C" NOT NULL,

@@ -249,10 +249,14 @@ struct Told {
     q: [u8; 2],
     /// The days of [`LEVELS`].
     days: [i8; 3],
+    /// P(late) of the portfolio that was told with it, in 1/[`STEPS`]; [`NO_PORTFOLIO`] if too few had paid.
+    q_pooled: u8,
 }
 
 /// A probability is remembered in so many steps: fine enough for [`MOVED`].
 const STEPS: f32 = 250.0;
+/// Above all [`STEPS`].
+const NO_PORTFOLIO: u8 = u8::MAX;
 /// The quantiles that are told.
 const LEVELS: [f32; 3] = [0.1, 0.5, 0.9];
 /// A change of a probability below this changes no decision: thresholds lie tenths apart, and each event costs all services.
@@ -265,18 +269,24 @@ const MOVED_PART: i32 = 4;
 const KNOWN: f32 = 2.0;
 
 impl Told {
-    fn of(label: Label, prediction: &Distribution) -> Self {
+    fn of(label: Label, prediction: &Distribution, portfolio: &InForce) -> Self {
         let quantise = |p: f32| (p * STEPS).round() as u8;
         // Bins end within -61 and 120.
         let day = |level| prediction.quantile(level).clamp(i8::MIN.into(), i8::MAX.into()) as i8;
-        Self { label, q: [quantise(prediction.late()), quantise(prediction.late_7())], days: LEVELS.map(day) }
+        let q_pooled = if portfolio.is_young() { NO_PORTFOLIO } else { quantise(portfolio.pooled.late()) };
+        let q = [quantise(prediction.late()), quantise(prediction.late_7())];
+        Self { label, q, days: LEVELS.map(day), q_pooled }
     }
 
+    /// The portfolio changes with the week, so it makes no more than one news a week; while there is hardly one, a few more.
     fn differs(&self, now: &Self) -> bool {
-        let probabilities = self.q.iter().zip(now.q).any(|(a, b)| f32::from(a.abs_diff(b)) >= MOVED * STEPS);
+        let moved = |a: u8, b: u8| f32::from(a.abs_diff(b)) >= MOVED * STEPS;
+        let probabilities = self.q.iter().zip(now.q).any(|(a, b)| moved(*a, b));
+        let has_portfolio = [self.q_pooled, now.q_pooled].map(|q| q != NO_PORTFOLIO);
+        let portfolio = has_portfolio[0] != has_portfolio[1] || moved(self.q_pooled, now.q_pooled);
         let far = |a: i8, b: i8| i32::from(a.abs_diff(b)) >= MOVED_DAYS.max(i32::from(a).abs() / MOVED_PART);
         let days = self.days.iter().zip(now.days).any(|(a, b)| far(*a, b));
-        self.label != now.label || probabilities || days
+        self.label != now.label || probabilities || days || portfolio
     }
 }
 
@@ -305,7 +315,7 @@ impl Default for Account {
 const STATE: usize = STORED + 8;
 const _: () = assert!(STATE <= 128);
 /// The same of what was told.
-const TOLD: usize = 7;
+const TOLD: usize = 8;
 
 impl Account {
     /// As stored: what the crate `payer` stores, then day and hash of the last settlement, in little endian.
@@ -326,18 +336,19 @@ impl Account {
             let label = Label::ALL.iter().zip(0..).find(|(label, _)| **label == told.label).map_or(0, |(_, n)| n);
             bytes.extend([label, told.q[0], told.q[1]]);
             bytes.extend(told.days.map(i8::cast_unsigned));
+            bytes.push(told.q_pooled);
         }
         bytes
     }
 
-    /// Reads the stored form. What another version wrote is to be folded anew.
+    /// Reads the stored form. What another version wrote is to be folded anew, and told anew.
     pub fn read(state: &[u8], told: &[u8]) -> Self {
         let told_then = match told {
-            [_, label, q, q7, days @ ..] => (|| {
-                let days: [u8; 3] = days.try_into().ok()?;
-                let label = *Label::ALL.get(usize::from(*label))?;
-                Some(Told { label, q: [*q, *q7], days: days.map(u8::cast_signed) })
-            })(),
+            [_, label, q, q7, p10, p50, p90, q_pooled] => {
+                let days = [*p10, *p50, *p90].map(u8::cast_signed);
+                let label = Label::ALL.get(usize::from(*label));
+                label.map(|label| Told { label: *label, q: [*q, *q7], days, q_pooled: *q_pooled })
+            }
             _ => None,
         };
         let segment = SegmentKey(told.first().copied().unwrap_or_default());
@@ -452,7 +463,7 @@ impl<'a> Assessment<'a> {
     pub fn tell(&mut self, key: &PayerKey, version: i64) -> Option<v1::CustomerSegmented> {
         let (prediction, _) = self.seen.unwrap_or_else(|| self.see());
         let label = self.account.payer.standing.label();
-        let now = Told::of(label, &prediction);
+        let now = Told::of(label, &prediction, self.portfolio);
         let effective = self.account.payer.effective();
         let is_news = match &self.account.told {
             None => effective >= KNOWN,
@@ -591,7 +602,7 @@ mod tests {
     fn what_has_hardly_moved_is_no_news() {
         let mut counts = [0.0; BINS];
         (counts[bin(0)], counts[bin(3)]) = (70.0, 30.0);
-        let told = |counts| Told::of(Label::Mixed, &Distribution::of(&counts));
+        let told = |counts| Told::of(Label::Mixed, &Distribution::of(&counts), &nobody());
         let before = told(counts);
         let moved = |late: f32, day: i32| {
             let mut counts = [0.0; BINS];
@@ -603,6 +614,9 @@ mod tests {
         assert!(before.differs(&Told { label: Label::Prompt, ..before }));
         let days = |days| Told { days, ..before };
         assert!(days([-2, 0, 3]).differs(&days([-4, 0, 3])) && !days([-2, 0, 3]).differs(&days([-1, 1, 4])));
+        let pooled = |q_pooled| Told { q_pooled, ..before };
+        assert!(pooled(100).differs(&pooled(108)) && !pooled(100).differs(&pooled(107)));
+        assert!(before.differs(&pooled(250)) && pooled(250).differs(&before), "there is a portfolio now, or none");
         assert!(days([0, 0, 40]).differs(&days([0, 0, 50])) && !days([0, 0, 40]).differs(&days([0, 0, 49])));
     }
 

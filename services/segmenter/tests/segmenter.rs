@@ -508,8 +508,13 @@ async fn a_new_week_measures_everybody_anew() {
     }
     let told = rig.told().await;
     assert_eq!(label(&told), v1::Segment::Prompt);
-    let reason = &told["mixed"].last().unwrap().reason;
-    assert!(reason.contains("below"), "{reason}");
+    let last = told["mixed"].last().unwrap();
+    assert!(last.reason.contains("below"), "{}", last.reason);
+    // Who has not paid since, and is the same by the same measure, is told with the new portfolio all the same: advice rests on it.
+    let pooled = |told: &v1::CustomerSegmented| told.outlook.as_ref().unwrap().late_pooled;
+    let prompt = &told["prompt_07"];
+    assert!(pooled(&prompt[0]) < 0.05 && pooled(prompt.last().unwrap()) > 0.5, "{prompt:?}");
+    assert!(prompt.len() < 6, "{}", prompt.len());
     rig.end().await;
 }
 
