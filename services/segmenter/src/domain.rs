@@ -16,7 +16,7 @@ use payer::peers::Peers;
 use payer::segment::{Quartiles, SegmentKey, segment_key};
 
 /// Version of the estimator, its constants and what is told of it.
-pub const MODEL: &str = "peers-1";
+pub const MODEL: &str = "peers-2";
 
 /// A merchant, and a customer of it.
 pub type PayerKey = (MerchantId, CustomerId);
@@ -222,7 +222,8 @@ pub struct Counted {
 }
 
 /// Where a settlement counts: in its segment, and among those whom its customer looked like before it. (Whether the customer was
-/// overdue then is left out: that would depend on all its other invoices, each time one of them changes.)
+/// overdue then is left out: that would depend on all its other invoices, each time one of them changes. So no group of overdue
+/// peers is counted, and [`payer::estimator::Portfolio::predict`] falls back to the others.)
 fn counted(before: &Payer, settlement: &Settlement, sign: i32) -> impl Iterator<Item = Counted> {
     let peers = Peers::of(before, &[]).map(|peers| FIRST_PEERS + PoolKey::from(peers.0));
     let (week, bin) = (settlement.week, bin(settlement.delay_days));

@@ -1,7 +1,11 @@
 //! How all customers of a merchant pay: what one customer is held against.
 //!
 //! In force is the fold of all weeks before this one, so that within a week everybody is measured by much the same. Only while
-//! those weeks hold too few settlements, what is there of this week counts too.
+//! those weeks hold too few settlements, what is there of this week counts too. Much the same, not the same: late news change
+//! past weeks, which are read again every few minutes, and a review of everybody finds out anew what the portfolio weighs.
+//!
+//! `payer evaluate` lives through a ledger with more than that: quartiles of amounts, groups of overdue peers, and a portfolio
+//! of the day. What the service foretells may be a little better or worse than its figures.
 
 use crate::domain::{FIRST_PEERS, monday};
 use crate::store::{self, Week};
