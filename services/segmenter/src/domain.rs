@@ -5,11 +5,12 @@
 
 use crate::portfolio::InForce;
 use events::{Invoice, InvoiceStatus, snapshot, v1};
-use jiff::civil::{Date, Weekday};
+use jiff::SignedDuration;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, ToSpan};
 use kernel::{CustomerId, InvoiceId, MerchantId, Segment};
 use payer::bins::bin;
+use payer::due::roll;
 use payer::estimator::{Distribution, MOST_OPEN, Open, Payer, STORED};
 use payer::label::{Change, Label, Looks};
 use payer::peers::Peers;
@@ -92,16 +93,6 @@ impl Sighting {
         let (due_on, paid_on) = self.due_on.zip(self.paid_on).filter(|_| self.settled)?;
         Some(Settlement::new(&self.invoice, due_on, paid_on, self.segment))
     }
-}
-
-/// What is due on a weekend is due on the Monday after it: nobody can pay then. Holidays are not known here.
-fn roll(due_on: Date) -> Date {
-    let days = match due_on.weekday() {
-        Weekday::Saturday => 2,
-        Weekday::Sunday => 1,
-        _ => 0,
-    };
-    due_on.checked_add(days.days()).unwrap_or(due_on)
 }
 
 fn fault(issued_on: Date, due_on: Option<Date>, paid_on: Option<Date>) -> Option<Fault> {
@@ -577,9 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weekend_is_over_on_monday() {
-        let rolled: Vec<i8> = (5..=9).map(|day| roll(date(2026, 6, day)).day()).collect();
-        assert_eq!(rolled, [5, 8, 8, 8, 9]);
+    fn a_week_begins_on_monday() {
         assert_eq!(monday(date(2026, 6, 7)), TODAY);
         assert_eq!([monday(TODAY), monday(date(2026, 6, 8))], [TODAY, date(2026, 6, 8)]);
     }

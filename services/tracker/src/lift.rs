@@ -1,7 +1,8 @@
 //! What an adaptive schedule brings: from what is known of enrolled invoices to a report. Pure.
 //!
-//! An invoice counts in the group that it was drawn for, whatever was then sent, and against the due date that it had then:
-//! whatever comes later may have come because of a reminder. For that reason too
+//! An invoice counts in the group that it was drawn for, whatever was then sent, and against the due date that it had then,
+//! rolled over a weekend as in predictions ([`payer::due::roll`]): whatever comes later may have come because of a reminder. For
+//! that reason too
 //!
 //! * what is **written off** stays in: it was never paid;
 //! * what is **disputed** stays in, as paid or not as it is: a reminder may have led to the dispute. How many there are is shown.
@@ -11,6 +12,7 @@
 use jiff::Timestamp;
 use jiff::civil::Date;
 use kernel::{MerchantId, Segment};
+use payer::due::roll;
 use payer::experiment::Group;
 use payer::lift::{LiftReport, Outcome, Setting, Trial};
 use serde::{Deserialize, Serialize};
@@ -182,7 +184,7 @@ impl Ledger {
         if known.epoch > 1 || enrolled.epoch > 1 {
             return excluded.begun_anew.count(group);
         }
-        let Some(due_on) = enrolled.due_on else { return excluded.without_due_date.count(group) };
+        let Some(due_on) = enrolled.due_on.map(roll) else { return excluded.without_due_date.count(group) };
         if known.disputed {
             self.disputed.count(group);
         }
@@ -324,7 +326,20 @@ mod tests {
     fn what_is_only_chased_is_decided_after_the_due_date() {
         let ledger = ledger([enrolled(|e| e.reminds_before_due = false), enrolled(|_| {})]);
         let decided: Vec<Date> = ledger.outcomes.iter().map(|o| o.decided_on).collect();
-        assert_eq!(decided, [date("2026-02-01"), date("2026-01-01")]);
+        assert_eq!(decided, [date("2026-02-03"), date("2026-01-01")]);
+    }
+
+    #[test]
+    fn what_is_due_on_a_weekend_is_on_time_on_monday() {
+        // The 31st is a Saturday.
+        let paid = |on: &str| {
+            let arm = Drawn { step: "s".into(), arm: "none".into(), propensity: 0.5, days_before_due: 5 };
+            let known = Known { epoch: 1, status: "paid".into(), disputed: false, paid_on: Some(date(on)) };
+            let ledger = ledger([enrolled(|e| (e.known, e.arms) = (Some(known), vec![arm]))]);
+            (ledger.outcomes[0].due_on, ledger.trials[0].is_success)
+        };
+        assert_eq!(paid("2026-02-02"), (date("2026-02-02"), true));
+        assert_eq!(paid("2026-02-03"), (date("2026-02-02"), false));
     }
 
     #[test]
