@@ -71,7 +71,8 @@ pub struct LiftReport {
     /// Share of invoices paid on time, invoice by invoice: the headline.
     pub on_time: Comparison,
     /// The one classical interval of the headline, as of [`REGISTERED_DAY`], robust against likeness within customers. Before
-    /// that day there is none; after it, it does not change.
+    /// that day there is none. After it, no payment changes it any more; but invoices that are taken back later, and those whose
+    /// payment is, leave the comparison.
     pub registered: Option<Interval>,
     /// Days to pay, invoice by invoice: below zero is sooner.
     pub days: Comparison,

@@ -99,12 +99,11 @@ pub struct Drawn {
     pub days_before_due: i32,
 }
 
-/// An enrolled invoice, and what is known of it by now.
+/// An invoice that was enrolled in its first epoch, and what is known of it by now.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented on the columns of tracker.enrolment")]
 pub struct Enrolled {
     pub invoice: String,
-    pub epoch: i32,
     pub customer: String,
     pub group: Group,
     pub propensity: f64,
@@ -128,8 +127,8 @@ pub struct Message {
     pub opted_out: bool,
 }
 
-/// The messages about each epoch of each invoice.
-pub type Messages = HashMap<(String, i32), Vec<Message>>;
+/// The messages about each invoice.
+pub type Messages = HashMap<String, Vec<Message>>;
 
 /// What is known of an invoice by now.
 #[derive(Debug, Clone)]
@@ -181,7 +180,7 @@ impl Ledger {
         if known.status == "void" {
             return excluded.void.count(group);
         }
-        if known.epoch > 1 || enrolled.epoch > 1 {
+        if known.epoch > 1 {
             return excluded.begun_anew.count(group);
         }
         let Some(due_on) = enrolled.due_on.map(roll) else { return excluded.without_due_date.count(group) };
@@ -194,7 +193,7 @@ impl Ledger {
         let paid_on = known.paid_on;
         let trials = enrolled.arms.into_iter().filter_map(|drawn| trial(drawn, due_on, paid_on, self.as_of));
         self.trials.extend(trials);
-        let messages = self.messages.remove(&(enrolled.invoice, enrolled.epoch)).unwrap_or_default();
+        let messages = self.messages.remove(&enrolled.invoice).unwrap_or_default();
         let count = |is_in: fn(&Message, Date) -> bool| {
             u32::try_from(messages.iter().filter(|message| is_in(message, due_on)).count()).unwrap_or(u32::MAX)
         };
@@ -277,7 +276,6 @@ mod tests {
     fn enrolled(change: impl FnOnce(&mut Enrolled)) -> Enrolled {
         let mut enrolled = Enrolled {
             invoice: "in_1".into(),
-            epoch: 1,
             customer: "cus_1".into(),
             group: Group::Treated,
             propensity: 0.9,
@@ -308,7 +306,6 @@ mod tests {
             enrolled(|e| e.known = None),
             enrolled(|e| known(e).status = "void".into()),
             enrolled(|e| known(e).epoch = 2),
-            enrolled(|e| (e.epoch, known(e).epoch) = (2, 2)),
             enrolled(|e| e.due_on = None),
             enrolled(|e| known(e).status = "written_off".into()),
             enrolled(|e| (known(e).disputed, e.group) = (true, Group::InvoiceHeldOut)),
@@ -316,7 +313,7 @@ mod tests {
         let ledger = ledger(rows);
         let treated = |treated| ByGroup { treated, ..ByGroup::default() };
         let excluded =
-            Excluded { unheard_of: treated(1), void: treated(1), begun_anew: treated(2), without_due_date: treated(1) };
+            Excluded { unheard_of: treated(1), void: treated(1), begun_anew: treated(1), without_due_date: treated(1) };
         assert_eq!(ledger.excluded, excluded);
         assert_eq!((ledger.written_off, ledger.disputed), (treated(1), ByGroup { held_out: 1, ..ByGroup::default() }));
         assert_eq!(ledger.outcomes.len(), 2, "what is written off or disputed counts");

@@ -252,7 +252,9 @@ async fn order_and_repetition_do_not_matter() {
             ..e.clone()
         }
     };
-    let enrolments: Vec<_> = enrolments.iter().step_by(3).map(before).chain(enrolments.clone()).collect();
+    // Two of those that end have begun anew: an enrolment of a later epoch is of no other invoice.
+    let anew = enrolments[6..8].iter().map(|e| v1::CaseEnrolled { epoch: 2, campaign: "later".into(), ..e.clone() });
+    let enrolments: Vec<_> = enrolments.iter().step_by(3).map(before).chain(anew).chain(enrolments.clone()).collect();
     let open = (0..300).step_by(5).map(|n| {
         let mut event = world.invoice(n, None);
         event.invoice.as_mut().unwrap().version = 1;
