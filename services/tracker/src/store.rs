@@ -596,7 +596,7 @@ pub async fn enrolled_campaigns(tx: &mut PgConnection, merchant: &MerchantId) ->
     .await
 }
 
-/// The messages of a merchant, by invoice. Apart from [`enrolled`]: joined there, they would have to be sorted on disk,
+/// The messages about a merchant's enrolled invoices, by invoice. Apart from [`enrolled`]: joined there, they would have to be sorted on disk,
 /// or, as long as the planner knows nothing of young tables, looked for one by one.
 pub async fn messages(tx: &mut PgConnection, query: &LiftQuery) -> sqlx::Result<Messages> {
     let mut rows = sqlx::query_as::<_, (String, jiff_sqlx::Date, bool)>(
@@ -605,10 +605,13 @@ pub async fn messages(tx: &mut PgConnection, query: &LiftQuery) -> sqlx::Result<
          JOIN tracker.reminder AS r ON r.id = l.reminder
          -- A customer unsubscribes once.
          LEFT JOIN tracker.response AS v ON v.merchant = $1 AND v.reminder = l.reminder AND v.kind = 'unsubscribed'
-         WHERE l.merchant = $1 AND l.epoch = 1",
+         WHERE l.merchant = $1 AND l.epoch = 1
+           AND l.invoice IN (SELECT e.invoice FROM tracker.enrolment AS e
+                             WHERE e.merchant = $1 AND e.epoch = 1 AND ($3::text IS NULL OR e.campaign = $3))",
     )
     .bind(query.merchant.as_str())
     .bind(&query.zone_name)
+    .bind(&query.campaign)
     .fetch(tx);
     let mut messages = Messages::new();
     while let Some((invoice, sent_on, opted_out)) = rows.try_next().await? {

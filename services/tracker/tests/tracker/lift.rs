@@ -425,6 +425,15 @@ async fn a_report_is_kept_for_a_minute_or_until_the_day_is_over() {
     assert_eq!(n().await, 92, "made less than a minute ago");
     rig.clock.set(at("2026-06-20T22:00:00Z")); // midnight in Berlin
     assert_eq!(n().await, 93, "another day is another report");
+    // That there is no such campaign is kept as well.
+    let status = async || rig.get(format!("{}/v1/merchants/acme/lift?campaign=later", rig.dashboard)).await.0;
+    assert_eq!(status().await, 404);
+    let later = v1::CaseEnrolled { campaign: "later".into(), ..extra.enrolment(101, v1::Schedule::Adaptive) };
+    rig.emit(&SCHEDULER_CASES, at("2026-01-01T00:00:00Z"), [later]).await;
+    rig.wait_for("enrolment", 102).await;
+    assert_eq!(status().await, 404, "made less than a minute ago");
+    rig.clock.set(at("2026-06-21T22:00:00Z"));
+    assert_eq!(status().await, 200);
     rig.end().await;
 }
 
