@@ -352,7 +352,8 @@ async fn guards_count_messages_and_opt_outs_and_know_no_complaints() {
     let effort = |of: &str| ["messages", "messages_by_due", "recovered"].map(|what| guards[of][what].as_u64().unwrap());
     assert_eq!(effort("treated"), [3, 2, 1]);
     assert_eq!(effort("held_out"), [1, 0, 1]);
-    let treated = guards["treated"]["invoices"].as_f64().unwrap();
+    let treated = guards["opt_outs"]["treated"]["n"].as_f64().unwrap();
+    assert!(treated < guards["treated"]["invoices"].as_f64().unwrap(), "30 days after the due date");
     assert_eq!(guards["opt_outs"]["treated"]["mean"].as_f64(), Some(1.0 / treated));
     assert_eq!(guards["opt_outs"]["held_out"]["mean"].as_f64(), Some(0.0));
     assert_eq!(guards["complaints"], Value::Null);
