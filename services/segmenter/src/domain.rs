@@ -485,7 +485,6 @@ impl<'a> Assessment<'a> {
                 p50_days: days[1],
                 p90_days: days[2],
                 late_pooled: self.portfolio.pooled.late(),
-                reminders_before_due: 1,
                 model: MODEL.to_owned(),
             }),
         })

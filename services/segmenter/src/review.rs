@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 const CHUNK: i64 = 2_000;
 /// How often the calendar is looked at, in machine time: a day may take a second.
 const TICK: Duration = Duration::from_millis(200);
-/// A failed review, or one that another replica is at, is looked at again after so long.
+/// A failed review is tried again after so long, in machine time.
 const LATER: Duration = Duration::from_secs(1);
 /// Past so many times as many settlements the portfolio is another one: everybody is looked at without waiting for Monday. So
 /// is it once there are enough of them to advise by.
@@ -42,7 +42,7 @@ pub async fn run(payers: Payers, stop: CancellationToken) {
             match chunk(&payers, &merchant, today).await {
                 Ok(Reviewed::All) => drop(done.insert(merchant, today)),
                 Ok(Reviewed::Some) => pause = Duration::ZERO,
-                Ok(Reviewed::Elsewhere) => pause = pause.min(LATER),
+                Ok(Reviewed::Elsewhere) => {}
                 Err(error) => {
                     tracing::warn!(%merchant, %error, "customers not reviewed; trying again");
                     pause = LATER;

@@ -548,15 +548,6 @@ pub async fn show(tx: &mut PgConnection, key: &PayerKey, limit: i64) -> sqlx::Re
     Ok(Some(Shown { account, revision, changes, invoices: invoices.into_iter().map(invoice).collect() }))
 }
 
-/// How many invoices do not count, by what is wrong with their dates.
-pub async fn faulty(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, i64)>> {
-    sqlx::query_as(
-        "SELECT merchant, fault, count(*) FROM segmenter.invoice WHERE fault <> '' GROUP BY 1, 2 ORDER BY 1, 2",
-    )
-    .fetch_all(db)
-    .await
-}
-
 fn segment(stored: Option<i16>) -> sqlx::Result<SegmentKey> {
     let key = stored.and_then(|key| u8::try_from(key).ok());
     key.map(SegmentKey).ok_or_else(|| decode("no segment"))
