@@ -299,6 +299,10 @@ async fn two_replicas_count_as_one() {
     rig.settle().await;
     assert_eq!(stored(&rig.pool).await, expected(&events));
     let facts = rig.facts().await;
+    assert!(
+        facts.iter().any(|line| line.starts_with("week acme ")),
+        "the portfolio's weeks are among what is compared"
+    );
     rig.end().await;
     let mut alone = Rig::with_segmenter().await;
     alone.tell(&events).await;
