@@ -14,8 +14,8 @@ CREATE TABLE segmenter.invoice (
     fault     text     NOT NULL,
     PRIMARY KEY (merchant, invoice)
 );
--- What is open is asked for with every settlement of a customer, all that is settled when its state is to be folded anew.
-CREATE INDEX invoice_open ON segmenter.invoice (merchant, customer) WHERE open;
+-- What is open and overdue is asked for with every settlement of a customer and every day for all, all that is settled when its state is to be folded anew.
+CREATE INDEX invoice_open ON segmenter.invoice (merchant, customer, due_on) WHERE open;
 CREATE INDEX invoice_settled ON segmenter.invoice (merchant, customer) WHERE settled;
 
 COMMENT ON TABLE  segmenter.invoice IS 'What each invoice says about how its customer pays';
@@ -55,7 +55,7 @@ CREATE TABLE segmenter.portfolio_week (
     PRIMARY KEY (merchant, pool, week)
 ) WITH (fillfactor = 50);
 
-COMMENT ON TABLE  segmenter.portfolio_week IS 'How all customers of a merchant paid in each week. Sums: the order of settlements does not matter, and one that is taken back is subtracted';
+COMMENT ON TABLE  segmenter.portfolio_week IS 'How all customers of a merchant paid in each week. Sums: the order of settlements does not matter, and one that is taken back is subtracted. Weeks older than two years are not read, and deleted some time';
 COMMENT ON COLUMN segmenter.portfolio_week.merchant IS 'Whose';
 COMMENT ON COLUMN segmenter.portfolio_week.pool     IS 'Below 256: the segment of the invoice. From 256 on: the group of peers that its customer belonged to before this payment';
 COMMENT ON COLUMN segmenter.portfolio_week.week     IS 'The Monday of the week in which it was paid';

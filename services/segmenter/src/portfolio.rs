@@ -28,6 +28,10 @@ const KEEP: Duration = Duration::from_secs(300);
 /// nobody is advised by it. A share among 200 is known to 7 points at worst, with 95 % confidence.
 pub const YOUNG: u64 = 200;
 
+/// Weeks that began longer before this one do not count: nobody pays today like two years ago. Read by this rule, so it does
+/// not matter when they are deleted, nor what late news still adds to them.
+pub const KEEP_WEEKS: i32 = 104;
+
 /// A merchant's portfolio, as it is in force during a week.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InForce {

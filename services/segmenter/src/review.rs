@@ -6,11 +6,12 @@
 
 use crate::domain::{Changes, monday};
 use crate::flow::{Known, Payers};
-use crate::portfolio::YOUNG;
+use crate::portfolio::{KEEP_WEEKS, YOUNG};
 use crate::store::{self, Progress};
 use bus::Failure;
 use events::topology::SEGMENTER_REVIEW;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kernel::MerchantId;
 use payer::icc::Spread;
@@ -141,16 +142,14 @@ const KEEP_DAYS: i64 = 400;
 /// Rows per statement.
 const TRIM: i64 = 10_000;
 
-/// Deletes changes of labels past retention, until `stop`: chunk by chunk while there is much, then every hour.
+/// Deletes what is past retention, until `stop`: chunk by chunk while there is much, then every hour.
 pub async fn retention(payers: Payers, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let keep = SignedDuration::from_hours(24 * KEEP_DAYS);
-        let before = payers.host.now().checked_sub(keep).unwrap_or(Timestamp::MIN);
-        let pause = match store::trim_label_changes(&payers.host.pool, before, TRIM).await {
+        let pause = match trim(&payers).await {
             Ok(deleted) if deleted >= TRIM as u64 => Duration::from_millis(100),
             Ok(_) => Duration::from_secs(3_600),
             Err(error) => {
-                tracing::warn!(%error, "old changes of labels not deleted; trying again");
+                tracing::warn!(%error, "old changes of labels and old weeks not deleted; trying again");
                 Duration::from_secs(60)
             }
         };
@@ -159,4 +158,15 @@ pub async fn retention(payers: Payers, stop: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Deletes changes of labels, and weeks of portfolios that no merchant reads any more, whatever its zone. Returns how many rows
+/// of the kind that had more.
+async fn trim(payers: &Payers) -> sqlx::Result<u64> {
+    let (pool, now) = (&payers.host.pool, payers.host.now());
+    let ago = |days: i64| now.checked_sub(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MIN);
+    let changes = store::trim_label_changes(pool, ago(KEEP_DAYS), TRIM).await?;
+    let keep_days = 7 * (i64::from(KEEP_WEEKS) + 2);
+    let weeks = store::trim_weeks(pool, TimeZone::UTC.to_datetime(ago(keep_days)).date(), TRIM).await?;
+    Ok(changes.max(weeks))
 }

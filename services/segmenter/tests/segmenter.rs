@@ -547,3 +547,25 @@ async fn a_review_goes_on_where_it_was() {
     assert_eq!(told_anew, (10..20).map(|c| format!("cus_{c}")).collect::<Vec<_>>());
     rig.end().await;
 }
+
+#[tokio::test]
+async fn weeks_older_than_two_years_are_not_read_and_deleted() {
+    let mut rig = Rig::start().await;
+    let old = "INSERT INTO segmenter.portfolio_week
+               SELECT 'acme', 5, day::date, array_fill(100, ARRAY[24])
+               FROM generate_series(date '2024-05-06', date '2024-06-10', interval '7 days') AS day";
+    sqlx::raw_sql(old).execute(&rig.pool).await.unwrap();
+    // In the week of the 1st of June 2026, the 3rd of June 2024 is the first that counts.
+    let mut tx = rig.pool.acquire().await.unwrap();
+    let on = |day: &str| BTreeMap::from([("acme".parse().unwrap(), day.parse().unwrap())]);
+    let weeks = segmenter::store::weeks(&mut tx, &on("2026-06-01")).await.unwrap();
+    let begin: Vec<String> = weeks.values().flatten().map(|week| week.begins_on.to_string()).collect();
+    assert_eq!(begin, ["2024-06-03", "2024-06-10"]);
+    rig.add(Config::default()).await;
+    let left = "SELECT count(*) FROM segmenter.portfolio_week";
+    wait::until_true("old weeks to be deleted", PATIENCE, || async { rig.count(left).await < 6 }).await;
+    // Another zone may be a week behind: two weeks more are kept.
+    assert_eq!(rig.count("SELECT count(*) FROM segmenter.portfolio_week WHERE week >= '2024-05-20'").await, 4);
+    assert_eq!(rig.count(left).await, 4);
+    rig.end().await;
+}
