@@ -10,6 +10,7 @@
 //! alone        f(b) = (kappa pS(b) + C(b) + 1.5 sum_j tail_j(b)) / (kappa + |C| + 1.5 n_open)
 //! peers        pP = (300 f + P) / (300 + |P|)                P of those whom the customer looks like
 //! prediction   p(b) = (16 pP(b) + C(b)) / (16 + |C|); f of a customer that has never paid
+//!              where no overdue peers were counted: P of the others, f without tails, and 1.5 tail_j of pP with C
 //! ```
 //!
 //! Each step is a Dirichlet prior over bins: whether a payment is late is then a Beta-Binomial. An open overdue invoice is
@@ -288,12 +289,21 @@ impl<Key: Ord> Portfolio<Key> {
         self.segments.get(segment).map_or(tenant, |pool| pool.shrunk_to(&tenant, TENANT_WEIGHT))
     }
 
-    /// How a customer's payment of an invoice of that segment is spread.
+    /// How a customer's payment of an invoice of that segment is spread. Where nobody was counted as overdue, an overdue
+    /// customer is held against those with the same history, and what is open says what it says: forgetting its peers, it
+    /// could look the more punctual for being overdue.
     pub fn predict(&self, payer: &Payer, segment: &Key, open: &[Open]) -> Distribution {
-        let alone = predict(payer, &self.prior(segment), open, self.kappa);
-        let Some(peers) = Peers::of(payer, open) else { return alone };
-        let of_peers = self.peers.get(&peers).map_or(alone, |pool| pool.shrunk_to(&alone, ALONE_WEIGHT));
-        predict(payer, &of_peers, &[], PEERS_WEIGHT)
+        let prior = self.prior(segment);
+        let alone = |open| predict(payer, &prior, open, self.kappa);
+        let Some(peers) = Peers::of(payer, open) else { return alone(open) };
+        let pool = |peers| self.peers.get(&peers);
+        if let Some(pool) = pool(peers) {
+            return predict(payer, &pool.shrunk_to(&alone(open), ALONE_WEIGHT), &[], PEERS_WEIGHT);
+        }
+        match Peers::of(payer, &[]).and_then(pool) {
+            Some(pool) => predict(payer, &pool.shrunk_to(&alone(&[]), ALONE_WEIGHT), open, PEERS_WEIGHT),
+            None => predict(payer, &alone(open), &[], PEERS_WEIGHT),
+        }
     }
 }
 
@@ -387,6 +397,22 @@ mod tests {
             without.predict(&other, &(), &[]),
             "its last payment was not late"
         );
+    }
+
+    #[test]
+    fn who_is_overdue_has_peers_where_that_was_not_counted() {
+        let mut portfolio = Portfolio::default();
+        let (payer, open) = (Payer::replay([0, 0, 3]), [Open { overdue_days: 1 }]);
+        let peers = Peers::of(&payer, &[]).unwrap();
+        (0..1_000).for_each(|_| portfolio.settle((), 0));
+        (0..300).for_each(|_| portfolio.settle_peers(peers, 9));
+        let late = |portfolio: &Portfolio<()>, open: &[Open]| portfolio.predict(&payer, &(), open).late();
+        assert!(late(&portfolio, &open) > late(&portfolio, &[]), "being overdue makes nobody more punctual");
+        let without = Portfolio { peers: BTreeMap::new(), ..portfolio.clone() };
+        assert!(late(&portfolio, &open) > late(&without, &open) + 0.1);
+        // Where it was counted, that is what counts.
+        (0..300).for_each(|_| portfolio.settle_peers(Peers::of(&payer, &open).unwrap(), 0));
+        assert!(late(&portfolio, &open) < late(&portfolio, &[]));
     }
 
     #[test]

@@ -229,8 +229,9 @@ impl Standing {
         standing
     }
 
-    /// Looks at a customer: when an invoice is issued, and once a week. Looking twice at the same facts is two agreements, so
-    /// not more often.
+    /// Looks at a customer. Looking twice at the same facts is two agreements, so only when there is something new to see: the
+    /// segmenter looks with each settlement, when what is overdue changes, every day while something is overdue, and every
+    /// week. [`crate::evaluate`], for which the issue of an invoice is what matters, looks at that.
     pub fn look(&mut self, looks: &Looks<'_>, thresholds: &Thresholds) -> Option<Change> {
         let (seen, because) = looks.label(self.cusum, thresholds);
         let agrees = seen == self.candidate;

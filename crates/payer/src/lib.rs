@@ -6,6 +6,7 @@
 pub mod advice;
 pub mod bins;
 mod distribution;
+pub mod due;
 pub mod estimator;
 pub mod evaluate;
 pub mod experiment;

@@ -6,7 +6,7 @@
 //!
 //! * **What is compared.** Every invoice that was drawn, in the group that it was drawn for, whatever was then sent.
 //! * **On time** is known the day after the due date, **days to pay** [`CAP_DAYS`] days after it: not on the day of the payment,
-//!   or prompt payers would be counted first.
+//!   or prompt payers would be counted first. **Opt-outs** are counted 30 days after it, when most chases are over.
 //! * **No credit by definition.** An invoice that is first decided after its due date can no longer be paid on time. It
 //!   is not in the on-time comparison; if that goes for all invoices, the lift is exactly zero ([`Verdict::ZeroByDefinition`]).
 //! * **One invoice, one unit.** A reminder of a treated invoice may also make its customer pay a held-out one, which hides
@@ -71,7 +71,8 @@ pub struct LiftReport {
     /// Share of invoices paid on time, invoice by invoice: the headline.
     pub on_time: Comparison,
     /// The one classical interval of the headline, as of [`REGISTERED_DAY`], robust against likeness within customers. Before
-    /// that day there is none; after it, it does not change.
+    /// that day there is none. After it, no payment changes it any more; but invoices that are taken back later, and those whose
+    /// payment is, leave the comparison.
     pub registered: Option<Interval>,
     /// Days to pay, invoice by invoice: below zero is sooner.
     pub days: Comparison,
@@ -95,7 +96,7 @@ pub struct LiftReport {
 /// What must not get worse while payments get better.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Guards {
-    /// Share of invoices whose payer opted out.
+    /// Share of invoices whose payer opted out, of those that were due 30 days ago: each chase may be the one too many.
     pub opt_outs: Comparison,
     /// Share of invoices whose payer complained; `None` if complaints are not collected.
     pub complaints: Option<Comparison>,

@@ -14,8 +14,8 @@ CREATE TABLE segmenter.invoice (
     fault     text     NOT NULL,
     PRIMARY KEY (merchant, invoice)
 );
--- What is open is asked for with every settlement of a customer, all that is settled when its state is to be folded anew.
-CREATE INDEX invoice_open ON segmenter.invoice (merchant, customer) WHERE open;
+-- What is open and overdue is asked for with every settlement of a customer and every day for all, all that is settled when its state is to be folded anew.
+CREATE INDEX invoice_open ON segmenter.invoice (merchant, customer, due_on) WHERE open;
 CREATE INDEX invoice_settled ON segmenter.invoice (merchant, customer) WHERE settled;
 
 COMMENT ON TABLE  segmenter.invoice IS 'What each invoice says about how its customer pays';
@@ -45,7 +45,7 @@ COMMENT ON COLUMN segmenter.payer.merchant IS 'Whose';
 COMMENT ON COLUMN segmenter.payer.customer IS 'The processor''s id';
 COMMENT ON COLUMN segmenter.payer.revision IS 'Counts changes of this row: a state that was read at another revision is not written. The version in customer-segmented';
 COMMENT ON COLUMN segmenter.payer.state    IS 'Bytes 1 to 112: version, 24 counts, settled, late, last delay; 113 to 120: label and CUSUM, which depend on when things were seen; 121 to 128: day and hash of the last settlement';
-COMMENT ON COLUMN segmenter.payer.told     IS 'Segment of the last settlement; then what was told last, if anything was: label, P(late) and P(more than 7 days late) in 1/250, the three quantiles in days';
+COMMENT ON COLUMN segmenter.payer.told     IS 'Segment of the last settlement; then what was told last, if anything was: label, P(late) and P(more than 7 days late) in 1/250, the three quantiles in days, and P(late) of the portfolio in 1/250, 255 if too few had paid';
 
 CREATE TABLE segmenter.portfolio_week (
     merchant text      COLLATE "C" NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE segmenter.portfolio_week (
     PRIMARY KEY (merchant, pool, week)
 ) WITH (fillfactor = 50);
 
-COMMENT ON TABLE  segmenter.portfolio_week IS 'How all customers of a merchant paid in each week. Sums: the order of settlements does not matter, and one that is taken back is subtracted';
+COMMENT ON TABLE  segmenter.portfolio_week IS 'How all customers of a merchant paid in each week. Sums: the order of settlements does not matter, and one that is taken back is subtracted. Weeks older than two years are not read, and deleted some time';
 COMMENT ON COLUMN segmenter.portfolio_week.merchant IS 'Whose';
 COMMENT ON COLUMN segmenter.portfolio_week.pool     IS 'Below 256: the segment of the invoice. From 256 on: the group of peers that its customer belonged to before this payment';
 COMMENT ON COLUMN segmenter.portfolio_week.week     IS 'The Monday of the week in which it was paid';

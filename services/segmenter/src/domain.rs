@@ -5,18 +5,19 @@
 
 use crate::portfolio::InForce;
 use events::{Invoice, InvoiceStatus, snapshot, v1};
-use jiff::civil::{Date, Weekday};
+use jiff::SignedDuration;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, ToSpan};
 use kernel::{CustomerId, InvoiceId, MerchantId, Segment};
 use payer::bins::bin;
+use payer::due::roll;
 use payer::estimator::{Distribution, MOST_OPEN, Open, Payer, STORED};
 use payer::label::{Change, Label, Looks};
 use payer::peers::Peers;
 use payer::segment::{Quartiles, SegmentKey, segment_key};
 
 /// Version of the estimator, its constants and what is told of it.
-pub const MODEL: &str = "peers-1";
+pub const MODEL: &str = "peers-2";
 
 /// A merchant, and a customer of it.
 pub type PayerKey = (MerchantId, CustomerId);
@@ -92,16 +93,6 @@ impl Sighting {
         let (due_on, paid_on) = self.due_on.zip(self.paid_on).filter(|_| self.settled)?;
         Some(Settlement::new(&self.invoice, due_on, paid_on, self.segment))
     }
-}
-
-/// What is due on a weekend is due on the Monday after it: nobody can pay then. Holidays are not known here.
-fn roll(due_on: Date) -> Date {
-    let days = match due_on.weekday() {
-        Weekday::Saturday => 2,
-        Weekday::Sunday => 1,
-        _ => 0,
-    };
-    due_on.checked_add(days.days()).unwrap_or(due_on)
 }
 
 fn fault(issued_on: Date, due_on: Option<Date>, paid_on: Option<Date>) -> Option<Fault> {
@@ -222,7 +213,8 @@ pub struct Counted {
 }
 
 /// Where a settlement counts: in its segment, and among those whom its customer looked like before it. (Whether the customer was
-/// overdue then is left out: that would depend on all its other invoices, each time one of them changes.)
+/// overdue then is left out: that would depend on all its other invoices, each time one of them changes. So no group of overdue
+/// peers is counted, and [`payer::estimator::Portfolio::predict`] falls back to the others.)
 fn counted(before: &Payer, settlement: &Settlement, sign: i32) -> impl Iterator<Item = Counted> {
     let peers = Peers::of(before, &[]).map(|peers| FIRST_PEERS + PoolKey::from(peers.0));
     let (week, bin) = (settlement.week, bin(settlement.delay_days));
@@ -249,10 +241,14 @@ struct Told {
     q: [u8; 2],
     /// The days of [`LEVELS`].
     days: [i8; 3],
+    /// P(late) of the portfolio that was told with it, in 1/[`STEPS`]; [`NO_PORTFOLIO`] if too few had paid.
+    q_pooled: u8,
 }
 
 /// A probability is remembered in so many steps: fine enough for [`MOVED`].
 const STEPS: f32 = 250.0;
+/// Above all [`STEPS`].
+const NO_PORTFOLIO: u8 = u8::MAX;
 /// The quantiles that are told.
 const LEVELS: [f32; 3] = [0.1, 0.5, 0.9];
 /// A change of a probability below this changes no decision: thresholds lie tenths apart, and each event costs all services.
@@ -265,18 +261,24 @@ const MOVED_PART: i32 = 4;
 const KNOWN: f32 = 2.0;
 
 impl Told {
-    fn of(label: Label, prediction: &Distribution) -> Self {
+    fn of(label: Label, prediction: &Distribution, portfolio: &InForce) -> Self {
         let quantise = |p: f32| (p * STEPS).round() as u8;
         // Bins end within -61 and 120.
         let day = |level| prediction.quantile(level).clamp(i8::MIN.into(), i8::MAX.into()) as i8;
-        Self { label, q: [quantise(prediction.late()), quantise(prediction.late_7())], days: LEVELS.map(day) }
+        let q_pooled = if portfolio.is_young() { NO_PORTFOLIO } else { quantise(portfolio.pooled.late()) };
+        let q = [quantise(prediction.late()), quantise(prediction.late_7())];
+        Self { label, q, days: LEVELS.map(day), q_pooled }
     }
 
+    /// The portfolio changes with the week, so it makes no more than one news a week; while there is hardly one, a few more.
     fn differs(&self, now: &Self) -> bool {
-        let probabilities = self.q.iter().zip(now.q).any(|(a, b)| f32::from(a.abs_diff(b)) >= MOVED * STEPS);
+        let moved = |a: u8, b: u8| f32::from(a.abs_diff(b)) >= MOVED * STEPS;
+        let probabilities = self.q.iter().zip(now.q).any(|(a, b)| moved(*a, b));
+        let has_portfolio = [self.q_pooled, now.q_pooled].map(|q| q != NO_PORTFOLIO);
+        let portfolio = has_portfolio[0] != has_portfolio[1] || moved(self.q_pooled, now.q_pooled);
         let far = |a: i8, b: i8| i32::from(a.abs_diff(b)) >= MOVED_DAYS.max(i32::from(a).abs() / MOVED_PART);
         let days = self.days.iter().zip(now.days).any(|(a, b)| far(*a, b));
-        self.label != now.label || probabilities || days
+        self.label != now.label || probabilities || days || portfolio
     }
 }
 
@@ -305,7 +307,7 @@ impl Default for Account {
 const STATE: usize = STORED + 8;
 const _: () = assert!(STATE <= 128);
 /// The same of what was told.
-const TOLD: usize = 7;
+const TOLD: usize = 8;
 
 impl Account {
     /// As stored: what the crate `payer` stores, then day and hash of the last settlement, in little endian.
@@ -326,18 +328,19 @@ impl Account {
             let label = Label::ALL.iter().zip(0..).find(|(label, _)| **label == told.label).map_or(0, |(_, n)| n);
             bytes.extend([label, told.q[0], told.q[1]]);
             bytes.extend(told.days.map(i8::cast_unsigned));
+            bytes.push(told.q_pooled);
         }
         bytes
     }
 
-    /// Reads the stored form. What another version wrote is to be folded anew.
+    /// Reads the stored form. What another version wrote is to be folded anew, and told anew.
     pub fn read(state: &[u8], told: &[u8]) -> Self {
         let told_then = match told {
-            [_, label, q, q7, days @ ..] => (|| {
-                let days: [u8; 3] = days.try_into().ok()?;
-                let label = *Label::ALL.get(usize::from(*label))?;
-                Some(Told { label, q: [*q, *q7], days: days.map(u8::cast_signed) })
-            })(),
+            [_, label, q, q7, p10, p50, p90, q_pooled] => {
+                let days = [*p10, *p50, *p90].map(u8::cast_signed);
+                let label = Label::ALL.get(usize::from(*label));
+                label.map(|label| Told { label: *label, q: [*q, *q7], days, q_pooled: *q_pooled })
+            }
             _ => None,
         };
         let segment = SegmentKey(told.first().copied().unwrap_or_default());
@@ -452,7 +455,7 @@ impl<'a> Assessment<'a> {
     pub fn tell(&mut self, key: &PayerKey, version: i64) -> Option<v1::CustomerSegmented> {
         let (prediction, _) = self.seen.unwrap_or_else(|| self.see());
         let label = self.account.payer.standing.label();
-        let now = Told::of(label, &prediction);
+        let now = Told::of(label, &prediction, self.portfolio);
         let effective = self.account.payer.effective();
         let is_news = match &self.account.told {
             None => effective >= KNOWN,
@@ -474,7 +477,7 @@ impl<'a> Assessment<'a> {
             reason: self.explain().0,
             outlook: Some(v1::Outlook {
                 delay: prediction.0.to_vec(),
-                pooled: self.portfolio.pooled.0.to_vec(),
+                pooled: if self.portfolio.is_young() { Vec::new() } else { self.portfolio.pooled.0.to_vec() },
                 effective,
                 late: prediction.late(),
                 late_7: prediction.late_7(),
@@ -482,7 +485,6 @@ impl<'a> Assessment<'a> {
                 p50_days: days[1],
                 p90_days: days[2],
                 late_pooled: self.portfolio.pooled.late(),
-                reminders_before_due: 1,
                 model: MODEL.to_owned(),
             }),
         })
@@ -504,6 +506,7 @@ fn word(label: Label) -> Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Week;
     use jiff::civil::date;
     use payer::bins::BINS;
     use proptest::prelude::*;
@@ -564,9 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weekend_is_over_on_monday() {
-        let rolled: Vec<i8> = (5..=9).map(|day| roll(date(2026, 6, day)).day()).collect();
-        assert_eq!(rolled, [5, 8, 8, 8, 9]);
+    fn a_week_begins_on_monday() {
         assert_eq!(monday(date(2026, 6, 7)), TODAY);
         assert_eq!([monday(TODAY), monday(date(2026, 6, 8))], [TODAY, date(2026, 6, 8)]);
     }
@@ -590,7 +591,7 @@ mod tests {
     fn what_has_hardly_moved_is_no_news() {
         let mut counts = [0.0; BINS];
         (counts[bin(0)], counts[bin(3)]) = (70.0, 30.0);
-        let told = |counts| Told::of(Label::Mixed, &Distribution::of(&counts));
+        let told = |counts| Told::of(Label::Mixed, &Distribution::of(&counts), &nobody());
         let before = told(counts);
         let moved = |late: f32, day: i32| {
             let mut counts = [0.0; BINS];
@@ -602,7 +603,24 @@ mod tests {
         assert!(before.differs(&Told { label: Label::Prompt, ..before }));
         let days = |days| Told { days, ..before };
         assert!(days([-2, 0, 3]).differs(&days([-4, 0, 3])) && !days([-2, 0, 3]).differs(&days([-1, 1, 4])));
+        let pooled = |q_pooled| Told { q_pooled, ..before };
+        assert!(pooled(100).differs(&pooled(108)) && !pooled(100).differs(&pooled(107)));
+        assert!(before.differs(&pooled(250)) && pooled(250).differs(&before), "there is a portfolio now, or none");
         assert!(days([0, 0, 40]).differs(&days([0, 0, 50])) && !days([0, 0, 40]).differs(&days([0, 0, 49])));
+    }
+
+    #[test]
+    fn a_portfolio_of_a_handful_is_not_told() {
+        let pooled = |settlements: u32| {
+            let mut counts = [0; BINS];
+            counts[bin(0)] = settlements;
+            let portfolio = InForce::fold(&[Week { begins_on: TODAY, pool: 5, counts }], TODAY, None);
+            let mut assessment = Assessment::new(Account::default(), &portfolio, &[]);
+            (0..3).for_each(|n| assessment.settle(&[settlement((n, i32::from(n), 0))]));
+            let told = assessment.tell(&("acme".parse().unwrap(), "ada".parse().unwrap()), 1);
+            told.map(|told| told.outlook.unwrap().pooled.len())
+        };
+        assert_eq!([0, 1, 199, 200].map(pooled), [None, Some(0), Some(0), Some(BINS)]);
     }
 
     #[test]

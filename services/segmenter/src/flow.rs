@@ -8,7 +8,7 @@
 //! Counts are the same whatever the order of events; labels, and what is told, depend on what was known when.
 
 use crate::cache::Accounts;
-use crate::domain::{Account, Assessment, Changes, Counted, PayerKey, Sighting};
+use crate::domain::{Account, Assessment, Changes, Counted, Fault, PayerKey, Sighting};
 use crate::portfolio::Portfolios;
 use crate::store::{self, LabelChange, WeekChanges};
 use bus::{Failure, Handler, Incoming, Work};
@@ -47,10 +47,9 @@ impl Handler for Payers {
         let sightings = self.latest(work, batch);
         let written = store::upsert_invoices(work.tx(), &sightings).await?;
         let mut changes: BTreeMap<PayerKey, Changes> = BTreeMap::new();
+        let mut faults = Vec::new();
         for (sighting, written) in written.iter().filter_map(|w| Some((sightings.get(w.n)?, w))) {
-            if let Some(fault) = sighting.fault.filter(|_| written.is_newly_faulty) {
-                self.faulty.add(1, &[KeyValue::new("fault", fault.as_str())]);
-            }
+            faults.extend(sighting.fault.filter(|_| written.is_newly_faulty));
             let before = written.before.as_ref();
             let (settled_before, settled) = (before.and_then(|b| b.settlement), sighting.settlement());
             let open_until = sighting.due_on.filter(|_| sighting.open);
@@ -66,10 +65,15 @@ impl Handler for Payers {
                     changes.entry(payer).or_default().note(None, settled);
                 }
             } else if settled_before != settled
-                || self.was_overdue(&sighting.merchant, had.and_then(|b| b.open_until), open_until)
+                || self.overdue_changed(&sighting.merchant, had.and_then(|b| b.open_until), open_until)
             {
                 changes.entry(payer).or_default().note(settled_before, settled);
             }
+        }
+        if !faults.is_empty() {
+            let faulty = self.faulty.clone();
+            let add = move |fault: Fault| faulty.add(1, &[KeyValue::new("fault", fault.as_str())]);
+            work.after_commit(move || faults.into_iter().for_each(add));
         }
         if !changes.is_empty() {
             let known = self.known(work, changes.keys()).await?;
@@ -114,8 +118,9 @@ impl Payers {
         sightings
     }
 
-    /// Whether an open invoice was overdue today, and is not now, or was not and is, or is so by other days.
-    fn was_overdue(&self, merchant: &MerchantId, before: Option<Date>, now: Option<Date>) -> bool {
+    /// Whether what is overdue of an invoice has changed, given the due dates until which it was and is open (`None`: it was not,
+    /// or is not): the dates differ, and today one of them has passed.
+    fn overdue_changed(&self, merchant: &MerchantId, before: Option<Date>, now: Option<Date>) -> bool {
         if before == now {
             return false;
         }

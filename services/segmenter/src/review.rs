@@ -6,10 +6,12 @@
 
 use crate::domain::{Changes, monday};
 use crate::flow::{Known, Payers};
+use crate::portfolio::{KEEP_WEEKS, YOUNG};
 use crate::store::{self, Progress};
 use bus::Failure;
 use events::topology::SEGMENTER_REVIEW;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kernel::MerchantId;
 use payer::icc::Spread;
@@ -21,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 const CHUNK: i64 = 2_000;
 /// How often the calendar is looked at, in machine time: a day may take a second.
 const TICK: Duration = Duration::from_millis(200);
-/// A failed review, or one that another replica is at, is looked at again after so long.
+/// A failed review is tried again after so long, in machine time.
 const LATER: Duration = Duration::from_secs(1);
-/// Past so many times as many settlements the portfolio is another one: everybody is looked at without waiting for Monday.
+/// Past so many times as many settlements the portfolio is another one: everybody is looked at without waiting for Monday. So
+/// is it once there are enough of them to advise by.
 const GROWN: i64 = 2;
 
 /// Reviews until `stop`.
@@ -40,7 +43,7 @@ pub async fn run(payers: Payers, stop: CancellationToken) {
             match chunk(&payers, &merchant, today).await {
                 Ok(Reviewed::All) => drop(done.insert(merchant, today)),
                 Ok(Reviewed::Some) => pause = Duration::ZERO,
-                Ok(Reviewed::Elsewhere) => pause = pause.min(LATER),
+                Ok(Reviewed::Elsewhere) => {}
                 Err(error) => {
                     tracing::warn!(%merchant, %error, "customers not reviewed; trying again");
                     pause = LATER;
@@ -110,9 +113,11 @@ async fn begin(
     progress: &mut Progress,
 ) -> Result<(), Failure> {
     let portfolios = payers.portfolios.on(work.tx(), &BTreeMap::from([(merchant.clone(), today)])).await?;
-    let settlements = portfolios.get(merchant).map_or(0, |p| i64::try_from(p.settlements).unwrap_or(i64::MAX));
+    let count = |settlements: u64| i64::try_from(settlements).unwrap_or(i64::MAX);
+    let settlements = portfolios.get(merchant).map_or(0, |p| count(p.settlements));
     let week = monday(today);
-    let has_grown = settlements > progress.settlements.saturating_mul(GROWN);
+    let are_enough_now = progress.settlements < count(YOUNG) && settlements >= count(YOUNG);
+    let has_grown = are_enough_now || settlements > progress.settlements.saturating_mul(GROWN);
     progress.everybody = week > progress.week || has_grown;
     if progress.everybody {
         (progress.week, progress.settlements) = (week, settlements);
@@ -137,16 +142,14 @@ const KEEP_DAYS: i64 = 400;
 /// Rows per statement.
 const TRIM: i64 = 10_000;
 
-/// Deletes changes of labels past retention, until `stop`: chunk by chunk while there is much, then every hour.
+/// Deletes what is past retention, until `stop`: chunk by chunk while there is much, then every hour.
 pub async fn retention(payers: Payers, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let keep = SignedDuration::from_hours(24 * KEEP_DAYS);
-        let before = payers.host.now().checked_sub(keep).unwrap_or(Timestamp::MIN);
-        let pause = match store::trim_label_changes(&payers.host.pool, before, TRIM).await {
+        let pause = match trim(&payers).await {
             Ok(deleted) if deleted >= TRIM as u64 => Duration::from_millis(100),
             Ok(_) => Duration::from_secs(3_600),
             Err(error) => {
-                tracing::warn!(%error, "old changes of labels not deleted; trying again");
+                tracing::warn!(%error, "old changes of labels and old weeks not deleted; trying again");
                 Duration::from_secs(60)
             }
         };
@@ -155,4 +158,15 @@ pub async fn retention(payers: Payers, stop: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Deletes changes of labels, and weeks of portfolios that no merchant reads any more, whatever its zone. Returns how many rows
+/// of the kind that had more.
+async fn trim(payers: &Payers) -> sqlx::Result<u64> {
+    let (pool, now) = (&payers.host.pool, payers.host.now());
+    let ago = |days: i64| now.checked_sub(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MIN);
+    let changes = store::trim_label_changes(pool, ago(KEEP_DAYS), TRIM).await?;
+    let keep_days = 7 * (i64::from(KEEP_WEEKS) + 2);
+    let weeks = store::trim_weeks(pool, TimeZone::UTC.to_datetime(ago(keep_days)).date(), TRIM).await?;
+    Ok(changes.max(weeks))
 }

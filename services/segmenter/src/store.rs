@@ -2,6 +2,7 @@
 //! portfolio weeks, each in key order; the columns compare byte by byte, as the keys do.
 
 use crate::domain::{Account, PayerKey, PoolKey, Settlement, Sighting};
+use crate::portfolio::KEEP_WEEKS;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
@@ -266,7 +267,7 @@ pub async fn add_to_weeks(tx: &mut PgConnection, changes: &WeekChanges) -> sqlx:
     .map(drop)
 }
 
-/// The weeks of merchants up to the one that begins on the day given, in their order.
+/// The weeks of merchants up to the one that begins on the day given, from [`KEEP_WEEKS`] before it on, in their order.
 pub async fn weeks(
     tx: &mut PgConnection,
     up_to: &BTreeMap<MerchantId, Date>,
@@ -275,10 +276,11 @@ pub async fn weeks(
         "SELECT merchant, p.pool, p.week, p.counts
          FROM segmenter.portfolio_week AS p JOIN UNNEST($1::text[], $2::date[]) AS wanted (merchant, up_to)
               USING (merchant)
-         WHERE p.week <= wanted.up_to ORDER BY merchant, p.week, p.pool",
+         WHERE p.week BETWEEN wanted.up_to - 7 * $3 AND wanted.up_to ORDER BY merchant, p.week, p.pool",
     )
     .bind(up_to.keys().map(MerchantId::as_str).bind_iter())
     .bind(up_to.values().map(|day| day.to_sqlx()).bind_iter())
+    .bind(KEEP_WEEKS)
     .fetch_all(tx)
     .await?;
     let mut found: BTreeMap<MerchantId, Vec<Week>> = BTreeMap::new();
@@ -342,6 +344,19 @@ pub async fn trim_label_changes(db: impl PgExecutor<'_>, before: Timestamp, limi
     let done = sqlx::query(
         "DELETE FROM segmenter.label_change WHERE (merchant, customer, revision, place) IN (
              SELECT merchant, customer, revision, place FROM segmenter.label_change WHERE at < $1 LIMIT $2)",
+    )
+    .bind(before.to_sqlx())
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets up to `limit` pools of weeks that began before a day. Returns how many.
+pub async fn trim_weeks(db: impl PgExecutor<'_>, before: Date, limit: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM segmenter.portfolio_week WHERE (merchant, pool, week) IN (
+             SELECT merchant, pool, week FROM segmenter.portfolio_week WHERE week < $1 LIMIT $2)",
     )
     .bind(before.to_sqlx())
     .bind(limit)
@@ -454,7 +469,7 @@ pub async fn page_of_overdue(
         "SELECT p.merchant, p.customer, p.revision, p.state, p.told
          FROM (SELECT DISTINCT customer FROM segmenter.invoice
                WHERE merchant = $1 AND customer > $2 AND open AND due_on < $4) AS overdue
-         JOIN segmenter.payer AS p ON p.merchant = $1 AND p.customer = overdue.customer
+         JOIN segmenter.payer AS p ON p.merchant = $1 AND p.customer = overdue.customer AND p.customer > $2
          ORDER BY p.customer LIMIT $3",
     )
     .bind(merchant.as_str())
@@ -546,15 +561,6 @@ pub async fn show(tx: &mut PgConnection, key: &PayerKey, limit: i64) -> sqlx::Re
     let (account, revision) = known.unwrap_or_default();
     let changes = changes.into_iter().map(|(at, label, before, why)| (at.to_jiff(), label, before, why)).collect();
     Ok(Some(Shown { account, revision, changes, invoices: invoices.into_iter().map(invoice).collect() }))
-}
-
-/// How many invoices do not count, by what is wrong with their dates.
-pub async fn faulty(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(String, String, i64)>> {
-    sqlx::query_as(
-        "SELECT merchant, fault, count(*) FROM segmenter.invoice WHERE fault <> '' GROUP BY 1, 2 ORDER BY 1, 2",
-    )
-    .fetch_all(db)
-    .await
 }
 
 fn segment(stored: Option<i16>) -> sqlx::Result<SegmentKey> {

@@ -1,7 +1,8 @@
 //! What an adaptive schedule brings: from what is known of enrolled invoices to a report. Pure.
 //!
-//! An invoice counts in the group that it was drawn for, whatever was then sent, and against the due date that it had then:
-//! whatever comes later may have come because of a reminder. For that reason too
+//! An invoice counts in the group that it was drawn for, whatever was then sent, and against the due date that it had then,
+//! rolled over a weekend as in predictions ([`payer::due::roll`]): whatever comes later may have come because of a reminder. For
+//! that reason too
 //!
 //! * what is **written off** stays in: it was never paid;
 //! * what is **disputed** stays in, as paid or not as it is: a reminder may have led to the dispute. How many there are is shown.
@@ -11,6 +12,7 @@
 use jiff::Timestamp;
 use jiff::civil::Date;
 use kernel::{MerchantId, Segment};
+use payer::due::roll;
 use payer::experiment::Group;
 use payer::lift::{LiftReport, Outcome, Setting, Trial};
 use serde::{Deserialize, Serialize};
@@ -97,12 +99,11 @@ pub struct Drawn {
     pub days_before_due: i32,
 }
 
-/// An enrolled invoice, and what is known of it by now.
+/// An invoice that was enrolled in its first epoch, and what is known of it by now.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "documented on the columns of tracker.enrolment")]
 pub struct Enrolled {
     pub invoice: String,
-    pub epoch: i32,
     pub customer: String,
     pub group: Group,
     pub propensity: f64,
@@ -126,8 +127,8 @@ pub struct Message {
     pub opted_out: bool,
 }
 
-/// The messages about each epoch of each invoice.
-pub type Messages = HashMap<(String, i32), Vec<Message>>;
+/// The messages about each invoice.
+pub type Messages = HashMap<String, Vec<Message>>;
 
 /// What is known of an invoice by now.
 #[derive(Debug, Clone)]
@@ -179,10 +180,10 @@ impl Ledger {
         if known.status == "void" {
             return excluded.void.count(group);
         }
-        if known.epoch > 1 || enrolled.epoch > 1 {
+        if known.epoch > 1 {
             return excluded.begun_anew.count(group);
         }
-        let Some(due_on) = enrolled.due_on else { return excluded.without_due_date.count(group) };
+        let Some(due_on) = enrolled.due_on.map(roll) else { return excluded.without_due_date.count(group) };
         if known.disputed {
             self.disputed.count(group);
         }
@@ -192,7 +193,7 @@ impl Ledger {
         let paid_on = known.paid_on;
         let trials = enrolled.arms.into_iter().filter_map(|drawn| trial(drawn, due_on, paid_on, self.as_of));
         self.trials.extend(trials);
-        let messages = self.messages.remove(&(enrolled.invoice, enrolled.epoch)).unwrap_or_default();
+        let messages = self.messages.remove(&enrolled.invoice).unwrap_or_default();
         let count = |is_in: fn(&Message, Date) -> bool| {
             u32::try_from(messages.iter().filter(|message| is_in(message, due_on)).count()).unwrap_or(u32::MAX)
         };
@@ -275,7 +276,6 @@ mod tests {
     fn enrolled(change: impl FnOnce(&mut Enrolled)) -> Enrolled {
         let mut enrolled = Enrolled {
             invoice: "in_1".into(),
-            epoch: 1,
             customer: "cus_1".into(),
             group: Group::Treated,
             propensity: 0.9,
@@ -306,7 +306,6 @@ mod tests {
             enrolled(|e| e.known = None),
             enrolled(|e| known(e).status = "void".into()),
             enrolled(|e| known(e).epoch = 2),
-            enrolled(|e| (e.epoch, known(e).epoch) = (2, 2)),
             enrolled(|e| e.due_on = None),
             enrolled(|e| known(e).status = "written_off".into()),
             enrolled(|e| (known(e).disputed, e.group) = (true, Group::InvoiceHeldOut)),
@@ -314,7 +313,7 @@ mod tests {
         let ledger = ledger(rows);
         let treated = |treated| ByGroup { treated, ..ByGroup::default() };
         let excluded =
-            Excluded { unheard_of: treated(1), void: treated(1), begun_anew: treated(2), without_due_date: treated(1) };
+            Excluded { unheard_of: treated(1), void: treated(1), begun_anew: treated(1), without_due_date: treated(1) };
         assert_eq!(ledger.excluded, excluded);
         assert_eq!((ledger.written_off, ledger.disputed), (treated(1), ByGroup { held_out: 1, ..ByGroup::default() }));
         assert_eq!(ledger.outcomes.len(), 2, "what is written off or disputed counts");
@@ -324,7 +323,20 @@ mod tests {
     fn what_is_only_chased_is_decided_after_the_due_date() {
         let ledger = ledger([enrolled(|e| e.reminds_before_due = false), enrolled(|_| {})]);
         let decided: Vec<Date> = ledger.outcomes.iter().map(|o| o.decided_on).collect();
-        assert_eq!(decided, [date("2026-02-01"), date("2026-01-01")]);
+        assert_eq!(decided, [date("2026-02-03"), date("2026-01-01")]);
+    }
+
+    #[test]
+    fn what_is_due_on_a_weekend_is_on_time_on_monday() {
+        // The 31st is a Saturday.
+        let paid = |on: &str| {
+            let arm = Drawn { step: "s".into(), arm: "none".into(), propensity: 0.5, days_before_due: 5 };
+            let known = Known { epoch: 1, status: "paid".into(), disputed: false, paid_on: Some(date(on)) };
+            let ledger = ledger([enrolled(|e| (e.known, e.arms) = (Some(known), vec![arm]))]);
+            (ledger.outcomes[0].due_on, ledger.trials[0].is_success)
+        };
+        assert_eq!(paid("2026-02-02"), (date("2026-02-02"), true));
+        assert_eq!(paid("2026-02-03"), (date("2026-02-02"), false));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use kernel::MerchantId;
 use sqlx::PgPool;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -19,24 +19,40 @@ const AGE: Duration = Duration::from_secs(60);
 /// Merchant, campaign, and the day that outcomes are known before.
 type Key = (MerchantId, Option<String>, Date);
 
-/// The reports of the last minute. They are made one at a time: whoever asks for one that is being made waits for it.
+/// A report with the moment when it was made; `None` in place of the report: the merchant has no such campaign.
+type Made = (Instant, Option<Arc<Lift>>);
+
+/// The reports of the last minute. Whoever asks for one that is being made waits for it, and for no other.
 #[derive(Debug, Default)]
-pub struct Reports(Mutex<HashMap<Key, (Instant, Arc<Lift>)>>);
+pub struct Reports(std::sync::Mutex<HashMap<Key, Arc<Mutex<Option<Made>>>>>);
 
 impl Reports {
     /// A report of now; `None` if the merchant has no such campaign.
     pub async fn get(&self, pool: &PgPool, query: &LiftQuery, now: Timestamp) -> anyhow::Result<Option<Arc<Lift>>> {
-        let key = (query.merchant.clone(), query.campaign.clone(), query.zone.to_datetime(now).date());
-        let mut recent = self.0.lock().await;
-        recent.retain(|_, (made_at, _)| made_at.elapsed() < AGE);
-        if let Some((_, report)) = recent.get(&key) {
-            return Ok(Some(report.clone()));
+        let as_of = query.zone.to_datetime(now).date();
+        let place = self.place((query.merchant.clone(), query.campaign.clone(), as_of));
+        let mut made = place.lock().await;
+        if let Some((_, report)) = made.as_ref().filter(is_recent) {
+            return Ok(report.clone());
         }
-        let Some(report) = make(pool, query, now, key.2).await? else { return Ok(None) };
-        let report = Arc::new(report);
-        recent.insert(key, (Instant::now(), report.clone()));
-        Ok(Some(report))
+        let report = make(pool, query, now, as_of).await?.map(Arc::new);
+        *made = Some((Instant::now(), report.clone()));
+        Ok(report)
     }
+
+    /// Where a report is kept. What is old and what has failed is forgotten, unless somebody is at it.
+    fn place(&self, key: Key) -> Arc<Mutex<Option<Made>>> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, place| {
+            let keeps = |made: &Option<Made>| made.as_ref().is_some_and(|made| is_recent(&made));
+            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|made| keeps(&made))
+        });
+        places.entry(key).or_default().clone()
+    }
+}
+
+fn is_recent((made_at, _): &&Made) -> bool {
+    made_at.elapsed() < AGE
 }
 
 async fn make(pool: &PgPool, query: &LiftQuery, now: Timestamp, as_of: Date) -> anyhow::Result<Option<Lift>> {

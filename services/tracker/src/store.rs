@@ -585,31 +585,37 @@ pub struct LiftQuery {
     pub campaign: Option<String>,
 }
 
-/// The campaigns in which invoices were ever enrolled.
+/// The campaigns in which invoices were ever enrolled. Here as in the following: in their first epoch. What is owed again after
+/// its money was taken back was due long before, and the invoice is one, not two.
 pub async fn enrolled_campaigns(tx: &mut PgConnection, merchant: &MerchantId) -> sqlx::Result<Vec<String>> {
-    sqlx::query_scalar("SELECT DISTINCT campaign FROM tracker.enrolment WHERE merchant = $1 ORDER BY campaign")
-        .bind(merchant.as_str())
-        .fetch_all(tx)
-        .await
+    sqlx::query_scalar(
+        "SELECT DISTINCT campaign FROM tracker.enrolment WHERE merchant = $1 AND epoch = 1 ORDER BY campaign",
+    )
+    .bind(merchant.as_str())
+    .fetch_all(tx)
+    .await
 }
 
-/// The messages of a merchant, by invoice and epoch. Apart from [`enrolled`]: joined there, they would have to be sorted on disk,
+/// The messages about a merchant's enrolled invoices, by invoice. Apart from [`enrolled`]: joined there, they would have to be sorted on disk,
 /// or, as long as the planner knows nothing of young tables, looked for one by one.
 pub async fn messages(tx: &mut PgConnection, query: &LiftQuery) -> sqlx::Result<Messages> {
-    let mut rows = sqlx::query_as::<_, (String, i32, jiff_sqlx::Date, bool)>(
-        "SELECT l.invoice, l.epoch, (r.settled_at AT TIME ZONE $2)::date, v.id IS NOT NULL
+    let mut rows = sqlx::query_as::<_, (String, jiff_sqlx::Date, bool)>(
+        "SELECT l.invoice, (r.settled_at AT TIME ZONE $2)::date, v.id IS NOT NULL
          FROM tracker.reminder_line AS l
          JOIN tracker.reminder AS r ON r.id = l.reminder
          -- A customer unsubscribes once.
          LEFT JOIN tracker.response AS v ON v.merchant = $1 AND v.reminder = l.reminder AND v.kind = 'unsubscribed'
-         WHERE l.merchant = $1",
+         WHERE l.merchant = $1 AND l.epoch = 1
+           AND l.invoice IN (SELECT e.invoice FROM tracker.enrolment AS e
+                             WHERE e.merchant = $1 AND e.epoch = 1 AND ($3::text IS NULL OR e.campaign = $3))",
     )
     .bind(query.merchant.as_str())
     .bind(&query.zone_name)
+    .bind(&query.campaign)
     .fetch(tx);
     let mut messages = Messages::new();
-    while let Some((invoice, epoch, sent_on, opted_out)) = rows.try_next().await? {
-        messages.entry((invoice, epoch)).or_default().push(Message { sent_on: sent_on.to_jiff(), opted_out });
+    while let Some((invoice, sent_on, opted_out)) = rows.try_next().await? {
+        messages.entry(invoice).or_default().push(Message { sent_on: sent_on.to_jiff(), opted_out });
     }
     Ok(messages)
 }
@@ -617,7 +623,6 @@ pub async fn messages(tx: &mut PgConnection, query: &LiftQuery) -> sqlx::Result<
 #[derive(FromRow)]
 struct EnrolledRow {
     invoice: String,
-    epoch: i32,
     customer: String,
     schedule: String,
     propensity: f64,
@@ -636,13 +641,13 @@ struct EnrolledRow {
 /// Hands out enrolled invoices with what is known of them, always in the same order; never all at once.
 pub async fn enrolled(tx: &mut PgConnection, query: &LiftQuery, mut each: impl FnMut(Enrolled)) -> sqlx::Result<()> {
     let mut rows = sqlx::query_as::<_, EnrolledRow>(
-        "SELECT e.invoice, e.epoch, e.customer, e.schedule, e.propensity, e.segment, e.late,
+        "SELECT e.invoice, e.customer, e.schedule, e.propensity, e.segment, e.late,
                 (e.enrolled_at AT TIME ZONE $2)::date AS enrolled_on, e.due_on, e.reminds_before_due, e.arms,
                 i.epoch AS known_epoch, i.status, i.disputed,
                 CASE WHEN i.status = 'paid' THEN (i.closed_at AT TIME ZONE $2)::date END AS paid_on
          FROM tracker.enrolment AS e LEFT JOIN tracker.invoice AS i USING (merchant, invoice)
-         WHERE e.merchant = $1 AND ($3::text IS NULL OR e.campaign = $3)
-         ORDER BY e.merchant, e.invoice, e.epoch",
+         WHERE e.merchant = $1 AND e.epoch = 1 AND ($3::text IS NULL OR e.campaign = $3)
+         ORDER BY e.merchant, e.invoice",
     )
     .bind(query.merchant.as_str())
     .bind(&query.zone_name)
@@ -663,7 +668,6 @@ impl EnrolledRow {
             group: stored("enrolment.schedule", &self.schedule, schedule)?,
             segment: stored("enrolment.segment", &self.segment, Segment::parse(&self.segment))?,
             invoice: self.invoice,
-            epoch: self.epoch,
             customer: self.customer,
             propensity: self.propensity,
             late: self.late,

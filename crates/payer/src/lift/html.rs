@@ -146,7 +146,7 @@ fn arms(report: &LiftReport) -> String {
         };
         let finding = match best {
             Some(best) if arms.len() > 1 && is_apart(best) => {
-                format!("Step {step}: arm {} works best, apart from all others.", best.arm)
+                format!("Step {step}: so far, arm {} works best; its interval is apart from all others.", best.arm)
             }
             _ => format!("Step {step}: which arm works best is not known yet."),
         };
@@ -164,7 +164,8 @@ fn arms(report: &LiftReport) -> String {
     };
     let steps: String = steps.map(of_step).collect();
     let note = "Success: paid by the due date, or within seven days of a decision after it, as if the arm were always drawn. \
-                Arms compare with each other, not with what would have happened anyway: that is the arm none.";
+                Arms compare with each other, not with what would have happened anyway: that is the arm none. Each interval holds \
+                for one look: whoever looks often will see some arm apart by chance.";
     format!("<div class=\"two\">\n{steps}</div>\n{}", plot::aside(note))
 }
 

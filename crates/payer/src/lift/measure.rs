@@ -8,6 +8,9 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Payers may opt out at each chase after the due date, or complain: by so many days after it most chases are over.
+const RESPONSE_DAYS: i32 = 30;
+
 /// What became of an invoice that was drawn for a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -86,8 +89,8 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// The value of an outcome with the day after which it is known for sure, whatever it is, less [`Self::lag_days`]. `None`
-    /// if the schedule could not have changed it.
+    /// The value of an outcome with the day after which it is known, whatever it is, less [`Self::lag_days`]. `None` if the
+    /// schedule could not have changed it.
     pub(super) fn value(self, outcome: &Outcome) -> Option<(Date, f64)> {
         let Outcome { decided_on, due_on, .. } = *outcome;
         if outcome.is_paid_before() {
@@ -100,7 +103,6 @@ impl Measure {
                 let days = outcome.days_late().map_or(CAP_DAYS, |days| days.min(CAP_DAYS));
                 (days_between(due_on, decided_on) < CAP_DAYS).then(|| (due_on, f64::from(days)))
             }
-            // Seen as early as possible: harm should not wait.
             Self::OptOuts => Some((due_on.max(decided_on), yes_or_no(outcome.opted_out))),
             Self::Complaints => outcome.complained.map(|complained| (due_on.max(decided_on), yes_or_no(complained))),
         }
@@ -108,9 +110,15 @@ impl Measure {
 
     /// The day before which what [`Self::value`] dates is known, on this day.
     pub(super) fn known_before(self, today: Date) -> Date {
+        today.checked_sub(self.lag_days().days()).unwrap_or(Date::MIN)
+    }
+
+    /// So many days later is known what is dated.
+    fn lag_days(self) -> i32 {
         match self {
-            Self::Days => today.checked_sub(CAP_DAYS.days()).unwrap_or(Date::MIN),
-            Self::OnTime | Self::OptOuts | Self::Complaints => today,
+            Self::OnTime => 0,
+            Self::Days => CAP_DAYS,
+            Self::OptOuts | Self::Complaints => RESPONSE_DAYS,
         }
     }
 

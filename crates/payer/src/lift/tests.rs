@@ -91,7 +91,7 @@ fn nothing_counts_before_it_is_known_whatever_it_is() {
     };
     assert_eq!((n(Measure::OnTime, 10), n(Measure::OnTime, 11)), (0, 2), "early payments wait for the others");
     assert_eq!((n(Measure::Days, 70), n(Measure::Days, 71)), (0, 2));
-    assert_eq!((n(Measure::OptOuts, 10), n(Measure::OptOuts, 11)), (0, 2));
+    assert_eq!((n(Measure::OptOuts, 40), n(Measure::OptOuts, 41)), (0, 2), "chases come after the due date");
     let days = compare(Measure::Days, &outcomes, setting(71));
     assert_eq!(
         days.treated.mean,

@@ -252,7 +252,9 @@ async fn order_and_repetition_do_not_matter() {
             ..e.clone()
         }
     };
-    let enrolments: Vec<_> = enrolments.iter().step_by(3).map(before).chain(enrolments.clone()).collect();
+    // Two of those that end have begun anew: an enrolment of a later epoch is of no other invoice.
+    let anew = enrolments[6..8].iter().map(|e| v1::CaseEnrolled { epoch: 2, campaign: "later".into(), ..e.clone() });
+    let enrolments: Vec<_> = enrolments.iter().step_by(3).map(before).chain(anew).chain(enrolments.clone()).collect();
     let open = (0..300).step_by(5).map(|n| {
         let mut event = world.invoice(n, None);
         event.invoice.as_mut().unwrap().version = 1;
@@ -350,7 +352,8 @@ async fn guards_count_messages_and_opt_outs_and_know_no_complaints() {
     let effort = |of: &str| ["messages", "messages_by_due", "recovered"].map(|what| guards[of][what].as_u64().unwrap());
     assert_eq!(effort("treated"), [3, 2, 1]);
     assert_eq!(effort("held_out"), [1, 0, 1]);
-    let treated = guards["treated"]["invoices"].as_f64().unwrap();
+    let treated = guards["opt_outs"]["treated"]["n"].as_f64().unwrap();
+    assert!(treated < guards["treated"]["invoices"].as_f64().unwrap(), "30 days after the due date");
     assert_eq!(guards["opt_outs"]["treated"]["mean"].as_f64(), Some(1.0 / treated));
     assert_eq!(guards["opt_outs"]["held_out"]["mean"].as_f64(), Some(0.0));
     assert_eq!(guards["complaints"], Value::Null);
@@ -423,6 +426,15 @@ async fn a_report_is_kept_for_a_minute_or_until_the_day_is_over() {
     assert_eq!(n().await, 92, "made less than a minute ago");
     rig.clock.set(at("2026-06-20T22:00:00Z")); // midnight in Berlin
     assert_eq!(n().await, 93, "another day is another report");
+    // That there is no such campaign is kept as well.
+    let status = async || rig.get(format!("{}/v1/merchants/acme/lift?campaign=later", rig.dashboard)).await.0;
+    assert_eq!(status().await, 404);
+    let later = v1::CaseEnrolled { campaign: "later".into(), ..extra.enrolment(101, v1::Schedule::Adaptive) };
+    rig.emit(&SCHEDULER_CASES, at("2026-01-01T00:00:00Z"), [later]).await;
+    rig.wait_for("enrolment", 102).await;
+    assert_eq!(status().await, 404, "made less than a minute ago");
+    rig.clock.set(at("2026-06-21T22:00:00Z"));
+    assert_eq!(status().await, 200);
     rig.end().await;
 }
 
