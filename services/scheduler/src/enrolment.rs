@@ -204,8 +204,8 @@ fn advise(
     let known = advice::Known { label: case.segment(), prediction: &outlook.delay, portfolio: outlook.pooled.as_ref() };
     let allowed = advice::Step {
         offset,
-        earlier: step.window.earlier_days.into(),
-        later: step.window.later_days.into(),
+        earlier: step.window.earlier_days,
+        later: step.window.later_days,
         may_skip: step.window.may_skip,
         is_followed: campaign.steps.iter().any(|other| {
             let is_later = day(other).is_some_and(|day| offset < day && day < 0);

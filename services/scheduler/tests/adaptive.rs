@@ -231,8 +231,7 @@ async fn suits_the_payer(is_known_before: bool) {
     }
     let decisions = rig.decisions().await;
     for (invoice, event) in &enrolled {
-        let decision = decisions.get(invoice);
-        let (on, what, inputs) = decision.unwrap_or_else(|| panic!("nothing decided about {invoice}: {event:?}"));
+        let (on, what, inputs) = &decisions[invoice];
         let adaptive = event.schedule() == v1::Schedule::Adaptive;
         let expected = match (adaptive, invoice.split('_').nth(1).unwrap()) {
             (true, "late") => ("2026-05-22", "upcoming requested"),
@@ -257,9 +256,12 @@ async fn suits_the_payer(is_known_before: bool) {
     rig.end().await;
 }
 
+/// Schedule and arms with the bits of their propensities.
+type Draw = (i32, Vec<(String, u64)>);
+
 #[tokio::test]
 async fn draws_are_the_same_whoever_draws_and_propensities_are_kept() {
-    let mut draws: Vec<BTreeMap<String, (i32, Vec<(String, u64)>)>> = Vec::new();
+    let mut draws: Vec<BTreeMap<String, Draw>> = Vec::new();
     for replicas in [1, 2] {
         let rig = Rig::start("2026-05-04T08:00:00Z", replicas, SPLIT).await;
         let bills: Vec<_> = (0..200).map(|n| issued(&format!("in_{n}"), &format!("cus_{n}"), "2026-05-29")).collect();
