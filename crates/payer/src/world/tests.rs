@@ -1,7 +1,6 @@
 use super::*;
 use crate::icc::Spread;
 use proptest::prelude::*;
-use std::time::Instant;
 
 /// What a ledger shows of a world: the due dates in which policies are scored, nobody reminded.
 struct Seen {
@@ -173,27 +172,4 @@ proptest! {
         }
         prop_assert_eq!(world.unreminded(place), None);
     }
-}
-
-/// Run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let world = World::new(Population::Businesses, Response::Medium, 1, 20_000);
-    let begun = Instant::now();
-    let mut days = 0_u64;
-    for (place, invoice) in world.invoices().iter().enumerate() {
-        let mut effect = Effect::default();
-        for day in invoice.due - 10..DAYS {
-            days += 1;
-            effect.fade();
-            if day == invoice.due - 5 {
-                world.remind(place, day, 0, &mut effect);
-            }
-            if world.pays(place, day, &effect) {
-                break;
-            }
-        }
-    }
-    println!("{:.1} M invoice-days per second", days as f64 / begun.elapsed().as_secs_f64() / 1e6);
 }
