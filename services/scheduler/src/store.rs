@@ -495,11 +495,7 @@ async fn load_payers(
             tags: row.tags,
             kind: kind.transpose()?,
             campaign: row.campaign,
-            outlook: row
-                .outlook
-                .map(|bytes| Outlook::read(&bytes))
-                .transpose()
-                .map_err(|e| sqlx::Error::Decode(format!("scheduler.customer.outlook: {e}").into()))?,
+            outlook: row.outlook.and_then(|bytes| Outlook::read_or_warn(&bytes)),
             contacts,
             in_flight,
             balances: balances.remove(&key).unwrap_or_default(),

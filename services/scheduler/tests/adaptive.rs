@@ -256,6 +256,22 @@ async fn suits_the_payer(is_known_before: bool) {
     rig.end().await;
 }
 
+#[tokio::test]
+async fn an_outlook_that_cannot_be_read_holds_up_nobody() {
+    let rig = Rig::start("2026-05-04T08:00:00Z", 1, ADVISED).await;
+    rig.emit(&SEGMENTER_PAYERS, [segmented("old", v1::Segment::UsuallyLate, &[(2, 1.0)])]).await;
+    rig.wait_for("customer WHERE outlook IS NOT NULL", 1).await;
+    // As of an estimator with other bins.
+    sqlx::query(r"UPDATE scheduler.customer SET outlook = '\xff'").execute(&rig.pool).await.unwrap();
+    rig.emit(&INGEST_INTAKE, ["old", "other"].map(|c| issued(&format!("in_{c}"), c, "2026-05-29"))).await;
+    rig.wait_for("timer", 2).await;
+    rig.advance_to("2026-05-26T10:00:00Z").await;
+    let decisions = rig.decisions().await;
+    let what = |invoice: &str| (decisions[invoice].0.as_str(), decisions[invoice].1.as_str());
+    assert_eq!([what("in_old"), what("in_other")], [("2026-05-26", "upcoming requested"); 2], "as the campaign says");
+    rig.end().await;
+}
+
 /// Schedule and arms with the bits of their propensities.
 type Draw = (i32, Vec<(String, u64)>);
 
