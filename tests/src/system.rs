@@ -73,7 +73,7 @@ impl Dunlin {
                 Service::Notifier => {
                     let relay = notifier::config::SmtpSettings::new("127.0.0.1", catcher.address.port());
                     let templates = Templates::load(Path::new("built-in only")).unwrap();
-                    notifier::build(notifier::Config { smtp: relay }, templates, host).await.unwrap()
+                    notifier::build(notifier::Config::new(relay), templates, host).await.unwrap()
                 }
                 Service::Tracker => {
                     let config = tracker::Config { pages_listen: any, dashboard_listen: any };

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod locale;
 pub mod render;
 pub mod retention;
+pub mod return_path;
 pub mod sender;
 pub mod smtp;
 pub mod store;
@@ -35,7 +36,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
     let templates = Arc::new(Live::new(templates));
     service.task("templates", templates.clone().follow(service.stop()));
-    let desk = sender::Desk::new(host, templates, config.smtp);
+    let desk = sender::Desk::new(host, templates, config);
     service.task("sender", desk.run(service.stop()));
     Ok(service)
 }

@@ -9,10 +9,11 @@
 //!                         └──verdicts──► recorder (groups)
 //! ```
 
-use crate::config::SmtpSettings;
+use crate::config::{Config, SmtpSettings};
 use crate::domain::Attempt;
 use crate::flow::{self, Ticket, Verdict};
 use crate::render::{Input, RenderError};
+use crate::return_path::ReturnPath;
 use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply};
 use crate::store;
 use crate::templates::Live;
@@ -55,6 +56,7 @@ pub struct Desk {
     owner: Uuid,
     templates: Arc<Live>,
     smtp: SmtpSettings,
+    return_path: Option<ReturnPath>,
     relay: Arc<RelayState>,
     attempts: Counter<u64>,
 }
@@ -107,12 +109,13 @@ enum Permit {
 
 impl Desk {
     /// A desk for a new owner.
-    pub fn new(host: Host, templates: Arc<Live>, smtp: SmtpSettings) -> Self {
+    pub fn new(host: Host, templates: Arc<Live>, config: Config) -> Self {
         Self {
             owner: kernel::id::new(&*host.clock),
+            return_path: config.inbound.map(|inbound| ReturnPath::new(&inbound.domain, &host.links)),
             host,
             templates,
-            smtp,
+            smtp: config.smtp,
             relay: Arc::default(),
             attempts: opentelemetry::global::meter("dunlin").u64_counter("dunlin.delivery.attempts").build(),
         }
@@ -383,7 +386,9 @@ impl Desk {
         };
         match self.templates.current().render(input) {
             Ok(data) => {
-                Ok(Mail { from: merchant.file.sender.email.clone(), to: ticket.address.reveal().clone(), data })
+                let own = self.return_path.as_ref().map(|path| path.bounce(ticket.id));
+                let from = own.unwrap_or_else(|| merchant.file.sender.email.clone());
+                Ok(Mail { from, to: ticket.address.reveal().clone(), data })
             }
             Err(RenderError::BadAddress) => Err(failed("bad_address")),
             Err(RenderError::NoTemplate(name)) => {

@@ -138,7 +138,7 @@ async fn notifier_with(
         ..SmtpSettings::new("127.0.0.1", smtp.address.port())
     };
     let templates = Templates::load(templates).unwrap();
-    let service = notifier::build(notifier::Config { smtp: settings }, templates, host).await.unwrap();
+    let service = notifier::build(notifier::Config::new(settings), templates, host).await.unwrap();
     let stop = CancellationToken::new();
     (stop.clone(), tokio::spawn(service.run(stop)))
 }

@@ -123,7 +123,7 @@ impl Rig {
         let mut merchants = Merchants::default();
         merchants.insert(acme);
         let host = self.system.host(Service::Notifier, &merchants, Arc::new(self.clock.clone())).await.unwrap();
-        let config = notifier::Config { smtp: SmtpSettings::new("127.0.0.1", 9) };
+        let config = notifier::Config::new(SmtpSettings::new("127.0.0.1", 9));
         let templates = Templates::load(Path::new("/nowhere")).unwrap();
         let service = notifier::build(config, templates, host).await.unwrap();
         let stop = CancellationToken::new();
