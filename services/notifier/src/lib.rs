@@ -6,6 +6,7 @@
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod inbound;
 pub mod locale;
 pub mod render;
 pub mod retention;
