@@ -107,7 +107,7 @@ mod tests {
 
     fn mail(id: &str, steps: &str, second: i64) -> Arc<Mail> {
         let data = format!("Message-ID: <{id}>\r\nDunlin-Steps: {steps}\r\n\r\n").into_bytes();
-        Arc::new(Mail { number: 1, accepted_at: at(second), from: String::new(), to: Vec::new(), data })
+        Arc::new(Mail { number: 1, accepted_at: at(second), data, ..Mail::default() })
     }
 
     #[test]

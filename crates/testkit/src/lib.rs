@@ -18,6 +18,7 @@ pub mod servers;
 pub mod smtp;
 pub mod stripe;
 pub mod system;
+pub mod tls;
 pub mod wait;
 #[expect(clippy::indexing_slicing, reason = "indices are the world's own")]
 pub mod world;

@@ -1,11 +1,14 @@
 //! The notifier's section of the settings.
 
-use crate::smtp::Timeouts;
+use crate::smtp::{Login, Mechanism, Proof, Server, Start, Timeouts, Tls, roots};
+use kernel::Masked;
 use runtime::config::{At, Validate};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
+use tokio_rustls::rustls::RootCertStore;
 
 /// The notifier's section of the settings.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -115,6 +118,16 @@ pub struct SmtpSettings {
     /// What we call ourselves in EHLO: a name that resolves to this machine.
     #[serde(default = "default_hello")]
     pub hello: String,
+    /// Whether mail is encrypted on its way to the relay. With `starttls` and `implicit` always, and only for a relay whose
+    /// certificate is good for `host`: anything else pauses the relay, and nothing goes out in plain text.
+    #[serde(default)]
+    pub security: Security,
+    /// Certificates (PEM) to trust beside the public authorities, for a relay with its own.
+    #[serde(default)]
+    pub ca: Option<Masked<String>>,
+    /// Who we are to the relay, if it asks.
+    #[serde(default)]
+    pub auth: Option<AuthSettings>,
     /// Most connections at the same time.
     #[serde(default = "default_connections")]
     pub connections: u16,
@@ -130,6 +143,77 @@ pub struct SmtpSettings {
     /// The reply to the final dot: a mail server may take long to accept, and giving up leaves it unknown whether it did.
     #[serde(default = "default_reply_seconds")]
     pub reply_seconds: u32,
+}
+
+/// Encryption of the way to the relay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// None: for a relay on this machine or in a network that is trusted.
+    #[default]
+    None,
+    /// Begun by STARTTLS, mostly on port 587 or 25.
+    Starttls,
+    /// From the first byte, mostly on port 465.
+    Implicit,
+}
+
+/// Who we are to the relay.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuthSettings {
+    /// How it is said.
+    #[serde(default)]
+    pub mechanism: AuthMechanism,
+    /// The account.
+    pub user: String,
+    /// Its password.
+    #[serde(default)]
+    pub password: Option<Masked<String>>,
+    /// A file that holds an OAuth 2 access token. Read again for every connection, so that somebody else can keep it fresh.
+    #[serde(default)]
+    pub token_path: Option<PathBuf>,
+}
+
+/// How we say who we are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMechanism {
+    /// What fits to what is given and to what the relay offers.
+    #[default]
+    Auto,
+    /// Password.
+    Plain,
+    /// Password, for relays that know nothing better.
+    Login,
+    /// Token.
+    Xoauth2,
+}
+
+impl AuthSettings {
+    fn login(&self) -> Result<Login, (&'static str, &'static str)> {
+        use AuthMechanism::{Auto, Plain, Xoauth2};
+        let mechanisms: &[Mechanism] = match self.mechanism {
+            Auto => &[Mechanism::Plain, Mechanism::Login],
+            Plain => &[Mechanism::Plain],
+            AuthMechanism::Login => &[Mechanism::Login],
+            Xoauth2 => &[],
+        };
+        let proof = match (&self.password, &self.token_path) {
+            (Some(_), Some(_)) => return Err(("token_path", "give either password or token_path, not both")),
+            (None, None) => return Err(("password", "is missing: give password (or password_file) or token_path")),
+            (Some(_), None) if self.mechanism == Xoauth2 => return Err(("token_path", "is missing: xoauth2 needs it")),
+            (None, Some(_)) if !matches!(self.mechanism, Auto | Xoauth2) => {
+                return Err(("password", "is missing: plain and login need it"));
+            }
+            (Some(password), None) => Proof::Password(password.clone(), mechanisms),
+            (None, Some(path)) => Proof::TokenFile(path.clone()),
+        };
+        if self.user.is_empty() || self.user.chars().any(char::is_control) {
+            return Err(("user", "is empty or holds control characters"));
+        }
+        Ok(Login { user: self.user.clone(), proof })
+    }
 }
 
 fn default_hello() -> String {
@@ -158,6 +242,9 @@ impl SmtpSettings {
             host: host.into(),
             port,
             hello: default_hello(),
+            security: Security::None,
+            ca: None,
+            auth: None,
             connections: default_connections(),
             hello_seconds: default_hello_seconds(),
             envelope_seconds: default_envelope_seconds(),
@@ -179,12 +266,54 @@ impl SmtpSettings {
     }
 }
 
+impl SmtpSettings {
+    /// How the relay is reached. Errors: what [`Validate`] would have found.
+    pub fn server(&self) -> anyhow::Result<Server> {
+        let start = match self.security {
+            Security::None => None,
+            Security::Starttls => Some(Start::Command),
+            Security::Implicit => Some(Start::Implicit),
+        };
+        let ca = self.ca.as_ref().map(|pem| pem.reveal().as_str());
+        let trusted = || roots(ca).map_err(|problem| anyhow::anyhow!("ca {problem}"));
+        let login = self.auth.as_ref().map(AuthSettings::login).transpose();
+        Ok(Server {
+            host: self.host.clone(),
+            port: self.port,
+            hello: self.hello.clone(),
+            timeouts: self.timeouts(),
+            tls: start.map(|start| Tls::try_new(start, &self.host, trusted()?)).transpose()?,
+            login: login.map_err(|(key, problem)| anyhow::anyhow!("auth.{key} {problem}"))?,
+        })
+    }
+
+    fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    }
+}
+
 impl Validate for Config {
     fn validate(&self, at: &mut At<'_>) {
         if let Some(inbound) = &self.inbound {
             inbound.validate(&mut at.below("inbound"));
         }
         let mut at = at.below("smtp");
+        if let Some(Err(problem)) = self.smtp.ca.as_ref().map(|pem| roots(Some(pem.reveal()))) {
+            at.fault("ca", problem);
+        }
+        if self.smtp.security != Security::None
+            && let Err(problem) = Tls::try_new(Start::Implicit, &self.smtp.host, RootCertStore::empty())
+        {
+            at.fault("host", format!("cannot be verified by a certificate: {problem}"));
+        }
+        if let Some(auth) = &self.smtp.auth {
+            if self.smtp.security == Security::None && !self.smtp.is_local() {
+                at.fault("security", "must be starttls or implicit: a password leaves this machine only encrypted");
+            }
+            if let Err((key, problem)) = auth.login() {
+                at.below("auth").fault(key, problem);
+            }
+        }
         if self.smtp.host.is_empty() {
             at.fault("host", "is empty");
         }
@@ -203,6 +332,42 @@ impl Validate for Config {
             if seconds == 0 {
                 at.fault(key, "must be above 0");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime::config::{Document, Faults};
+    use std::path::Path;
+
+    fn faults(smtp: &str) -> String {
+        let mut faults = Faults::default();
+        let document = Document::parse(Path::new("dunlin.yaml"), &format!("smtp: {{ port: 587, {smtp} }}")).unwrap();
+        document.check::<Config>(&mut faults);
+        faults.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_cannot_work_is_said_at_the_start() {
+        let far = "host: mail.example, security: starttls";
+        assert_eq!(faults(far), "");
+        assert_eq!(faults(&format!("{far}, auth: {{ user: u, password: p }}")), "");
+        assert_eq!(faults(&format!("{far}, auth: {{ user: u, mechanism: xoauth2, token_path: /run/token }}")), "");
+        assert_eq!(faults("host: localhost, auth: { user: u, password: p }"), "");
+        for (smtp, fault) in [
+            ("host: mail.example, auth: { user: u, password: p }", "smtp.security: must be starttls or implicit"),
+            ("host: localhost, ca: nonsense", "smtp.ca: holds no certificate"),
+            ("host: 'no host', security: implicit", "smtp.host: cannot be verified"),
+            ("host: localhost, auth: { user: '', password: p }", "smtp.auth.user: is empty"),
+            ("host: localhost, auth: { user: u }", "smtp.auth.password: is missing"),
+            ("host: localhost, auth: { user: u, password: p, token_path: t }", "smtp.auth.token_path: give either"),
+            ("host: localhost, auth: { user: u, mechanism: login, token_path: t }", "smtp.auth.password: is missing"),
+            ("host: localhost, auth: { user: u, mechanism: xoauth2, password: p }", "smtp.auth.token_path: is missing"),
+        ] {
+            let said = faults(smtp);
+            assert!(said.contains(fault), "{smtp}: {said}");
         }
     }
 }

@@ -119,7 +119,9 @@ pub enum Attempt {
     },
     /// Not accepted, and never will be.
     Failed {
-        /// Of the reply.
+        /// Machine-readable.
+        reason: &'static str,
+        /// Of the reply, if there was one.
         status_code: String,
         /// The address does not exist: nobody should write there again.
         bad_address: bool,
@@ -133,29 +135,31 @@ impl Attempt {
     ///
     /// | phase | 4xx | 5xx | broken off |
     /// |---|---|---|---|
-    /// | greeting, EHLO | retry, the relay pauses | retry, the relay pauses | retry, the relay pauses |
+    /// | connecting, STARTTLS, greeting, EHLO, AUTH | retry, the relay pauses | retry, the relay pauses | retry, the relay pauses |
     /// | MAIL | retry | retry, the relay pauses | retry |
     /// | RCPT | retry | failed; what says that there is no such mailbox suppresses the address | retry |
     /// | DATA, body | retry | failed | retry |
     /// | final dot | retry | failed | **unknown** |
     ///
-    /// A 5xx about our own address is like one to MAIL, whenever it comes: no payer can do anything about it.
+    /// A 5xx about our own address is like one to MAIL, whenever it comes: no payer can do anything about it. A mail that the
+    /// relay cannot carry has failed without being tried.
     pub fn of_failure(failure: &Failure) -> Self {
         /// Bad mailbox, domain, syntax; moved away; domain takes no mail; disabled. Not 5.1.0: that says nothing certain.
         const NO_SUCH_MAILBOX: [&str; 6] = ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"];
         const BAD_SENDER: [&str; 2] = ["5.1.7", "5.1.8"];
         match failure {
+            Failure::Unfit { reason } => Self::Failed { reason, status_code: String::new(), bad_address: false },
             Failure::Broken { phase: Phase::Dot, .. } => Self::Unknown,
             Failure::Broken { phase, problem } => {
-                Self::Retry { reason: problem.clone(), status_code: String::new(), relay: *phase == Phase::Hello }
+                Self::Retry { reason: problem.clone(), status_code: String::new(), relay: *phase < Phase::Mail }
             }
             Failure::Refused { phase, reply } => {
                 let code = reply.enhanced.as_deref().unwrap_or_default();
                 if reply.is_permanent() && *phase > Phase::Mail && !BAD_SENDER.contains(&code) {
                     let bad_address = *phase == Phase::Recipient && NO_SUCH_MAILBOX.contains(&code);
-                    return Self::Failed { status_code: reply.to_string(), bad_address };
+                    return Self::Failed { reason: "refused", status_code: reply.to_string(), bad_address };
                 }
-                let relay = *phase == Phase::Hello || reply.is_permanent();
+                let relay = *phase < Phase::Mail || reply.is_permanent();
                 Self::Retry { reason: format!("refused at {phase:?}"), status_code: reply.to_string(), relay }
             }
         }
@@ -254,8 +258,8 @@ pub(crate) mod tests {
         let failed = |attempt: &Attempt| matches!(attempt, Attempt::Failed { bad_address: false, .. });
         let retry =
             |attempt: &Attempt, of_relay: bool| matches!(attempt, Attempt::Retry { relay, .. } if *relay == of_relay);
-        for phase in [Phase::Hello, Phase::Mail] {
-            assert!(retry(&refused(phase, 421, "4.3.2"), phase == Phase::Hello), "at MAIL it may be about this mail");
+        for phase in [Phase::Tls, Phase::Hello, Phase::Auth, Phase::Mail] {
+            assert!(retry(&refused(phase, 421, "4.3.2"), phase != Phase::Mail), "at MAIL it may be about this mail");
             assert!(retry(&refused(phase, 550, "5.7.1"), true), "our fault or the relay's, not the payer's");
         }
         for code in ["5.1.7", "5.1.8"] {
@@ -274,10 +278,13 @@ pub(crate) mod tests {
         assert!(failed(&refused(Phase::Recipient, 552, "5.2.2")), "a full mailbox is no bad address");
         assert!(failed(&refused(Phase::Recipient, 550, "5.1.0")), "other address status: may be anybody's");
         assert!(failed(&refused(Phase::Recipient, 550, "")), "without a code we do not know");
-        for phase in [Phase::Hello, Phase::Mail, Phase::Recipient, Phase::Data, Phase::Body] {
+        let early = [Phase::Connect, Phase::Tls, Phase::Hello, Phase::Auth];
+        for phase in early.into_iter().chain([Phase::Mail, Phase::Recipient, Phase::Data, Phase::Body]) {
             let broken = Attempt::of_failure(&Failure::Broken { phase, problem: "reset".into() });
-            assert!(retry(&broken, phase == Phase::Hello), "{phase:?}");
+            assert!(retry(&broken, early.contains(&phase)), "{phase:?}");
         }
+        let unfit = Attempt::of_failure(&Failure::Unfit { reason: "smtputf8" });
+        assert!(failed(&unfit) && matches!(unfit, Attempt::Failed { reason: "smtputf8", .. }));
         let dot = Attempt::of_failure(&Failure::Broken { phase: Phase::Dot, problem: "reset".into() });
         assert_eq!(dot, Attempt::Unknown, "may have been accepted");
     }

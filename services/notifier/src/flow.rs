@@ -253,9 +253,7 @@ impl Verdict {
         match attempt {
             Attempt::Accepted(reply) => Self::Sent(reply),
             Attempt::Unknown => Self::Unknown("no_reply"),
-            Attempt::Failed { status_code, bad_address } => {
-                Self::Failed { reason: "refused", status_code, bad_address }
-            }
+            Attempt::Failed { reason, status_code, bad_address } => Self::Failed { reason, status_code, bad_address },
             Attempt::Retry { status_code, .. } if tries + 1 >= MAX_TRIES => {
                 Self::Failed { reason: "expired", status_code, bad_address: false }
             }

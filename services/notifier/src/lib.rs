@@ -37,7 +37,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
     let templates = Arc::new(Live::new(templates));
     service.task("templates", templates.clone().follow(service.stop()));
-    let desk = sender::Desk::new(host, templates, config);
+    let desk = sender::Desk::try_new(host, templates, config)?;
     service.task("sender", desk.run(service.stop()));
     Ok(service)
 }

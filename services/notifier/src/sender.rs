@@ -14,10 +14,11 @@ use crate::domain::Attempt;
 use crate::flow::{self, Ticket, Verdict};
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
-use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply};
+use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply, Server, ascii_domain};
 use crate::store;
 use crate::templates::Live;
 use events::topology::NOTIFIER_SENDER;
+use kernel::Masked;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use runtime::Host;
@@ -57,6 +58,7 @@ pub struct Desk {
     templates: Arc<Live>,
     smtp: SmtpSettings,
     return_path: Option<ReturnPath>,
+    server: Arc<Server>,
     relay: Arc<RelayState>,
     attempts: Counter<u64>,
 }
@@ -108,17 +110,18 @@ enum Permit {
 }
 
 impl Desk {
-    /// A desk for a new owner.
-    pub fn new(host: Host, templates: Arc<Live>, config: Config) -> Self {
-        Self {
+    /// A desk for a new owner. Errors: the relay cannot be reached in the way that the settings say.
+    pub fn try_new(host: Host, templates: Arc<Live>, config: Config) -> anyhow::Result<Self> {
+        Ok(Self {
             owner: kernel::id::new(&*host.clock),
             return_path: config.inbound.map(|inbound| ReturnPath::new(&inbound.domain, &host.links)),
             host,
             templates,
+            server: Arc::new(config.smtp.server()?),
             smtp: config.smtp,
             relay: Arc::default(),
             attempts: opentelemetry::global::meter("dunlin").u64_counter("dunlin.delivery.attempts").build(),
-        }
+        })
     }
 
     /// Sends until `stop`; then finishes what is being handed over and gives back the rest.
@@ -373,11 +376,12 @@ impl Desk {
         let now = self.host.now();
         let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
         let owed: Vec<_> = ticket.owed.iter().map(|(l, b)| (l, b)).collect();
+        let address = Masked::new(ascii_domain(ticket.address.reveal()).into_owned());
         let input = Input {
             merchant,
             name: &ticket.name,
             locale: &ticket.locale,
-            address: &ticket.address,
+            address: &address,
             reminder: &ticket.reminder,
             owed: &owed,
             today: ticket.hours.date_at(now),
@@ -388,7 +392,7 @@ impl Desk {
             Ok(data) => {
                 let own = self.return_path.as_ref().map(|path| path.bounce(ticket.id));
                 let from = own.unwrap_or_else(|| merchant.file.sender.email.clone());
-                Ok(Mail { from, to: ticket.address.reveal().clone(), data })
+                Ok(Mail { from, to: address.into_inner(), envid: ticket.id.to_string(), data })
             }
             Err(RenderError::BadAddress) => Err(failed("bad_address")),
             Err(RenderError::NoTemplate(name)) => {
@@ -496,8 +500,7 @@ impl Worker {
                 }
             }
         }
-        let SmtpSettings { host, port, hello, .. } = &self.desk.smtp;
-        let connection = Connection::open(host, *port, hello, self.desk.smtp.timeouts()).await?;
+        let connection = Connection::open(&self.desk.server).await?;
         connection.prepare(mail).await.map_err(|(failure, connection)| {
             self.keep(connection);
             failure
@@ -511,10 +514,13 @@ impl Worker {
         if self.asks.send(ask).await.is_err() {
             return Ok(Verdict::put_back(self.desk.host.now(), "shutting_down"));
         }
-        // Dropping `prepared` on any of these ways out closes the connection: the server has nothing to deliver.
+        // Dropping `prepared` on any of these ways out closes the connection, if it is not taken back in order: the server has nothing to deliver.
         let (deadline, written) = match answer.await {
             Ok(Permit::Granted { deadline, written }) => (deadline, written),
-            Ok(Permit::Refused(verdict)) => return Ok(verdict),
+            Ok(Permit::Refused(verdict)) => {
+                self.keep(prepared.take_back().await);
+                return Ok(verdict);
+            }
             Err(_) => return Ok(Verdict::put_back(self.desk.host.now(), "shutting_down")),
         };
         if Instant::now() >= deadline {

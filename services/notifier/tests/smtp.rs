@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use kernel::Masked;
+use notifier::config::{AuthMechanism, AuthSettings, Security, SmtpSettings};
 use notifier::domain::Attempt;
 use notifier::smtp::{Connection, Failure, Mail, Phase, Reply, Timeouts};
 use std::time::Duration;
-use testkit::SmtpServer;
-use testkit::smtp::{Phase as ServerPhase, Reaction};
+use testkit::smtp::{Abilities, Encryption, Phase as ServerPhase, Reaction};
+use testkit::{SmtpServer, tls};
 use tokio::time::Instant;
 
 fn timeouts() -> Timeouts {
@@ -16,11 +18,21 @@ fn timeouts() -> Timeouts {
 
 fn mail() -> Mail {
     let data = b"Subject: hello\r\n\r\n.starts with a dot\r\nends\r\n".to_vec();
-    Mail { from: "billing@acme.example".into(), to: "ada@example.com".into(), data }
+    Mail { from: "billing@acme.example".into(), to: "ada@example.com".into(), envid: "0198-1".into(), data }
+}
+
+fn settings(server: &SmtpServer) -> SmtpSettings {
+    SmtpSettings::new("127.0.0.1", server.address.port())
 }
 
 async fn open(server: &SmtpServer) -> Result<Connection, Failure> {
-    Connection::open("127.0.0.1", server.address.port(), "test.example", timeouts()).await
+    open_with(settings(server)).await
+}
+
+async fn open_with(settings: SmtpSettings) -> Result<Connection, Failure> {
+    let mut server = settings.server().unwrap();
+    server.timeouts = timeouts();
+    Connection::open(&server).await
 }
 
 /// Hands one mail over on a connection.
@@ -31,7 +43,17 @@ async fn hand_over(connection: Connection, mail: &Mail) -> Result<(Reply, Connec
 }
 
 async fn server() -> SmtpServer {
-    SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap()
+    server_with(Abilities::default()).await
+}
+
+async fn server_with(abilities: Abilities) -> SmtpServer {
+    SmtpServer::start_with("127.0.0.1:0".parse().unwrap(), abilities).await.unwrap()
+}
+
+const ALL: &[&str] = &["PIPELINING", "8BITMIME", "SIZE 1000", "DSN", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
+
+fn chunking() -> Abilities {
+    Abilities { extensions: ALL, ..Abilities::default() }
 }
 
 #[tokio::test]
@@ -112,8 +134,8 @@ async fn every_row_of_the_phase_table() {
     ];
     for (phase, reaction, check, copies) in rows {
         let server = server().await;
-        let (at, does) = (phase, reaction.clone());
-        server.script(move |phase, _| if phase == at { does.clone() } else { Reaction::Proceed });
+        let (at, does) = (phase, reaction);
+        server.script(move |phase, _| if phase == at { does } else { Reaction::Proceed });
         let attempt = match open(&server).await {
             Err(failure) => Attempt::of_failure(&failure),
             Ok(connection) => match hand_over(connection, &mail()).await {
@@ -174,7 +196,292 @@ async fn an_endless_reply_is_not_read_to_its_end() {
         // Never a line end.
         while tokio::io::AsyncWriteExt::write_all(&mut socket, &[b'2'; 4096]).await.is_ok() {}
     });
-    let failure = Connection::open("127.0.0.1", port, "test.example", timeouts()).await.err().unwrap();
+    let failure = open_with(SmtpSettings::new("127.0.0.1", port)).await.err().unwrap();
     assert!(failure.to_string().contains("too long"), "{failure}");
     babble.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mail_on_an_open_connection_takes_two_round_trips() {
+    for (extensions, each) in
+        [(&["PIPELINING"] as &[&str], 2), (&["PIPELINING", "CHUNKING"], 2), (&[], 4), (&["CHUNKING"], 4)]
+    {
+        let server = server_with(Abilities { extensions, ..Abilities::default() }).await;
+        let mut connection = open(&server).await.unwrap();
+        let mut before = None;
+        for n in 1..=5 {
+            connection = hand_over(connection, &mail()).await.map_err(|(f, _)| f).unwrap().1;
+            assert_eq!(server.mails().last().unwrap().data, mail().data, "{extensions:?}");
+            // The wait for the last reply is counted when the next command comes.
+            let trips = server.round_trips();
+            if let Some(before) = before {
+                assert_eq!(trips - before, each, "{extensions:?}, mail {n}");
+            }
+            before = Some(trips);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_offers_is_used_and_nothing_else() {
+    let server = server_with(chunking()).await;
+    let eight_bit = Mail { data: "Subject: hi\r\n\r\n.hallö\r\n.\r\n\r\n".into(), ..mail() };
+    let (_, connection) = hand_over(open(&server).await.unwrap(), &eight_bit).await.map_err(|(f, _)| f).unwrap();
+    let international = Mail { to: "jürgen@bücher.example".into(), ..mail() };
+    let (_, connection) = hand_over(connection, &international).await.map_err(|(f, _)| f).unwrap();
+    let large = Mail { data: vec![b'x'; 1001], ..mail() };
+    let (failure, connection) = hand_over(connection, &large).await.err().unwrap();
+    assert!(matches!(failure, Failure::Unfit { reason: "too_large" }), "{failure}");
+    hand_over(connection.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+    let mails = server.mails();
+    assert_eq!(mails[0].data, eight_bit.data, "chunks come out as they went in");
+    assert_eq!(
+        mails[0].envelope,
+        [
+            "MAIL FROM:<billing@acme.example> SIZE=29 BODY=8BITMIME RET=HDRS ENVID=0198-1",
+            "RCPT TO:<ada@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ada@example.com",
+        ]
+    );
+    assert!(mails[1].envelope[0].contains(" SMTPUTF8"), "{:?}", mails[1].envelope);
+    assert_eq!(mails[1].to, ["jürgen@xn--bcher-kva.example"]);
+    assert_eq!((mails.len(), server.connections()), (3, 1));
+
+    let plain = server_with(Abilities { extensions: &[], ..Abilities::default() }).await;
+    let (_, connection) = hand_over(open(&plain).await.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+    let (failure, connection) = hand_over(connection, &international).await.err().unwrap();
+    assert!(matches!(failure, Failure::Unfit { reason: "smtputf8" }), "{failure}");
+    let (failure, connection) = hand_over(connection.unwrap(), &eight_bit).await.err().unwrap();
+    assert!(matches!(failure, Failure::Unfit { reason: "8bitmime" }), "{failure}");
+    hand_over(connection.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+    assert_eq!(plain.mails()[0].envelope, ["MAIL FROM:<billing@acme.example>", "RCPT TO:<ada@example.com>"]);
+    assert_eq!(plain.count(), 2);
+}
+
+#[tokio::test]
+async fn a_mail_in_chunks_can_be_taken_back_without_hanging_up() {
+    let server = server_with(chunking()).await;
+    let prepared = open(&server).await.unwrap().prepare(&mail()).await.map_err(|(f, _)| f).unwrap();
+    let connection = prepared.take_back().await.unwrap();
+    let (_, connection) = hand_over(connection, &mail()).await.map_err(|(f, _)| f).unwrap();
+    drop(connection.prepare(&mail()).await.map_err(|(f, _)| f).unwrap());
+    hand_over(open(&server).await.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+    assert_eq!((server.count(), server.connections()), (2, 2));
+    assert!(server.mails().iter().all(|m| m.data == mail().data), "nothing of the one that was taken back");
+
+    let in_data = self::server().await;
+    let prepared = open(&in_data).await.unwrap().prepare(&mail()).await.map_err(|(f, _)| f).unwrap();
+    assert!(prepared.take_back().await.is_none(), "inside DATA there is no other way than to hang up");
+}
+
+#[tokio::test]
+async fn a_refused_chunk_leaves_the_connection_usable() {
+    for (refused, says, phase) in [
+        (ServerPhase::Mail, "451 4.3.0 later", Phase::Mail),
+        (ServerPhase::Recipient, "550 5.1.1 no such user", Phase::Recipient),
+        (ServerPhase::Data, "452 4.3.1 no room", Phase::Data),
+        (ServerPhase::Dot, "552 5.2.2 full", Phase::Dot),
+    ] {
+        let server = server_with(chunking()).await;
+        server.script(move |at, to| {
+            let hit = at == refused && (to.is_empty() || to.iter().any(|to| to == "nobody@example.com"));
+            if hit { Reaction::Reply(says) } else { Reaction::Proceed }
+        });
+        let nobody = Mail { to: "nobody@example.com".into(), ..mail() };
+        let (failure, connection) = hand_over(open(&server).await.unwrap(), &nobody).await.err().unwrap();
+        assert!(matches!(&failure, Failure::Refused { phase: at, .. } if *at == phase), "{failure}");
+        server.script(|_, _| Reaction::Proceed);
+        hand_over(connection.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+        assert_eq!((server.count(), server.connections()), (1, 1), "{phase:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_reads_no_more_gets_no_dot() {
+    let server = server_with(Abilities { receive_buffer: Some(1), ..Abilities::default() }).await;
+    server.script(|phase, _| if phase == ServerPhase::Body { Reaction::Stall } else { Reaction::Proceed });
+    let large = Mail { data: vec![b'x'; 20_000], ..mail() };
+    let (failure, connection) = open(&server).await.unwrap().prepare(&large).await.err().unwrap();
+    assert!(matches!(failure, Failure::Broken { phase: Phase::Body, .. }), "{failure}");
+    assert!(failure.to_string().contains("takes no more"), "{failure}");
+    assert!(connection.is_none());
+}
+
+#[tokio::test]
+async fn what_a_server_says_before_the_dot_is_no_answer_to_it() {
+    for (says, failed) in [("250 2.0.0 thank you", false), ("451 4.3.0 enough", false), ("552 5.3.4 too big", true)] {
+        let server = server().await;
+        server
+            .script(move |phase, _| if phase == ServerPhase::Body { Reaction::Reply(says) } else { Reaction::Proceed });
+        // Said during the body or right before the dot.
+        let failure = match open(&server).await.unwrap().prepare(&mail()).await {
+            Err((failure, _)) => failure,
+            Ok(prepared) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                prepared.write_dot(Instant::now() + Duration::from_secs(1)).await.err().unwrap()
+            }
+        };
+        let attempt = Attempt::of_failure(&failure);
+        let broken = matches!(attempt, Attempt::Retry { .. });
+        assert!(broken || failed, "{says}: {attempt:?}");
+        assert_eq!(server.count(), 0);
+    }
+    let server = server().await;
+    server.script(|phase, _| if phase == ServerPhase::Body { Reaction::Close } else { Reaction::Proceed });
+    let failure = match open(&server).await.unwrap().prepare(&mail()).await {
+        Err((failure, _)) => failure,
+        Ok(prepared) => {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            prepared.write_dot(Instant::now() + Duration::from_secs(1)).await.err().unwrap()
+        }
+    };
+    assert!(matches!(failure, Failure::Broken { phase: Phase::Body, .. }), "nothing was handed over: {failure}");
+}
+
+/// Settings for a server of the test certificate, which is for `localhost`.
+fn encrypted(server: &SmtpServer, security: Security) -> SmtpSettings {
+    SmtpSettings {
+        host: "localhost".into(),
+        security,
+        ca: Some(Masked::new(tls::CERTIFICATE.to_owned())),
+        ..settings(server)
+    }
+}
+
+#[tokio::test]
+async fn encrypted_from_the_first_byte_or_by_command() {
+    for (encryption, security) in
+        [(Encryption::StartTls, Security::Starttls), (Encryption::Implicit, Security::Implicit)]
+    {
+        for extensions in [Abilities::default().extensions, ALL] {
+            let server = server_with(Abilities { encryption, extensions, ..Abilities::default() }).await;
+            let mut connection = open_with(encrypted(&server, security)).await.unwrap();
+            for _ in 0..3 {
+                connection = hand_over(connection, &mail()).await.map_err(|(f, _)| f).unwrap().1;
+            }
+            drop(connection.prepare(&mail()).await.map_err(|(f, _)| f).unwrap());
+            open_with(encrypted(&server, security)).await.unwrap().quit().await;
+            let mails = server.mails();
+            assert_eq!((mails.len(), server.connections()), (3, 2));
+            assert!(mails.iter().all(|m| m.encrypted && m.data == mail().data));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_a_server_that_cannot_prove_who_it_is() {
+    let relay = |failure: &Failure| matches!(Attempt::of_failure(failure), Attempt::Retry { relay: true, .. });
+    for (encryption, security) in
+        [(Encryption::StartTls, Security::Starttls), (Encryption::Implicit, Security::Implicit)]
+    {
+        let server = server_with(Abilities { encryption, ..Abilities::default() }).await;
+        let good = encrypted(&server, security);
+        let unknown = SmtpSettings { ca: None, ..good.clone() };
+        let other_name = SmtpSettings { host: "127.0.0.1".into(), ..good };
+        for settings in [unknown, other_name] {
+            let failure = open_with(settings).await.err().unwrap();
+            assert!(relay(&failure) && matches!(failure, Failure::Broken { phase: Phase::Tls, .. }), "{failure}");
+        }
+        assert_eq!(server.count(), 0);
+    }
+    let plain = server().await;
+    let failure = open_with(encrypted(&plain, Security::Starttls)).await.err().unwrap();
+    assert!(relay(&failure) && failure.to_string().contains("does not offer STARTTLS"), "{failure}");
+    let failure = open_with(encrypted(&plain, Security::Implicit)).await.err().unwrap();
+    assert!(relay(&failure) && matches!(failure, Failure::Broken { phase: Phase::Tls, .. }), "{failure}");
+
+    let server = server_with(Abilities { encryption: Encryption::StartTls, ..Abilities::default() }).await;
+    for (reaction, word) in [
+        (Reaction::Reply("454 4.7.0 no TLS now"), "454"),
+        (Reaction::Words("220 2.0.0 go ahead\r\n250 2.0.0 as if it were encrypted"), "plain text"),
+        (Reaction::Reply("220 2.0.0 go ahead"), "Tls"),
+        (Reaction::Close, "hung up"),
+        (Reaction::Stall, "no reply in time"),
+    ] {
+        server.script(move |phase, _| if phase == ServerPhase::Tls { reaction } else { Reaction::Proceed });
+        let failure = open_with(encrypted(&server, Security::Starttls)).await.err().unwrap();
+        assert!(relay(&failure) && failure.to_string().contains(word), "{reaction:?}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn logs_in_as_the_server_likes_it() {
+    let directory = std::env::temp_dir().join(format!("dunlin-token-{}", kernel::id::new(&kernel::SystemClock)));
+    std::fs::create_dir(&directory).unwrap();
+    let token = directory.join("token");
+    std::fs::write(&token, "s3cret \n").unwrap();
+    let by = |mechanism, password: Option<&str>| AuthSettings {
+        mechanism,
+        user: "dunlin".into(),
+        password: password.map(|p| Masked::new(p.to_owned())),
+        token_path: password.is_none().then(|| token.clone()),
+    };
+    use AuthMechanism::{Auto, Login, Plain, Xoauth2};
+    let rows: [(&'static [&'static str], AuthSettings, Option<&str>); 11] = [
+        (&["PLAIN", "LOGIN"], by(Auto, Some("s3cret")), None),
+        (&["LOGIN"], by(Auto, Some("s3cret")), None),
+        (&["XOAUTH2"], by(Auto, None), None),
+        (&["LOGIN", "PLAIN"], by(Login, Some("s3cret")), None),
+        (&["XOAUTH2", "PLAIN"], by(Xoauth2, None), None),
+        (&["PLAIN"], by(Plain, Some("wrong")), Some("535")),
+        (&["LOGIN"], by(Login, Some("wrong")), Some("535")),
+        (&["LOGIN"], by(Plain, Some("s3cret")), Some("does not offer AUTH PLAIN")),
+        (&["CRAM-MD5"], by(Auto, Some("s3cret")), Some("does not offer AUTH PLAIN or LOGIN")),
+        (&["PLAIN"], by(Xoauth2, None), Some("does not offer AUTH XOAUTH2")),
+        (&[], by(Auto, Some("s3cret")), Some("does not offer AUTH")),
+    ];
+    for (mechanisms, auth, problem) in rows {
+        let (encryption, user, secret) = (Encryption::StartTls, "dunlin", "s3cret");
+        let abilities = Abilities { encryption, mechanisms, user, secret, ..Abilities::default() };
+        let server = server_with(abilities).await;
+        let settings = SmtpSettings { auth: Some(auth.clone()), ..encrypted(&server, Security::Starttls) };
+        match (open_with(settings).await, problem) {
+            (Ok(connection), None) => {
+                hand_over(connection, &mail()).await.map_err(|(f, _)| f).unwrap();
+                assert_eq!(server.mails()[0].user, "dunlin", "{auth:?}");
+            }
+            (Err(failure), Some(problem)) => {
+                assert!(failure.to_string().contains(problem), "{failure}");
+                assert!(matches!(Attempt::of_failure(&failure), Attempt::Retry { relay: true, .. }), "{failure}");
+            }
+            (result, _) => panic!("{auth:?}: {result:?}"),
+        }
+    }
+
+    // A token is fresh for each connection.
+    let (encryption, user, secret) = (Encryption::Implicit, "dunlin", "s3cret");
+    let abilities = Abilities { encryption, mechanisms: &["XOAUTH2"], user, secret, ..Abilities::default() };
+    let server = server_with(abilities).await;
+    let settings = SmtpSettings { auth: Some(by(Auto, None)), ..encrypted(&server, Security::Implicit) };
+    open_with(settings.clone()).await.unwrap().quit().await;
+    std::fs::write(&token, "stale").unwrap();
+    let failure = open_with(settings.clone()).await.err().unwrap();
+    assert!(failure.to_string().contains("535"), "{failure}");
+    std::fs::remove_dir_all(directory).unwrap();
+    let failure = open_with(settings).await.err().unwrap();
+    assert!(failure.to_string().contains("token cannot be read"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_password_leaves_the_machine_only_encrypted() {
+    // An address of this machine that is not loopback, if it has one: no packet is sent to find it.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let found = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|address| address.ip());
+    let Some(address) = found.ok().filter(|ip| !ip.is_loopback()) else {
+        eprintln!("\n*** SKIPPED: this machine has no address but loopback, so this test has checked nothing ***\n");
+        return;
+    };
+    let abilities = || Abilities { mechanisms: &["PLAIN"], user: "dunlin", secret: "s3cret", ..Abilities::default() };
+    let auth = AuthSettings {
+        mechanism: AuthMechanism::Auto,
+        user: "dunlin".into(),
+        password: Some(Masked::new("s3cret".to_owned())),
+        token_path: None,
+    };
+    let server = SmtpServer::start_with((address, 0).into(), abilities()).await.unwrap();
+    let settings = SmtpSettings { auth: Some(auth), ..SmtpSettings::new(address.to_string(), server.address.port()) };
+    let failure = open_with(settings.clone()).await.err().unwrap();
+    assert!(failure.to_string().contains("not encrypted"), "{failure}");
+    let local = server_with(abilities()).await;
+    let settings = SmtpSettings { host: "127.0.0.1".into(), port: local.address.port(), ..settings };
+    open_with(settings).await.unwrap().quit().await;
 }

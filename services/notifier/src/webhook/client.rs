@@ -171,10 +171,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::CertificateDer;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
-    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
     #[test]
     fn signs_as_the_standard_does() {
@@ -211,19 +209,11 @@ mod tests {
 
     /// A TLS server for `localhost`, self-signed, that answers one call.
     async fn tls_server() -> (u16, tokio::task::JoinHandle<String>) {
-        let cert = CertificateDer::from_pem_slice(include_bytes!("../../tests/tls/cert.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../tests/tls/key.pem")).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert], key)
-            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let serve = async move {
             let (stream, _) = listener.accept().await.unwrap();
-            let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await else { return String::new() };
+            let Ok(mut stream) = testkit::tls::acceptor().unwrap().accept(stream).await else { return String::new() };
             let mut request = vec![0; 4096];
             let read = stream.read(&mut request).await.unwrap();
             stream.write_all(b"HTTP/1.1 503 Busy\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -240,7 +230,7 @@ mod tests {
             signing_secret: Masked::new(format!("whsec_{}", STANDARD.encode([7_u8; 32]))),
         };
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(include_bytes!("../../tests/tls/cert.pem")).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(testkit::tls::CERTIFICATE.as_bytes()).unwrap()).unwrap();
         let trusting = Client::trusting(roots).unwrap();
         let broken = |answer| matches!(answer, Answer::Broken(problem) if problem.starts_with("TLS: "));
 
