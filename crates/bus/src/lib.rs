@@ -13,6 +13,7 @@
 //! - A failure is a decision: [`Failure::Retry`] redelivers, [`Failure::Reject`] and [`Work::reject`] move the one event that
 //!   can never work to `dead_letter`; the others go on.
 //! - [`relay`] publishes what was committed: at once, and by a sweep what a crash left behind.
+//! - [`watermark`] tells a consumer how fresh its knowledge is.
 //! - [`topology`] declares streams and durables; [`permissions`] writes the broker's users.
 //!
 //! At-least-once from the broker and a primary key in the inbox make exactly-once effects. Handlers must be order-free.
@@ -28,6 +29,7 @@ pub mod relay;
 pub mod store;
 pub mod topology;
 pub mod trace;
+pub mod watermark;
 mod work;
 
 pub use broker::{BrokerSettings, Bus};

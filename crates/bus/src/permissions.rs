@@ -3,7 +3,9 @@
 
 use crate::broker::inbox_prefix;
 use events::Service;
-use events::topology::{FLOWS, INTAKE_DURABLE, INTAKE_STREAM, INTAKE_SUBJECT};
+use events::topology::{
+    FLOWS, INTAKE_DURABLE, INTAKE_STREAM, INTAKE_SUBJECT, WATERMARK_READER, WATERMARKED, watermark_subject,
+};
 
 /// The user that creates streams and durables: the migrate job.
 pub const MIGRATE_USER: &str = "migrate";
@@ -61,6 +63,12 @@ fn service_subjects(service: Service) -> Vec<String> {
         own.flat_map(|f| f.sources().into_iter().map(|(producer, _)| (producer.stream(), f.name))).collect();
     if service == Service::Ingest {
         durables.push((INTAKE_STREAM, INTAKE_DURABLE));
+    }
+    if service == WATERMARKED {
+        subjects.push(watermark_subject(service));
+    }
+    if service == WATERMARK_READER.service {
+        subjects.push(format!("$JS.API.DIRECT.GET.{}.{}", WATERMARKED.stream(), watermark_subject(WATERMARKED)));
     }
     for (stream, durable) in durables {
         subjects.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"));

@@ -83,6 +83,41 @@ pub async fn delete_pending(db: impl PgExecutor<'_>, keys: &[OutboxKey]) -> sqlx
     Ok(())
 }
 
+/// The database's time, and the events of these CloudEvents types that were committed before it and are not yet confirmed by
+/// the broker, up to `limit`. Events that no version here knows wait for one that does: nobody is told of them before.
+pub async fn unconfirmed(db: &PgPool, ce_types: &[String], limit: i64) -> sqlx::Result<(Timestamp, Vec<OutboxKey>)> {
+    // The statement's time is taken before its snapshot: what was committed before the one is seen by the other.
+    let (before, created_at, msg_ids): (jiff_sqlx::Timestamp, Vec<jiff_sqlx::Timestamp>, Vec<Uuid>) = sqlx::query_as(
+        "SELECT statement_timestamp(), coalesce(array_agg(w.created_at), '{}'), coalesce(array_agg(w.msg_id), '{}')
+         FROM (
+             SELECT p.created_at, p.msg_id
+             FROM outbox_pending AS p JOIN outbox AS o ON o.created_at = p.created_at AND o.msg_id = p.msg_id
+             WHERE substring(o.subject FROM '^(.*)[.][^.]*$') = ANY($1)
+             LIMIT $2
+         ) AS w",
+    )
+    .bind(ce_types.iter().bind_iter())
+    .bind(limit)
+    .fetch_one(db)
+    .await?;
+    Ok((before.to_jiff(), created_at.into_iter().map(|t| t.to_jiff()).zip(msg_ids).collect()))
+}
+
+/// Those of these events that the broker has not confirmed yet.
+pub async fn still_unconfirmed(db: &PgPool, keys: &[OutboxKey]) -> sqlx::Result<Vec<OutboxKey>> {
+    let rows: Vec<(jiff_sqlx::Timestamp, Uuid)> = sqlx::query_as(
+        "SELECT p.created_at, p.msg_id
+         FROM outbox_pending AS p
+         JOIN UNNEST($1::timestamptz[], $2::uuid[]) AS k (created_at, msg_id)
+              ON p.created_at = k.created_at AND p.msg_id = k.msg_id",
+    )
+    .bind(keys.iter().map(|k| k.0.to_sqlx()).bind_iter())
+    .bind(keys.iter().map(|k| k.1).bind_iter())
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|(created_at, id)| (created_at.to_jiff(), id)).collect())
+}
+
 #[derive(FromRow)]
 struct StoredRow {
     created_at: jiff_sqlx::Timestamp,

@@ -5,7 +5,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use events::Service;
-use events::topology::{FLOWS, INTAKE_DURABLE, INTAKE_STREAM, INTAKE_SUBJECT};
+use events::topology::{FLOWS, INTAKE_DURABLE, INTAKE_STREAM, INTAKE_SUBJECT, WATERMARKED, watermark_subject};
 use std::time::Duration;
 
 /// What differs between a laptop and a cluster.
@@ -31,7 +31,8 @@ pub const MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Brings streams and durables to what the code declares. Idempotent.
 pub async fn apply(js: &Context, settings: &StreamSettings) -> Result<(), async_nats::Error> {
     for service in Service::ALL {
-        let subjects = service.emits().map(|k| k.subject_filter()).collect();
+        let mut subjects: Vec<String> = service.emits().map(|k| k.subject_filter()).collect();
+        subjects.extend((service == WATERMARKED).then(|| watermark_subject(service)));
         js.create_or_update_stream(stream_config(service.stream(), subjects, settings)).await?;
     }
     js.create_or_update_stream(stream_config(INTAKE_STREAM, vec![format!("{INTAKE_SUBJECT}.*")], settings)).await?;
@@ -61,6 +62,9 @@ fn stream_config(name: &str, subjects: Vec<String>, settings: &StreamSettings) -
         deny_delete: true,
         deny_purge: true,
         allow_atomic_publish: true,
+        // Watermarks are read by subject, and forgotten soon.
+        allow_direct: true,
+        allow_message_ttl: true,
         ..Default::default()
     }
 }

@@ -244,6 +244,16 @@ pub const FLOWS: [&Flow; 13] = [
     &TRACKER_PAGES,
 ];
 
+/// The service whose stream carries watermarks: how far what it has committed is published.
+pub const WATERMARKED: Service = Service::Ingest;
+/// The flow that must know how fresh its knowledge is: no reminder on stale balances.
+pub const WATERMARK_READER: &Flow = &NOTIFIER_BALANCES;
+
+/// The subject of a service's watermarks.
+pub fn watermark_subject(service: Service) -> String {
+    format!("dunlin.watermark.{service}")
+}
+
 /// The stream that upstream systems publish CloudEvents to; only ingest reads it.
 pub const INTAKE_STREAM: &str = "INTAKE";
 /// Its subjects: one token for the merchant, so that a publisher can be confined to one.

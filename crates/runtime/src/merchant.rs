@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 /// A merchant's file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -35,6 +36,10 @@ pub struct MerchantFile {
     pub payers: PayerKind,
     /// If nothing was heard of an invoice's processor for so many hours, its reminders are held: it might have been paid.
     pub stale_after_hours: Option<u32>,
+    /// Nothing is sent while it is not certain that every payment is known that dunlin took in this many seconds ago: the
+    /// longest that a reminder can go out after a payment, whatever is down.
+    #[serde(default = "default_freshness")]
+    pub freshness_seconds: u32,
     /// Who reminders come from.
     pub sender: Sender,
     /// Stripe's webhooks.
@@ -54,6 +59,17 @@ fn default_campaigns() -> Vec<String> {
 }
 const fn default_payers() -> PayerKind {
     PayerKind::Business
+}
+
+const fn default_freshness() -> u32 {
+    5
+}
+
+impl MerchantFile {
+    /// See `freshness_seconds`.
+    pub fn freshness(&self) -> Duration {
+        Duration::from_secs(self.freshness_seconds.into())
+    }
 }
 
 /// Who reminders come from.
@@ -98,6 +114,12 @@ impl Validate for MerchantFile {
         }
         if self.stale_after_hours == Some(0) {
             at.fault("stale_after_hours", "must be above 0: every source would be stale");
+        }
+        if !(2..=3_600).contains(&self.freshness_seconds) {
+            at.fault(
+                "freshness_seconds",
+                "must lie between 2 and 3600: watermarks come twice a second and take their time",
+            );
         }
         let mut sender = at.below("sender");
         for (key, address) in [("email", Some(&self.sender.email)), ("reply_to", self.sender.reply_to.as_ref())] {

@@ -33,6 +33,7 @@ pub async fn build(config: Config, host: Host) -> anyhow::Result<Service> {
     let mut service = Service::new(&host);
     let (intake, worker) = intake::Intake::new(host.bus.clone());
     service.task("intake", worker.run(service.stop()));
+    service.task("watermark", bus::watermark::tell(host.bus.clone(), service.stop()));
     service.task("sweep", intake::sweep(host.clone(), service.stop()));
 
     let edge = api::Edge::new(host.clone(), intake);

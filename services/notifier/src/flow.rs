@@ -17,6 +17,7 @@
 pub mod webhooks;
 
 use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};
+use crate::freshness::{self, Freshness};
 use crate::smtp::Reply;
 use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Suppression};
 use bus::{Failure, Handler, Incoming, Work, trace};
@@ -30,6 +31,7 @@ use runtime::Host;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// What is owed, and who must not be written to.
@@ -290,9 +292,18 @@ impl Verdict {
 }
 
 /// Claims deliveries whose time has come and looks at each: those worth a try come back as tickets, the others are settled.
-pub async fn claim(work: &mut Work, host: &Host, owner: Uuid, limit: i64) -> Result<Vec<Ticket>, Failure> {
+///
+/// Those of merchants whose payments are not known in time are held: they stay where they are.
+pub async fn claim(
+    work: &mut Work,
+    host: &Host,
+    freshness: &Freshness,
+    owner: Uuid,
+    limit: i64,
+) -> Result<Vec<Ticket>, Failure> {
     let now = host.now();
-    let claimed = store::claim(work.tx(), owner, now, limit).await?;
+    let held = freshness.held(host);
+    let claimed = store::claim(work.tx(), owner, &held, now, limit).await?;
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
@@ -460,13 +471,27 @@ pub async fn announce(
     Ok(store::mark_imminent(tx, owner, &imminent, now).await?.into_iter().collect())
 }
 
-/// T2: the last look. Locks the balances of all messages and says for each whether its dot may be written: `None`, or why
-/// not. The dots must be written before the transaction ends; a payment waits for it, or has been seen here.
+/// What the last look at a message says.
+#[derive(Debug)]
+pub enum Look {
+    /// Its dot may be written, before a moment from which on what we know of payments would be too old.
+    Granted {
+        /// That moment.
+        until: Instant,
+    },
+    /// It may not.
+    Refused(Verdict),
+}
+
+/// T2: the last look. Locks the balances of all messages and says for each whether its dot may be written. The dots must be
+/// written before the transaction ends; a payment waits for it, or has been seen here, or is younger than the merchant's bound.
 pub async fn permit(
     tx: &mut PgConnection,
+    host: &Host,
+    freshness: &Freshness,
     tickets: &[&Ticket],
-    now: Timestamp,
-) -> Result<Vec<Option<Verdict>>, Failure> {
+) -> Result<Vec<Look>, Failure> {
+    let now = host.now();
     let invoices: BTreeSet<InvoiceKey> = tickets.iter().flat_map(|t| t.invoice_keys()).collect();
     let balances = store::lock_balances(tx, &invoices.into_iter().collect::<Vec<_>>()).await?;
     let people: Vec<_> = tickets
@@ -479,7 +504,15 @@ pub async fn permit(
         .collect();
     let subjects: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
     let suppressed = store::suppressed(tx, &subjects).await?;
-    Ok(tickets.iter().map(|t| last_look(t, &balances, &suppressed, now)).collect())
+    let look = |ticket: &&Ticket| {
+        let fresh = host.merchants.get(&ticket.merchant).and_then(|merchant| freshness.permits_until(merchant));
+        match (last_look(ticket, &balances, &suppressed, now), fresh) {
+            (Some(refusal), _) => Look::Refused(refusal),
+            (None, Some(until)) => Look::Granted { until },
+            (None, None) => Look::Refused(Verdict::put_back(now, freshness::STALE)),
+        }
+    };
+    Ok(tickets.iter().map(look).collect())
 }
 
 fn last_look(

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod domain;
 pub mod flow;
+pub mod freshness;
 pub mod inbound;
 pub mod locale;
 pub mod render;
@@ -37,7 +38,9 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
     let templates = Arc::new(Live::new(templates));
     service.task("templates", templates.clone().follow(service.stop()));
-    let desk = sender::Desk::try_new(host, templates, config)?;
+    let freshness = freshness::Freshness::unknown();
+    service.task("freshness", freshness.clone().follow(host.clone(), service.stop()));
+    let desk = sender::Desk::try_new(host, templates, freshness, config)?;
     service.task("sender", desk.run(service.stop()));
     Ok(service)
 }

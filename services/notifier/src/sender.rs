@@ -11,7 +11,8 @@
 
 use crate::config::{Config, SmtpSettings};
 use crate::domain::Attempt;
-use crate::flow::{self, Ticket, Verdict};
+use crate::flow::{self, Look, Ticket, Verdict};
+use crate::freshness::Freshness;
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
 use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply, Server, ascii_domain};
@@ -56,6 +57,7 @@ pub struct Desk {
     host: Host,
     owner: Uuid,
     templates: Arc<Live>,
+    freshness: Freshness,
     smtp: SmtpSettings,
     return_path: Option<ReturnPath>,
     server: Arc<Server>,
@@ -111,12 +113,13 @@ enum Permit {
 
 impl Desk {
     /// A desk for a new owner. Errors: the relay cannot be reached in the way that the settings say.
-    pub fn try_new(host: Host, templates: Arc<Live>, config: Config) -> anyhow::Result<Self> {
+    pub fn try_new(host: Host, templates: Arc<Live>, freshness: Freshness, config: Config) -> anyhow::Result<Self> {
         Ok(Self {
             owner: kernel::id::new(&*host.clock),
             return_path: config.inbound.map(|inbound| ReturnPath::new(&inbound.domain, &host.links)),
             host,
             templates,
+            freshness,
             server: Arc::new(config.smtp.server()?),
             smtp: config.smtp,
             relay: Arc::default(),
@@ -186,7 +189,7 @@ impl Desk {
 
     async fn claim_some(&self, room: usize) -> Result<Vec<Ticket>, bus::Failure> {
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
-        let tickets = flow::claim(&mut work, &self.host, self.owner, room as i64).await?;
+        let tickets = flow::claim(&mut work, &self.host, &self.freshness, self.owner, room as i64).await?;
         work.commit().await?;
         Ok(tickets)
     }
@@ -222,21 +225,21 @@ impl Desk {
             // Before the lock: a process that slept since then may have lost its connection, and with it the lock.
             let deadline = Instant::now() + PERMIT;
             let tickets: Vec<&Ticket> = group.iter().map(|ask| &*ask.ticket).collect();
-            let verdicts = flow::permit(&mut tx, &tickets, self.host.now()).await?;
-            Ok::<_, bus::Failure>((tx, deadline, verdicts))
+            let looks = flow::permit(&mut tx, &self.host, &self.freshness, &tickets).await?;
+            Ok::<_, bus::Failure>((tx, deadline, looks))
         };
-        let (tx, deadline, verdicts) = match looked.await {
+        let (tx, deadline, looks) = match looked.await {
             Ok(looked) => looked,
             Err(error) => return self.refuse_all(group, &error),
         };
         let mut written = Vec::with_capacity(group.len());
-        for (ask, refusal) in group.into_iter().zip(verdicts) {
-            let permit = match refusal {
-                Some(verdict) => Permit::Refused(verdict),
-                None => {
+        for (ask, look) in group.into_iter().zip(looks) {
+            let permit = match look {
+                Look::Refused(verdict) => Permit::Refused(verdict),
+                Look::Granted { until } => {
                     let (done, dot) = oneshot::channel();
                     written.push(dot);
-                    Permit::Granted { deadline, written: done }
+                    Permit::Granted { deadline: deadline.min(until), written: done }
                 }
             };
             let _ = ask.permit.send(permit);

@@ -180,11 +180,18 @@ pub struct Claimed {
 
 /// Claims up to `limit` deliveries whose time has come, oldest first, skipping those another process is claiming. A
 /// process without a lease gets none: others could not tell that it lives.
-pub async fn claim(tx: &mut PgConnection, owner: Uuid, now: Timestamp, limit: i64) -> sqlx::Result<Vec<Claimed>> {
+/// None of the merchants in `held`.
+pub async fn claim(
+    tx: &mut PgConnection,
+    owner: Uuid,
+    held: &[String],
+    now: Timestamp,
+    limit: i64,
+) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query_as(
         "WITH due AS (
              SELECT id FROM notifier.delivery
-             WHERE state = 'waiting' AND next_attempt_at <= $2
+             WHERE state = 'waiting' AND next_attempt_at <= $2 AND merchant <> ALL($4)
                AND EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
              ORDER BY next_attempt_at, id
              LIMIT $3
@@ -197,8 +204,34 @@ pub async fn claim(tx: &mut PgConnection, owner: Uuid, now: Timestamp, limit: i6
     .bind(owner)
     .bind(now.to_sqlx())
     .bind(limit)
+    .bind(held)
     .fetch_all(tx)
     .await
+}
+
+/// Notes on up to `limit` deliveries of merchants why they wait although their time has come.
+pub async fn note_held(
+    db: impl PgExecutor<'_>,
+    merchants: &[String],
+    reason: &str,
+    now: Timestamp,
+    limit: i64,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE notifier.delivery SET reason = $2
+         WHERE id IN (
+             SELECT id FROM notifier.delivery
+             WHERE state = 'waiting' AND next_attempt_at <= $3 AND merchant = ANY($1) AND reason <> $2
+             LIMIT $4
+             FOR UPDATE SKIP LOCKED)",
+    )
+    .bind(merchants)
+    .bind(reason)
+    .bind(now.to_sqlx())
+    .bind(limit)
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 #[derive(FromRow)]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
 use notifier::config::SmtpSettings;
 use notifier::render::Templates;
-use runtime::{Host, Merchants};
+use runtime::{Host, Merchant, Merchants};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use testkit::smtp::{Mail, Phase, Reaction};
 use testkit::{SmtpServer, TestSystem, system, wait};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -35,6 +35,7 @@ struct Rig {
     merchants: Merchants,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<anyhow::Result<()>>,
+    _watermarks: DropGuard,
 }
 
 impl Rig {
@@ -43,6 +44,10 @@ impl Rig {
     }
 
     async fn start_with(templates: &Path) -> Self {
+        Self::start_as(system::merchant("acme", "Europe/Berlin").unwrap(), templates).await
+    }
+
+    async fn start_as(merchant: Merchant, templates: &Path) -> Self {
         let others = [Service::Ingest, Service::Scheduler, Service::Tracker];
         let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
         services.push((Service::Notifier, &notifier::MIGRATIONS));
@@ -50,14 +55,17 @@ impl Rig {
         let clock = ManualClock::new(at(NOW));
         let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut merchants = Merchants::default();
-        merchants.insert(system::merchant("acme", "Europe/Berlin").unwrap());
+        merchants.insert(merchant);
         let mut producers = BTreeMap::new();
         for service in others {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
         }
         let pool = PgPool::connect(&system.database.admin_url).await.unwrap();
         let (stop, running) = notifier_with(templates, &system, &merchants, &clock, &smtp).await;
-        Self { system, clock, smtp, producers, pool, merchants, stop, running }
+        let told = CancellationToken::new();
+        tokio::spawn(bus::watermark::tell(producers[&Service::Ingest].bus.clone(), told.clone()));
+        let _watermarks = told.drop_guard();
+        Self { system, clock, smtp, producers, pool, merchants, stop, running, _watermarks }
     }
 
     async fn emit<E: Event>(&self, flow: &'static Flow, events: impl IntoIterator<Item = E>) {
@@ -459,10 +467,10 @@ async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
     left_behind(&rig, &due(&["in_1"]), "waiting", slow).await;
     let mut tx = rig.pool.begin().await.unwrap();
     assert_eq!(notifier::store::take_over(&mut tx, at(NOW)).await.unwrap().len(), 0, "it may only be late");
-    let mut claimed = async |owner| notifier::store::claim(&mut tx, owner, Timestamp::MAX, 9).await.unwrap().len();
+    let mut claimed = async |owner| notifier::store::claim(&mut tx, owner, &[], Timestamp::MAX, 9).await.unwrap().len();
     assert_eq!((claimed(slow).await, claimed(new).await), (0, 0));
     notifier::store::heartbeat(&mut tx, new, 6.0).await.unwrap();
-    let claimed = notifier::store::claim(&mut tx, new, Timestamp::MAX, 9).await.unwrap().len();
+    let claimed = notifier::store::claim(&mut tx, new, &[], Timestamp::MAX, 9).await.unwrap().len();
     assert_eq!(claimed, 1);
 }
 
@@ -852,4 +860,106 @@ Pay here: ";
         assert!(!body.to_lowercase().contains("total") && !body.contains("charges"), "{body}");
     }
     rig.end().await;
+}
+
+/// What keeps news of payments from the notifier.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Cut {
+    /// Ingest has committed a payment and does not get it published.
+    Relay,
+    /// The notifier does not get it recorded.
+    Feed,
+    /// The broker is gone.
+    Broker,
+}
+
+/// While the feed of payments is cut, reminders go on becoming due. None is accepted later than the bound after a payment's
+/// commit; what nobody paid goes out by itself when the feed is back.
+async fn nothing_is_sent_on_stale_knowledge(cut: Cut) {
+    const INVOICES: usize = 90;
+    let mut merchant = system::merchant("acme", "Europe/Berlin").unwrap();
+    merchant.file.freshness_seconds = 2;
+    let bound = merchant.file.freshness();
+    let mut rig = Rig::start_as(merchant, Path::new("/nowhere")).await;
+    let names: Vec<String> = (0..INVOICES).map(|n| format!("in_{n}")).collect();
+    rig.emit(&INGEST_INTAKE, names.iter().map(|name| issued(name))).await;
+    rig.wait_for("balance", INVOICES as i64).await;
+    let minute = |n: usize| at(NOW) + jiff::SignedDuration::from_mins(1 + n as i64);
+    let requests = names.iter().enumerate().map(|(n, name)| {
+        let request = due(&[name]);
+        v1::ReminderDue { due_at: Some(time::to_wire(minute(n))), ..request }
+    });
+    rig.emit(&SCHEDULER_TIMERS, requests).await;
+    rig.wait_for("delivery", INVOICES as i64).await;
+    rig.clock.set(minute(2));
+    rig.mails(3).await;
+
+    // Every second of the others is paid.
+    let paid = || names[3..].iter().step_by(2);
+    let payments: Vec<_> = paid().map(|name| received(name, 2, 0)).collect();
+    let ingest = rig.producers[&Service::Ingest].clone();
+    let mut lock = rig.pool.begin().await.unwrap();
+    match cut {
+        Cut::Relay => {
+            // Its sweep would publish them after five seconds: that is the end of this cut.
+            let mut work = bus::Work::begin_without_relay(&ingest.pool, &INGEST_INTAKE).await.unwrap();
+            for payment in &payments {
+                work.emit(rig.clock.now(), payment).unwrap();
+            }
+            work.commit().await.unwrap();
+        }
+        Cut::Feed => {
+            // Balances can be read and locked, and not be written.
+            sqlx::query("LOCK TABLE notifier.balance IN SHARE MODE").execute(&mut *lock).await.unwrap();
+            rig.emit(&INGEST_INTAKE, payments).await;
+        }
+        Cut::Broker => {
+            rig.system.nats.kill().unwrap();
+            rig.emit(&INGEST_INTAKE, payments).await;
+        }
+    }
+    let committed = kernel::SystemClock.now();
+    for n in 3..INVOICES {
+        rig.clock.set(minute(n));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    wait::until_true("held deliveries that say so", SOON, || async {
+        let sql = "SELECT count(*) > 20 FROM notifier.delivery WHERE state = 'waiting' AND reason = 'stale_knowledge'";
+        sqlx::query_scalar(sql).fetch_one(&rig.pool).await.unwrap()
+    })
+    .await;
+    let late = |mail: &Arc<Mail>| mail.accepted_at > committed.saturating_add(bound).unwrap();
+    let paid_ones: std::collections::BTreeSet<&String> = paid().collect();
+    let after_the_bound = |mails: Vec<Arc<Mail>>| {
+        mails.into_iter().filter(late).filter(|m| m.lines().iter().any(|l| paid_ones.contains(&l.invoice))).count()
+    };
+    assert_eq!(after_the_bound(rig.smtp.mails()), 0, "accepted too long after the payment");
+
+    drop(lock);
+    if cut == Cut::Broker {
+        rig.system.nats.launch().await.unwrap();
+    }
+    rig.wait_for("delivery WHERE state NOT IN ('handed_off', 'suppressed')", 0).await;
+    let unpaid = INVOICES - paid().count();
+    let sent_in_time = rig.smtp.count() - unpaid;
+    assert!(sent_in_time <= paid().count() && rig.smtp.count() >= unpaid, "{} mails", rig.smtp.count());
+    assert_eq!(after_the_bound(rig.smtp.mails()), 0, "accepted too long after the payment");
+    rig.wait_for("delivery WHERE state = 'suppressed' AND reason = 'paid'", (paid().count() - sent_in_time) as i64)
+        .await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_payment_that_is_not_published_holds_reminders() {
+    nothing_is_sent_on_stale_knowledge(Cut::Relay).await;
+}
+
+#[tokio::test]
+async fn a_payment_that_is_not_recorded_holds_reminders() {
+    nothing_is_sent_on_stale_knowledge(Cut::Feed).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_gone_holds_reminders() {
+    nothing_is_sent_on_stale_knowledge(Cut::Broker).await;
 }
