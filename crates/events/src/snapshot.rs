@@ -88,6 +88,7 @@ pub struct Invoice {
     pub collects_itself: bool,
     pub pending_since: Option<Timestamp>,
     pub decline_code: String,
+    pub document_url: Masked<String>,
 }
 
 impl TryFrom<&v1::Invoice> for Invoice {
@@ -138,6 +139,7 @@ impl TryFrom<&v1::Invoice> for Invoice {
             collects_itself: wire.collects_itself,
             pending_since: time::from_wire(wire.pending_since),
             decline_code: wire.decline_code.clone(),
+            document_url: Masked::new(wire.document_url.clone()),
         })
     }
 }
@@ -178,6 +180,7 @@ impl From<&Invoice> for v1::Invoice {
             collects_itself: invoice.collects_itself,
             pending_since: invoice.pending_since.map(time::to_wire),
             decline_code: invoice.decline_code.clone(),
+            document_url: invoice.document_url.reveal().clone(),
         }
     }
 }

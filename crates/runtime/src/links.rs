@@ -30,6 +30,17 @@ pub enum Link {
         /// By which reminder.
         reminder: Uuid,
     },
+    /// To a page with the payment pages of several invoices.
+    PayAll {
+        /// Whose.
+        merchant: MerchantId,
+        /// Who was reminded.
+        customer: CustomerId,
+        /// What to pay.
+        invoices: Vec<InvoiceId>,
+        /// By which reminder.
+        reminder: Uuid,
+    },
     /// No more reminders by email.
     Unsubscribe {
         /// Whose reminders.
@@ -46,6 +57,7 @@ impl Link {
     pub fn url(&self, settings: &LinkSettings) -> String {
         let path = match self {
             Self::Pay { .. } => "p",
+            Self::PayAll { .. } => "i",
             Self::Unsubscribe { .. } => "u",
         };
         format!("{}/{path}/{}", settings.public_url.trim_end_matches('/'), self.token(settings))
@@ -56,6 +68,12 @@ impl Link {
         let text = match self {
             Self::Pay { merchant, customer, invoice, reminder } => {
                 join(&["p", merchant.as_str(), customer.as_str(), invoice.as_str(), &reminder.simple().to_string()])
+            }
+            Self::PayAll { merchant, customer, invoices, reminder } => {
+                let reminder = reminder.simple().to_string();
+                let mut fields = vec!["i", merchant.as_str(), customer.as_str(), &reminder];
+                fields.extend(invoices.iter().map(InvoiceId::as_str));
+                join(&fields)
             }
             Self::Unsubscribe { merchant, customer, reminder } => {
                 join(&["u", merchant.as_str(), customer.as_str(), &reminder.simple().to_string()])
@@ -80,6 +98,11 @@ impl Link {
             "p" => {
                 let invoice = fields.next()?.parse().ok()?;
                 Some(Self::Pay { merchant, customer, invoice, reminder: fields.next()?.parse().ok()? })
+            }
+            "i" => {
+                let reminder = fields.next()?.parse().ok()?;
+                let invoices = fields.map(|invoice| invoice.parse().ok()).collect::<Option<_>>()?;
+                Some(Self::PayAll { merchant, customer, invoices, reminder })
             }
             "u" => Some(Self::Unsubscribe { merchant, customer, reminder: fields.next()?.parse().ok()? }),
             _ => None,
@@ -114,6 +137,18 @@ mod tests {
             invoice: "Rechnung 7/ä".parse().unwrap(),
             reminder: Uuid::from_u128(7),
         }
+    }
+
+    #[test]
+    fn links_of_several_invoices_are_links_too() {
+        let settings = settings("a key of at least thirty-two bytes");
+        let all = Link::PayAll {
+            merchant: "acme".parse().unwrap(),
+            customer: "cus_1".parse().unwrap(),
+            invoices: ["in_1", "in_2"].map(|invoice| invoice.parse().unwrap()).to_vec(),
+            reminder: Uuid::from_u128(7),
+        };
+        assert_eq!(Link::parse(&all.token(&settings), &settings), Some(all));
     }
 
     #[test]

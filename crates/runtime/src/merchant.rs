@@ -1,7 +1,9 @@
 //! Merchants: one YAML file each, `<config_dir>/merchants/<id>.yaml`.
 
+pub mod brand;
 pub mod webhook;
 
+pub use brand::Brand;
 pub use webhook::Webhook;
 
 use crate::config::{At, Document, Fault, Faults, Validate};
@@ -42,6 +44,9 @@ pub struct MerchantFile {
     pub freshness_seconds: u32,
     /// Who reminders come from.
     pub sender: Sender,
+    /// How messages look.
+    #[serde(default)]
+    pub brand: Brand,
     /// Stripe's webhooks.
     pub stripe: Option<Stripe>,
     /// The merchant's own system: called when a campaign ends with `webhook`.
@@ -130,6 +135,7 @@ impl Validate for MerchantFile {
         if self.sender.name.chars().any(char::is_control) {
             sender.fault("name", "contains a line break or another control character");
         }
+        self.brand.validate(&mut at.below("brand"));
         if let Some(stripe) = &self.stripe {
             let mut stripe_at = at.below("stripe");
             if stripe.signing_secrets.is_empty() {

@@ -74,7 +74,8 @@ impl Mail {
     pub fn pay_links(&self) -> Vec<String> {
         let message = MessageParser::default().parse(&self.data);
         let text = message.as_ref().and_then(|m| m.body_text(0)).unwrap_or_default();
-        text.lines().filter_map(|line| line.strip_prefix("Pay here: ")).map(|url| url.trim().to_owned()).collect()
+        // Whatever the language: that of the page is told by its path.
+        text.split_whitespace().filter(|word| word.contains("/p/")).map(str::to_owned).collect()
     }
 }
 

@@ -110,6 +110,7 @@ pub fn merchant(id: &str, zone: &str) -> anyhow::Result<Merchant> {
         stale_after_hours: None,
         freshness_seconds: 5,
         sender: Sender { name: format!("Anna from {id}"), email: format!("billing@{id}.example"), reply_to: None },
+        brand: Default::default(),
         stripe: Some(Stripe { signing_secrets: vec![Masked::new(STRIPE_SECRET.to_owned())], tolerance_seconds: 300 }),
         webhook: None,
         api_key_sha256: vec![API_KEY_SHA256.to_owned()],

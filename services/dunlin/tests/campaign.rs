@@ -89,7 +89,7 @@ steps:
 ";
     std::fs::write(directory.0.join("campaigns/main.yaml"), campaign).unwrap();
     std::fs::write(directory.0.join("campaigns/broken.yaml"), campaign.replace("'18:00'", "'08:00'")).unwrap();
-    directory.merchant("acme", "campaigns: [main, broken, gone]\nlocale: fr\n");
+    directory.merchant("acme", "campaigns: [main, broken, gone]\nlocale: cs\n");
     directory.merchant("lost", "campaigns: [main, main]\n");
     assert_eq!(
         directory.findings(),

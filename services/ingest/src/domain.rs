@@ -128,6 +128,8 @@ pub struct Snapshot {
     /// Not issued yet: other services must not hear of it.
     pub draft: bool,
     pub pay_url: Masked<String>,
+    #[serde(default)]
+    pub document_url: Masked<String>,
     pub bill_to_name: Masked<String>,
     pub bill_to_email: Masked<String>,
     pub source: Source,
@@ -160,6 +162,7 @@ impl Snapshot {
         check_text("bill_to_name", self.bill_to_name.reveal(), MAX_TEXT)?;
         check_text("bill_to_email", self.bill_to_email.reveal(), MAX_TEXT)?;
         check_text("pay_url", self.pay_url.reveal(), MAX_URL)?;
+        check_text("document_url", self.document_url.reveal(), MAX_URL)?;
         match self.due_on {
             Some(due) if due < self.issued_on => {
                 Err(Malformed::new("due_on", format!("{due} lies before the date of issue, {}", self.issued_on)))
@@ -450,6 +453,7 @@ impl Facts {
             failed_attempts: counted.max(numbered),
             last_failed_at: last_failure.map(|(_, (at, ..))| *at),
             pay_url: details.pay_url.clone(),
+            document_url: details.document_url.clone(),
             bill_to_name: details.bill_to_name.clone(),
             bill_to_email: details.bill_to_email.clone(),
             source: details.source.as_str().to_owned(),
@@ -647,6 +651,7 @@ mod tests {
             due_on: Some("2026-01-31".parse().unwrap()),
             draft: false,
             pay_url: Masked::default(),
+            document_url: Masked::default(),
             bill_to_name: Masked::default(),
             bill_to_email: Masked::default(),
             source: Source::Stripe,

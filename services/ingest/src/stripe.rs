@@ -254,6 +254,7 @@ struct InvoiceObject {
     /// Versions before 2018-11-08 have this instead of a status.
     paid: Option<bool>,
     hosted_invoice_url: Option<String>,
+    invoice_pdf: Option<String>,
     attempt_count: Option<i32>,
     status_transitions: Option<Transitions>,
     charge: Option<Reference>,
@@ -462,6 +463,7 @@ fn snapshot(
         due_on: due.map(date),
         draft: status == "draft",
         pay_url: Masked::new(object.hosted_invoice_url.clone().unwrap_or_default()),
+        document_url: Masked::new(object.invoice_pdf.clone().unwrap_or_default()),
         bill_to_name: Masked::new(object.customer_name.clone().unwrap_or_default()),
         bill_to_email: Masked::new(object.customer_email.clone().unwrap_or_default()),
         source: Source::Stripe,
@@ -476,6 +478,7 @@ fn snapshot(
             "paid" => "data.object.amount_paid",
             "number" => "data.object.number",
             "pay_url" => "data.object.hosted_invoice_url",
+            "document_url" => "data.object.invoice_pdf",
             "bill_to_name" => "data.object.customer_name",
             "bill_to_email" => "data.object.customer_email",
             _ => "data.object.due_date",
@@ -770,6 +773,7 @@ mod tests {
         assert!(fault(|o| o["customer_name"] = long(1_001)).starts_with("data.object.customer_name: "));
         assert!(fault(|o| o["customer_email"] = long(1_001)).starts_with("data.object.customer_email: "));
         assert!(fault(|o| o["hosted_invoice_url"] = long(4_001)).starts_with("data.object.hosted_invoice_url: "));
+        assert!(fault(|o| o["invoice_pdf"] = long(4_001)).starts_with("data.object.invoice_pdf: "));
         assert_eq!(
             fault(|o| o["customer_name"] = json!("a\0b")),
             "data.object.customer_name: contains a zero character, which nothing can store"

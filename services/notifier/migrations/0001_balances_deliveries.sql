@@ -8,11 +8,13 @@ CREATE TABLE notifier.balance (
     disputed      boolean NOT NULL,
     pending_since timestamptz,
     currency      text    NOT NULL,
+    total_minor   bigint  NOT NULL,
     open_minor    bigint  NOT NULL,
     number        text    NOT NULL,
     due_on        date,
     failed_attempts integer NOT NULL,
     pay_url       text    NOT NULL,
+    document_url  text    NOT NULL,
     bill_to_name  text    NOT NULL,
     bill_to_email text    NOT NULL,
     PRIMARY KEY (merchant, invoice)
@@ -28,11 +30,13 @@ COMMENT ON COLUMN notifier.balance.status        IS 'open, paid, void or written
 COMMENT ON COLUMN notifier.balance.disputed      IS 'Nothing is sent while it lasts';
 COMMENT ON COLUMN notifier.balance.pending_since IS 'Business time since when money is under way: what was decided before that is not sent';
 COMMENT ON COLUMN notifier.balance.currency      IS 'ISO 4217';
+COMMENT ON COLUMN notifier.balance.total_minor   IS 'Billed, in minor units';
 COMMENT ON COLUMN notifier.balance.open_minor    IS 'Still owed, in minor units';
 COMMENT ON COLUMN notifier.balance.number        IS 'Printed on the invoice';
 COMMENT ON COLUMN notifier.balance.due_on        IS 'Civil date';
 COMMENT ON COLUMN notifier.balance.failed_attempts IS 'How often the processor failed to collect in this epoch';
 COMMENT ON COLUMN notifier.balance.pay_url       IS 'Where the payer can pay. Personal';
+COMMENT ON COLUMN notifier.balance.document_url  IS 'Where the invoice is as a PDF; empty if nowhere. Personal';
 COMMENT ON COLUMN notifier.balance.bill_to_name  IS 'Used while the customer is not known. Personal';
 COMMENT ON COLUMN notifier.balance.bill_to_email IS 'Used while the customer is not known. Personal';
 

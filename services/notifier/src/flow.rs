@@ -235,11 +235,11 @@ impl Verdict {
         Self::put_back(host.clock.after(catch_up(attempts)), reason)
     }
 
-    /// The template is not there. It may come: until then the reminder waits. However fast the clock runs, whoever looks
-    /// after the directory needs a moment.
-    pub fn template_missing(host: &Host) -> Self {
+    /// The template is not there, or does not work. That may change: until then the reminder waits. However fast the clock
+    /// runs, whoever looks after the directory needs a moment.
+    pub fn wait_for_template(host: &Host, reason: &'static str) -> Self {
         let later = host.now().saturating_add(SignedDuration::from_mins(1)).unwrap_or(Timestamp::MAX);
-        Self::put_back(later.max(host.clock.after(Duration::from_secs(1))), "template_missing")
+        Self::put_back(later.max(host.clock.after(Duration::from_secs(1))), reason)
     }
 
     /// The merchant is not configured here. Another replica may know it, or we after the next start.

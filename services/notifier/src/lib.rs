@@ -3,17 +3,21 @@
 //! [`flow`] shows what happens to an event and to a delivery; [`domain`] holds the rules; [`sender`] is the machinery around
 //! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message of [`templates`]; [`webhook`] calls merchants' own systems.
 
+pub mod catalogue;
 pub mod config;
 pub mod domain;
 pub mod flow;
 pub mod freshness;
 pub mod inbound;
 pub mod locale;
+pub mod message;
 pub mod render;
 pub mod retention;
 pub mod return_path;
+pub mod sample;
 pub mod sender;
 pub mod smtp;
+pub mod stationery;
 pub mod store;
 pub mod templates;
 pub mod webhook;
@@ -36,7 +40,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.handle(flow::webhooks::Webhooks(host.clone()));
     service.task("retention", retention::run(host.pool.clone(), service.stop()));
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
-    let templates = Arc::new(Live::new(templates));
+    let templates = Arc::new(Live::new(templates, &host.merchants));
     service.task("templates", templates.clone().follow(service.stop()));
     let freshness = freshness::Freshness::unknown();
     service.task("freshness", freshness.clone().follow(host.clone(), service.stop()));

@@ -13,8 +13,8 @@ pub fn same(a: &str, b: &str) -> bool {
     a.bytes().map(letter).eq(b.bytes().map(letter))
 }
 
-/// `de` of `de-AT`.
-fn language(locale: &str) -> &str {
+/// The language of a locale: `de` of `de-AT`.
+pub fn language(locale: &str) -> &str {
     locale.split(['-', '_']).next().unwrap_or(locale)
 }
 

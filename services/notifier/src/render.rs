@@ -1,23 +1,32 @@
-//! The message: subject, text and HTML from templates, put together by lettre.
+//! What a message says: a template filled with what is owed, in the payer's language.
 
 pub use crate::templates::Templates;
 
+use crate::catalogue::{Format, Plural};
 use crate::domain::Balance;
 use crate::locale;
-use crate::templates::BODY;
+use crate::message::{Attachment, LOGO_LINK, Letter};
+use crate::stationery::{Logo, Stationery, one_line};
+use crate::templates::{Set, Voice};
 use events::time;
 use events::v1::{Charge, ChargeKind, Reminder, ReminderLine, Tone, Wording};
 use jiff::Timestamp;
 use jiff::civil::Date;
-use kernel::{Currency, CustomerId, InvoiceId, Masked, Money};
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MessageBuilder, MultiPart, SinglePart};
+use kernel::{CustomerId, InvoiceId, Masked, MerchantId, Money};
+use minijinja::value::Serde;
+use minijinja::{Value, context};
 use runtime::Merchant;
 use runtime::links::Link;
 use runtime::settings::LinkSettings;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use uuid::Uuid;
+
+/// More invoices than that are counted, not listed: Gmail cuts long messages off.
+const LISTED: usize = 40;
+/// More invoices than that do not fit into a link.
+const LINKED: usize = 20;
 
 /// Why a message could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +34,7 @@ pub enum RenderError {
     /// The payer's address is none.
     #[error("the payer's address is malformed")]
     BadAddress,
-    /// The template or the message itself.
+    /// The template or the message itself. It may be repaired: only then will another attempt make the message.
     #[error("{0}")]
     Template(String),
     /// There is no such template. It may come: only then will another attempt make the message.
@@ -38,6 +47,8 @@ pub enum RenderError {
 pub struct Input<'a> {
     /// From whom.
     pub merchant: &'a Merchant,
+    /// Of that merchant.
+    pub stationery: &'a Stationery,
     /// To whom: the name may be empty.
     pub name: &'a Masked<String>,
     /// The payer's language, BCP 47; empty if it is not known.
@@ -54,85 +65,167 @@ pub struct Input<'a> {
     pub now: Timestamp,
     /// Links.
     pub links: &'a LinkSettings,
+    /// What comes with it.
+    pub attachments: &'a [Attachment],
 }
 
-#[derive(Serialize)]
+/// What templates can say.
+#[derive(Debug, Serialize)]
 struct Context<'a> {
+    language: &'a str,
     merchant: &'a str,
     sender: &'a str,
     customer: &'a str,
+    /// Of the first line.
+    number: &'a str,
+    count: usize,
+    plural: &'static str,
+    /// The earliest.
+    due_on: Option<String>,
     lines: Vec<Line<'a>>,
+    more: Option<More>,
     total: String,
     total_with_charges: Option<String>,
     many: bool,
     overdue: bool,
     payment_failed: bool,
-    unsubscribe_url: String,
+    pay_url: Option<String>,
+    unsubscribe_url: &'a str,
     wording: Vec<Required<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    opening: Option<String>,
+    logo: Option<&'a str>,
+    colour: &'a str,
+    on_colour: &'static str,
+    footer: &'a str,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Line<'a> {
-    number: String,
+    number: &'a str,
     amount: String,
+    /// What was billed and what of it is paid, if something is.
+    total: Option<String>,
+    paid: Option<String>,
     due_on: Option<String>,
     pay_url: Option<String>,
     charges: Vec<ShownCharge<'a>>,
 }
 
-#[derive(Serialize)]
+/// Invoices that are not listed.
+#[derive(Debug, Serialize)]
+struct More {
+    count: usize,
+    plural: &'static str,
+    amount: String,
+}
+
+#[derive(Debug, Serialize)]
 struct Required<'a> {
     locale: &'a str,
     text: &'a str,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct ShownCharge<'a> {
-    what: &'static str,
+    what: &'a str,
     amount: String,
     rule: &'a str,
     as_of: Option<String>,
 }
 
+/// A message as a reader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// One line.
+    pub subject: String,
+    /// For people who read no HTML.
+    pub text: String,
+    /// For all others.
+    pub html: String,
+    /// The language that was chosen.
+    pub locale: String,
+    /// Where a POST unsubscribes.
+    pub unsubscribe_url: String,
+}
+
 impl Templates {
     /// The RFC 5322 message with its headers.
     pub fn render(&self, input: Input<'_>) -> Result<Vec<u8>, RenderError> {
-        let name = template(&input);
-        let text = self.text(name, input.locale, &input.merchant.file.locale);
-        let text = text.ok_or_else(|| RenderError::NoTemplate(name.to_owned()))?;
-        let fill = |file: &str, context: &Context<'_>| self.fill(file, context).map_err(RenderError::Template);
-        let mut context = context(&input)?;
-        context.opening = Some(fill(&text.opening, &context)?.trim().to_owned());
+        let said = self.say(&input)?;
+        let steps = input.owed.iter().map(|(line, _)| format!("{}/{}/{}", line.invoice_id, line.epoch, line.step));
+        let letter = Letter {
+            id: reminder_id(input.reminder)?,
+            thread: thread(&input.merchant.id, input.owed.iter().map(|(line, _)| *line)),
+            stationery: input.stationery,
+            name: input.name,
+            address: input.address,
+            subject: said.subject,
+            text: said.text,
+            html: said.html,
+            now: input.now,
+            unsubscribe_url: said.unsubscribe_url,
+            steps: steps.collect::<Vec<_>>().join(", "),
+            attachments: input.attachments.to_vec(),
+        };
+        letter.build()
+    }
+
+    /// Subject, text and HTML.
+    pub fn say(&self, input: &Input<'_>) -> Result<Rendered, RenderError> {
+        let set = self.of(input.merchant.id.as_str());
+        let name = template(input);
+        let found = set.text(name, input.locale, &input.merchant.file.locale);
+        let (text, voice) = found.ok_or_else(|| RenderError::NoTemplate(name.to_owned()))?;
+        let fill = |name: &str, values: &Value| set.fill(name, values.clone()).map_err(RenderError::Template);
+        let unsubscribe_url = unsubscribe(input)?.url(input.links);
+        let context = Value::from(Serde(context(input, voice, &unsubscribe_url)?));
         let subject = one_line(&fill(&text.subject, &context)?);
-        let [text, html] = BODY;
-        let (text, html) = (fill(text, &context)?, fill(html, &context)?);
-        let message = headers(&input, &subject, &context.unsubscribe_url)?
-            .multipart(
-                MultiPart::alternative()
-                    .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(text))
-                    .singlepart(SinglePart::builder().header(ContentType::TEXT_HTML).body(html)),
-            )
-            .map_err(|e| RenderError::Template(e.to_string()))?;
-        Ok(message.formatted())
+        let opening = fill(&text.opening, &context)?;
+        let paragraphs: Vec<String> = paragraphs(&opening).collect();
+        let values =
+            context! { subject => subject.as_str(), opening => opening.trim(), paragraphs => paragraphs, ..context };
+        let (text, html) = (fill(&voice.text, &values)?, fill(&voice.html, &values)?);
+        Ok(Rendered { subject, text, html, locale: voice.locale.clone(), unsubscribe_url })
     }
 }
 
+/// What stands between empty lines, each on one line.
+fn paragraphs(opening: &str) -> impl Iterator<Item = String> {
+    let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    opening.split("\n\n").map(move |paragraph| joined(paragraph.trim())).filter(|paragraph| !paragraph.is_empty())
+}
+
 /// Which template speaks: that of the step that carries the message, or, if that was left out in the last moment, of the
-/// furthest of the others. One without a template of its own speaks as its tone does.
+/// furthest of the others. One without a template of its own speaks as its tone does, and as things are.
 fn template<'a>(input: &Input<'a>) -> &'a str {
     let lines = || input.owed.iter().map(|(line, _)| *line);
     let named = |template: &'a str, tone| if template.is_empty() { tone_name(tone) } else { template };
     let reminder = || named(&input.reminder.template, input.reminder.tone());
-    if lines().any(|line| line.carries) {
-        return reminder();
-    }
-    match lines().min_by_key(|line| Reverse(line.tone())) {
-        Some(line) if !line.template.is_empty() || line.tone() != Tone::Unspecified => {
-            named(&line.template, line.tone())
+    let name = if lines().any(|line| line.carries) {
+        reminder()
+    } else {
+        match lines().min_by_key(|line| Reverse(line.tone())) {
+            Some(line) if !line.template.is_empty() || line.tone() != Tone::Unspecified => {
+                named(&line.template, line.tone())
+            }
+            _ => reminder(),
         }
-        _ => reminder(),
+    };
+    as_things_are(name, input)
+}
+
+/// The three tones speak of what is overdue. What is not, or could not be collected, has words of its own.
+fn as_things_are<'a>(name: &'a str, input: &Input<'_>) -> &'a str {
+    if !["friendly", "firm", "final"].contains(&name) {
+        return name;
+    }
+    let failed = input.owed.iter().any(|(_, balance)| balance.failed_attempts > 0);
+    let due_on = || input.owed.iter().filter_map(|(_, balance)| balance.due_on);
+    match due_on().min() {
+        _ if failed && name != "final" => "payment-failed",
+        _ if failed => name,
+        Some(due_on) if due_on < input.today => name,
+        Some(due_on) if due_on == input.today => "due-today",
+        _ => "upcoming",
     }
 }
 
@@ -144,47 +237,107 @@ const fn tone_name(tone: Tone) -> &'static str {
     }
 }
 
-fn context<'a>(input: &Input<'a>) -> Result<Context<'a>, RenderError> {
-    let reminder_id: Uuid =
-        input.reminder.reminder_id.parse().map_err(|_| RenderError::Template("reminder id is no UUID".to_owned()))?;
-    let customer =
-        CustomerId::try_new(&input.reminder.customer_id).map_err(|e| RenderError::Template(e.to_string()))?;
-    let merchant = input.merchant.id.clone();
-    let unsubscribe =
-        Link::Unsubscribe { merchant: merchant.clone(), customer: customer.clone(), reminder: reminder_id };
-    let line = |&(line, balance): &(&'a ReminderLine, &'a Balance)| {
-        let invoice = InvoiceId::try_new(&line.invoice_id).ok();
-        let link = |invoice| {
+fn reminder_id(reminder: &Reminder) -> Result<Uuid, RenderError> {
+    reminder.reminder_id.parse().map_err(|_| RenderError::Template("reminder id is no UUID".to_owned()))
+}
+
+fn customer_id(reminder: &Reminder) -> Result<CustomerId, RenderError> {
+    CustomerId::try_new(&reminder.customer_id).map_err(|e| RenderError::Template(e.to_string()))
+}
+
+fn unsubscribe(input: &Input<'_>) -> Result<Link, RenderError> {
+    let (merchant, customer) = (input.merchant.id.clone(), customer_id(input.reminder)?);
+    Ok(Link::Unsubscribe { merchant, customer, reminder: reminder_id(input.reminder)? })
+}
+
+/// Names the case that a message belongs to: that of the line that carries, else of the first.
+fn thread<'a>(merchant: &MerchantId, lines: impl Iterator<Item = &'a ReminderLine> + Clone) -> String {
+    let line = lines.clone().find(|line| line.carries).or_else(|| lines.clone().next());
+    let (invoice, epoch) = line.map_or(("", 0), |line| (line.invoice_id.as_str(), line.epoch));
+    let digest = Sha256::digest(format!("{merchant}\n{invoice}\n{epoch}"));
+    let hex = digest.iter().take(16).map(|byte| format!("{byte:02x}"));
+    format!("case-{}", hex.collect::<String>())
+}
+
+fn context<'a>(input: &'a Input<'a>, voice: &'a Voice, unsubscribe_url: &'a str) -> Result<Context<'a>, RenderError> {
+    let format = &voice.catalogue.format;
+    let (merchant, customer) = (input.merchant.id.clone(), customer_id(input.reminder)?);
+    let reminder = reminder_id(input.reminder)?;
+    let pay = |invoice: InvoiceId| {
+        let (merchant, customer) = (merchant.clone(), customer.clone());
+        Link::Pay { merchant, customer, invoice, reminder }.url(input.links)
+    };
+    let payable = |(line, balance): &(&ReminderLine, &Balance)| {
+        InvoiceId::try_new(&line.invoice_id).ok().filter(|_| is_safe(balance.pay_url.reveal()))
+    };
+    let listed = input.owed.get(..LISTED).unwrap_or(input.owed);
+    let rest = input.owed.get(LISTED..).unwrap_or_default();
+    let lines: Vec<Line<'_>> = listed.iter().map(|owed| line(owed, voice, payable(owed).map(pay))).collect();
+    let all: Vec<InvoiceId> = input.owed.iter().filter_map(payable).take(LINKED).collect();
+    let pay_url = match &all[..] {
+        [] => None,
+        [_] => lines.iter().find_map(|line| line.pay_url.clone()),
+        _ => {
             let (merchant, customer) = (merchant.clone(), customer.clone());
-            Link::Pay { merchant, customer, invoice, reminder: reminder_id }.url(input.links)
-        };
-        Line {
-            number: balance.number.clone(),
-            amount: Money::new(balance.open_minor, balance.currency).to_string(),
-            due_on: balance.due_on.map(long_date),
-            pay_url: invoice.filter(|_| is_safe(balance.pay_url.reveal())).map(link),
-            charges: charges(line).map(|charge| shown_charge(charge, balance.currency)).collect(),
+            Some(Link::PayAll { merchant, customer, invoices: all, reminder }.url(input.links))
         }
     };
-    let total: i64 = input.owed.iter().map(|(_, b)| b.open_minor).sum();
+    let sum =
+        |owed: &[(&ReminderLine, &Balance)]| owed.iter().fold(0, |sum: i64, (_, b)| sum.saturating_add(b.open_minor));
+    let total = sum(input.owed);
     let charged = input.owed.iter().flat_map(|(line, _)| charges(line)).map(|charge| charge.amount_minor);
     let with_charges = charged.reduce(i64::saturating_add).map(|charged| total.saturating_add(charged));
     let currency = input.owed.first().map(|(_, b)| b.currency);
-    let money = |minor| currency.map(|c| Money::new(minor, c).to_string());
+    let money = |minor| currency.map(|c| format.money(Money::new(minor, c))).unwrap_or_default();
+    let due_on = input.owed.iter().filter_map(|(_, balance)| balance.due_on).min();
+    let plural = |n| Plural::of(&voice.locale, n).as_str();
     Ok(Context {
+        language: &voice.locale,
         merchant: &input.merchant.file.name,
         sender: &input.merchant.file.sender.name,
-        customer: input.name.reveal(),
-        lines: input.owed.iter().map(line).collect(),
-        total: money(total).unwrap_or_default(),
-        total_with_charges: with_charges.and_then(money),
+        customer: input.name.reveal().trim(),
+        number: input.owed.first().map_or("", |(_, balance)| &balance.number),
+        count: input.owed.len(),
+        plural: plural(input.owed.len()),
+        due_on: due_on.map(|due_on| format.date(due_on)),
+        lines,
+        more: (!rest.is_empty()).then(|| More {
+            count: rest.len(),
+            plural: plural(rest.len()),
+            amount: money(sum(rest)),
+        }),
+        total: money(total),
+        total_with_charges: with_charges.map(money),
         many: input.owed.len() > 1,
-        overdue: input.owed.iter().any(|(_, b)| b.due_on.is_some_and(|due| due < input.today)),
+        overdue: due_on.is_some_and(|due_on| due_on < input.today),
         payment_failed: input.owed.iter().any(|(_, b)| b.failed_attempts > 0),
-        unsubscribe_url: unsubscribe.url(input.links),
+        pay_url,
+        unsubscribe_url,
         wording: wording(&input.reminder.wording, input.locale, &input.merchant.file.locale),
-        opening: None,
+        logo: match &input.stationery.logo {
+            Some(Logo::Link(link)) => Some(link),
+            Some(Logo::File { .. }) => Some(LOGO_LINK),
+            None => None,
+        },
+        colour: &input.stationery.colour,
+        on_colour: input.stationery.on_colour,
+        footer: &input.merchant.file.brand.footer,
     })
+}
+
+fn line<'a>((line, balance): &(&'a ReminderLine, &'a Balance), voice: &'a Voice, pay_url: Option<String>) -> Line<'a> {
+    let format = &voice.catalogue.format;
+    let money = |minor| format.money(Money::new(minor, balance.currency));
+    let paid = balance.total_minor.saturating_sub(balance.open_minor);
+    Line {
+        number: &balance.number,
+        amount: money(balance.open_minor),
+        total: (paid > 0).then(|| money(balance.total_minor)),
+        paid: (paid > 0).then(|| money(paid)),
+        due_on: balance.due_on.map(|due_on| format.date(due_on)),
+        pay_url,
+        charges: charges(line).map(|charge| shown_charge(charge, balance, voice)).collect(),
+    }
 }
 
 /// The charges of a line that there is something to say about.
@@ -192,17 +345,18 @@ fn charges(line: &ReminderLine) -> impl Iterator<Item = &Charge> {
     line.charges.iter().filter(|charge| charge.amount_minor != 0)
 }
 
-fn shown_charge(charge: &Charge, currency: Currency) -> ShownCharge<'_> {
+fn shown_charge<'a>(charge: &'a Charge, balance: &Balance, voice: &'a Voice) -> ShownCharge<'a> {
+    let format: &Format = &voice.catalogue.format;
     ShownCharge {
-        what: match charge.kind() {
-            ChargeKind::Interest => "Interest for late payment",
-            ChargeKind::FixedSum => "Fixed sum for the cost of recovery",
-            ChargeKind::ReminderFee => "Fee for this reminder",
-            ChargeKind::Unspecified => "Charge",
-        },
-        amount: Money::new(charge.amount_minor, currency).to_string(),
+        what: voice.catalogue.plain(match charge.kind() {
+            ChargeKind::Interest => "interest",
+            ChargeKind::FixedSum => "fixed_sum",
+            ChargeKind::ReminderFee => "reminder_fee",
+            ChargeKind::Unspecified => "charge",
+        }),
+        amount: format.money(Money::new(charge.amount_minor, balance.currency)),
         rule: &charge.rule,
-        as_of: time::date_from_wire(&charge.as_of).ok().flatten().map(long_date),
+        as_of: time::date_from_wire(&charge.as_of).ok().flatten().map(|as_of| format.date(as_of)),
     }
 }
 
@@ -228,86 +382,67 @@ fn wording<'a>(texts: &'a [Wording], payer: &str, merchant: &str) -> Vec<Require
     locales.into_iter().flat_map(in_locale).map(required).collect()
 }
 
-/// Fills a file with what messages can be about, everything and next to nothing; says what goes wrong.
-pub fn try_out(templates: &Templates, file: &str) -> Result<(), String> {
+/// Fills a compiled template with what messages can be about, everything and next to nothing; says what goes wrong.
+pub fn try_out(set: &Set, name: &str) -> Result<(), String> {
     const REQUIRED: &str = "required wording";
-    let charge = || ShownCharge { what: "Interest", amount: "€1.00".to_owned(), rule: "rule", as_of: None };
-    let line = |full: bool| Line {
-        number: "R-1".to_owned(),
+    let is_body = name.ends_with("body.txt") || name.ends_with("body.html");
+    let charge = || ShownCharge {
+        what: "Interest",
         amount: "€1.00".to_owned(),
+        rule: "rule",
+        as_of: Some("1 June 2026".to_owned()),
+    };
+    let line = |full: bool| Line {
+        number: "R-1",
+        amount: "€1.00".to_owned(),
+        total: full.then(|| "€3.00".to_owned()),
+        paid: full.then(|| "€2.00".to_owned()),
         due_on: full.then(|| "1 June 2026".to_owned()),
         pay_url: full.then(|| "https://example.com/".to_owned()),
         charges: if full { vec![charge()] } else { Vec::new() },
     };
-    for full in [true, false] {
+    for (full, plural) in [(true, Plural::Other), (true, Plural::Few), (true, Plural::Many), (false, Plural::One)] {
         let context = Context {
+            language: "en",
             merchant: "Acme",
             sender: "Anna",
             customer: if full { "Ada" } else { "" },
+            number: "R-1",
+            count: if full { 2 } else { 1 },
+            plural: plural.as_str(),
+            due_on: full.then(|| "1 June 2026".to_owned()),
             lines: if full { vec![line(true), line(false)] } else { vec![line(false)] },
+            more: full.then(|| More { count: 2, plural: plural.as_str(), amount: "€2.00".to_owned() }),
             total: "€2.00".to_owned(),
             total_with_charges: full.then(|| "€3.00".to_owned()),
             many: full,
             overdue: full,
             payment_failed: full,
-            unsubscribe_url: "https://example.com/".to_owned(),
+            pay_url: full.then(|| "https://example.com/".to_owned()),
+            unsubscribe_url: "https://example.com/",
             wording: vec![Required { locale: "en", text: REQUIRED }],
-            opening: BODY.contains(&file).then(String::new),
+            logo: full.then_some("https://example.com/logo.png"),
+            colour: "#12513f",
+            on_colour: "#ffffff",
+            footer: "",
         };
-        let filled = templates.fill(file, &context)?;
-        if BODY.contains(&file) && !filled.contains(REQUIRED) {
-            return Err(format!("{file}: leaves out the wording that a rule requires"));
+        let values = Value::from(Serde(context));
+        let values = if is_body {
+            context! { subject => "Subject", opening => "Opening", paragraphs => ["Opening"], ..values }
+        } else {
+            values
+        };
+        let filled = set.fill(name, values)?;
+        if is_body && !filled.contains(REQUIRED) {
+            return Err("leaves out the wording that a rule requires".to_owned());
         }
     }
     Ok(())
 }
 
-fn headers(input: &Input<'_>, subject: &str, unsubscribe_url: &str) -> Result<MessageBuilder, RenderError> {
-    let sender = &input.merchant.file.sender;
-    let ours = |e: lettre::address::AddressError| RenderError::Template(format!("merchant's sender: {e}"));
-    let from = Mailbox::new(Some(one_line(&sender.name)), sender.email.parse().map_err(ours)?);
-    let name = Some(one_line(input.name.reveal())).filter(|n| !n.is_empty());
-    let to = Mailbox::new(name, input.address.reveal().parse().map_err(|_| RenderError::BadAddress)?);
-    let mut builder = lettre::Message::builder().from(from).to(to).subject(subject);
-    if let Some(reply_to) = &sender.reply_to {
-        builder = builder.reply_to(Mailbox::new(None, reply_to.parse().map_err(ours)?));
-    }
-    builder = builder.date(std::time::SystemTime::from(input.now)).message_id(Some(message_id(input)));
-    let mut extra = vec![
-        ("Auto-Submitted", "auto-generated".to_owned()),
-        ("List-Unsubscribe", format!("<{unsubscribe_url}>")),
-        ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
-    ];
-    // Which steps this message stands for: for support, and for whoever audits us from the outside.
-    let steps = input.owed.iter().map(|(line, _)| format!("{}/{}/{}", line.invoice_id, line.epoch, line.step));
-    extra.push(("Dunlin-Steps", one_line(&steps.collect::<Vec<_>>().join(", "))));
-    for (name, value) in extra {
-        let name = HeaderName::new_from_ascii_str(name);
-        builder = builder.raw_header(HeaderValue::new(name, value));
-    }
-    Ok(builder)
-}
-
-/// The Message-ID: the same for every attempt, since some mail stores drop a second copy by it.
-pub fn message_id(input: &Input<'_>) -> String {
-    let domain = input.merchant.file.sender.email.rsplit_once('@').map_or("localhost", |(_, domain)| domain);
-    format!("<{}@{domain}>", input.reminder.reminder_id)
-}
-
 /// Whether a payer may be sent there. Plain HTTP only on this machine, for demos.
 fn is_safe(pay_url: &str) -> bool {
     ["https://", "http://127.0.0.1", "http://localhost"].iter().any(|scheme| pay_url.starts_with(scheme))
-}
-
-/// One line without control characters: what stands in a header must not be able to start another one.
-fn one_line(text: &str) -> String {
-    let cleaned: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    cleaned.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// `1 June 2026`.
-fn long_date(date: Date) -> String {
-    date.strftime("%-d %B %Y").to_string()
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
-use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply, Server, ascii_domain};
-use crate::store;
+use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply, Server};
 use crate::templates::Live;
+use crate::{stationery, store};
 use events::topology::NOTIFIER_SENDER;
 use kernel::Masked;
 use opentelemetry::KeyValue;
@@ -378,10 +378,13 @@ impl Desk {
         let failed = |reason| Verdict::Failed { reason, status_code: String::new(), bad_address: false };
         let now = self.host.now();
         let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
+        let stationery = self.templates.stationery(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
         let owed: Vec<_> = ticket.owed.iter().map(|(l, b)| (l, b)).collect();
-        let address = Masked::new(ascii_domain(ticket.address.reveal()).into_owned());
+        let address = stationery::address(ticket.address.reveal()).ok_or_else(|| failed("bad_address"))?;
+        let address = Masked::new(address.to_string());
         let input = Input {
             merchant,
+            stationery,
             name: &ticket.name,
             locale: &ticket.locale,
             address: &address,
@@ -390,21 +393,22 @@ impl Desk {
             today: ticket.hours.date_at(now),
             now,
             links: &self.host.links,
+            attachments: &[],
         };
         match self.templates.current().render(input) {
             Ok(data) => {
                 let own = self.return_path.as_ref().map(|path| path.bounce(ticket.id));
-                let from = own.unwrap_or_else(|| merchant.file.sender.email.clone());
+                let from = own.unwrap_or_else(|| stationery.from.email.to_string());
                 Ok(Mail { from, to: address.into_inner(), envid: ticket.id.to_string(), data })
             }
             Err(RenderError::BadAddress) => Err(failed("bad_address")),
             Err(RenderError::NoTemplate(name)) => {
                 self.templates.missing(&name);
-                Err(Verdict::template_missing(&self.host))
+                Err(Verdict::wait_for_template(&self.host, "template_missing"))
             }
             Err(RenderError::Template(problem)) => {
-                tracing::error!(delivery = %ticket.id, problem, "message cannot be rendered");
-                Err(failed("render"))
+                self.templates.broken(&problem);
+                Err(Verdict::wait_for_template(&self.host, "template_broken"))
             }
         }
     }

@@ -24,17 +24,18 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
     sqlx::query(
         "INSERT INTO notifier.balance AS b
              (merchant, invoice, customer, version, epoch, status, disputed, currency, open_minor, number, due_on,
-              failed_attempts, pay_url, bill_to_name, bill_to_email, pending_since)
+              failed_attempts, pay_url, bill_to_name, bill_to_email, pending_since, total_minor, document_url)
          SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int8[], $5::int4[], $6::text[], $7::bool[],
               $8::text[], $9::int8[], $10::text[], $11::date[], $12::int4[], $13::text[], $14::text[], $15::text[],
-              $16::timestamptz[])
+              $16::timestamptz[], $17::int8[], $18::text[])
          ON CONFLICT (merchant, invoice) DO UPDATE
          SET customer = EXCLUDED.customer, version = EXCLUDED.version, epoch = EXCLUDED.epoch,
              status = EXCLUDED.status, disputed = EXCLUDED.disputed, currency = EXCLUDED.currency,
              open_minor = EXCLUDED.open_minor, number = EXCLUDED.number, due_on = EXCLUDED.due_on,
              failed_attempts = EXCLUDED.failed_attempts, pay_url = EXCLUDED.pay_url,
              bill_to_name = EXCLUDED.bill_to_name, bill_to_email = EXCLUDED.bill_to_email,
-             pending_since = EXCLUDED.pending_since
+             pending_since = EXCLUDED.pending_since, total_minor = EXCLUDED.total_minor,
+             document_url = EXCLUDED.document_url
          WHERE b.version < EXCLUDED.version",
     )
     .bind(invoices().map(|i| i.merchant.as_str()).bind_iter())
@@ -53,6 +54,8 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
     .bind(invoices().map(|i| i.bill_to_name.reveal()).bind_iter())
     .bind(invoices().map(|i| i.bill_to_email.reveal()).bind_iter())
     .bind(invoices().map(|i| i.pending_since.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(invoices().map(|i| i.total_minor).bind_iter())
+    .bind(invoices().map(|i| i.document_url.reveal()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -244,18 +247,20 @@ struct BalanceRow {
     disputed: bool,
     pending_since: Option<jiff_sqlx::Timestamp>,
     currency: String,
+    total_minor: i64,
     open_minor: i64,
     number: String,
     due_on: Option<jiff_sqlx::Date>,
     failed_attempts: i32,
     pay_url: String,
+    document_url: String,
     bill_to_name: String,
     bill_to_email: String,
 }
 
 const BALANCES: &str = "
-    SELECT b.merchant, b.invoice, b.version, b.epoch, b.status, b.disputed, b.pending_since, b.currency, b.open_minor, b.number, b.due_on,
-           b.failed_attempts, b.pay_url, b.bill_to_name, b.bill_to_email
+    SELECT b.merchant, b.invoice, b.version, b.epoch, b.status, b.disputed, b.pending_since, b.currency, b.total_minor, b.open_minor, b.number,
+           b.due_on, b.failed_attempts, b.pay_url, b.document_url, b.bill_to_name, b.bill_to_email
     FROM notifier.balance AS b
     WHERE (b.merchant, b.invoice) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))";
 
@@ -289,11 +294,13 @@ impl BalanceRow {
             disputed: self.disputed,
             pending_since: self.pending_since.map(|t| t.to_jiff()),
             currency: stored("currency", self.currency.parse().ok())?,
+            total_minor: self.total_minor,
             open_minor: self.open_minor,
             number: self.number,
             due_on: self.due_on.map(|d| d.to_jiff()),
             failed_attempts: self.failed_attempts,
             pay_url: Masked::new(self.pay_url),
+            document_url: Masked::new(self.document_url),
             bill_to_name: Masked::new(self.bill_to_name),
             bill_to_email: Masked::new(self.bill_to_email),
         };

@@ -233,9 +233,8 @@ async fn a_reminder_says_who_what_when_and_how_to_pay() {
     assert_eq!(parsed.subject(), Some("Last reminder: invoice R-in_1 from acme Ltd, €1,234.50 open"));
     assert_eq!(parsed.message_id(), Some(format!("{id}@acme.example").as_str()));
     assert_eq!(mails[0].to, ["ada@example.com"]);
-    // The template engine escapes slashes in HTML.
-    let html = parsed.body_html(0).unwrap().replace("&#x2f;", "/");
-    for body in [parsed.body_text(0).unwrap().into_owned(), html] {
+    let (text, html) = bodies(&mails[0]);
+    for body in [text, html] {
         for expected in
             ["Ada Lovelace", "R-in_1", "€1,234.50", "1 June 2026", "http://127.0.0.1:9/p/", "Anna from acme"]
         {
@@ -267,6 +266,7 @@ async fn nothing_goes_out_after_the_payment_and_partial_payments_show() {
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1", "in_2", "in_3"])]).await;
     let mails = rig.mails(1).await;
     let text = mail_parser::MessageParser::default().parse(&mails[0].data).unwrap().body_text(0).unwrap().into_owned();
+    assert!(text.contains("(€1,234.50, of which €1,000.00 is paid)"), "{text}");
     assert!(text.contains("Invoice R-in_2: €234.50") && text.contains("Invoice R-in_3: €1,234.50"), "{text}");
     assert!(text.contains("€1,469.00") && !text.contains("R-in_1"), "{text}");
     rig.wait_for_told(&["suppressed paid", "sent in_2,in_3"]).await;
@@ -709,10 +709,16 @@ fn subject(mail: &Mail) -> String {
     mail_parser::MessageParser::default().parse(&mail.data).unwrap().subject().unwrap().to_owned()
 }
 
-/// Text and HTML, whose slashes the template engine escapes.
+/// Text and HTML, with character references as characters.
 fn bodies(mail: &Mail) -> (String, String) {
     let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
-    let html = parsed.body_html(0).unwrap().replace("&#x2f;", "/");
+    let html = parsed.body_html(0).unwrap();
+    let character = |part: &str| match part.split_once(';') {
+        Some((code, rest)) => format!("{}{rest}", char::from_u32(code.parse().unwrap()).unwrap()),
+        None => part.to_owned(),
+    };
+    let mut parts = html.split("&#");
+    let html = parts.next().unwrap().to_owned() + &parts.map(character).collect::<String>();
     (parsed.body_text(0).unwrap().replace("\r\n", "\n"), html)
 }
 
@@ -787,6 +793,91 @@ async fn a_reminder_is_held_until_its_template_is_there() {
     rig.end().await;
 }
 
+#[tokio::test]
+async fn a_reminder_is_held_while_its_template_does_not_work() {
+    let directory = Directory::new();
+    directory.write("nudge.subject", "Nudge");
+    directory.write("nudge.opening", "Hello{% if number != \"R-1\" %} {{ lines[7].number }}{% endif %}");
+    let rig = Rig::start_with(&directory.0).await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due_by(&[("in_1", "nudge")])]).await;
+    let held = "delivery WHERE state = 'waiting' AND reason = 'template_broken' AND tries = 0 AND next_attempt_at";
+    rig.wait_for(&format!("{held} = '2026-06-10T08:01:00Z'"), 1).await;
+    directory.write("nudge.opening", "repaired.");
+    let mut minute = 1;
+    wait::until_true("the mail", SOON, || {
+        minute += 1;
+        rig.clock.set(at(NOW) + jiff::SignedDuration::from_mins(minute));
+        async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            rig.smtp.count() == 1
+        }
+    })
+    .await;
+    assert!(bodies(&rig.mails(1).await[0]).0.contains("repaired."));
+    rig.wait_for_told(&["sent in_1"]).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_comes_from_outside_stays_in_its_place() {
+    const EVIL: &str = "A\r\nBcc: all@example.com\r\n\r\n<script>x</script> =?utf-8?q?=0D=0ABcc:?= {{ 1 }}";
+    let rig = Rig::start().await;
+    let strange = |id: &str, pay_url: &str, email: &str| v1::InvoiceIssued {
+        invoice: Some(v1::Invoice {
+            number: EVIL.into(),
+            bill_to_name: EVIL.into(),
+            bill_to_email: email.into(),
+            pay_url: pay_url.into(),
+            ..invoice(id, 1, 123_450)
+        }),
+    };
+    let addresses = ["user@bücher.example", "eve@example.com", "eve@example.com\r\nRCPT TO:<all@example.com>"];
+    let urls = ["https://pay.example.com/1", "javascript:alert(1)", "http://pay.example.com/3"];
+    for ((id, email), url) in ["in_1", "in_2", "in_3"].iter().zip(addresses).zip(urls) {
+        rig.emit(&INGEST_INTAKE, [strange(id, url, email)]).await;
+    }
+    rig.wait_for("balance", 3).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    let mails = rig.mails(1).await;
+    assert_eq!(mails[0].to, ["user@xn--bcher-kva.example"], "what every mail server understands");
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_2"])]).await;
+    let mails = rig.mails(2).await;
+    for mail in &mails {
+        assert_eq!((mail.headers("Bcc"), mail.headers("From").len()), (Vec::new(), 1));
+        assert!(!subject(mail).contains(['\r', '\n']), "{}", subject(mail));
+        let (text, html) = bodies(mail);
+        assert!(text.contains("{{ 1 }}") && !html.contains("<script>"), "{html}");
+    }
+    let (text, html) = bodies(&mails[1]);
+    for body in [&text, &html] {
+        assert!(body.contains("Please pay as stated on the invoice.") && !body.contains("javascript"), "{body}");
+    }
+    assert_eq!(mails[1].pay_links(), [] as [String; 0], "nobody is led astray");
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_3"])]).await;
+    rig.wait_for_told(&["sent in_1", "sent in_2", "failed bad_address"]).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn reminders_of_a_case_are_one_conversation() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, ["in_1", "in_2"].map(issued)).await;
+    rig.wait_for("balance", 2).await;
+    let mut threads = Vec::new();
+    for (n, invoices) in [&["in_1"][..], &["in_1", "in_2"], &["in_2"]].into_iter().enumerate() {
+        rig.emit(&SCHEDULER_TIMERS, [due(invoices)]).await;
+        let mail = rig.mails(n + 1).await.remove(n);
+        assert_eq!(mail.headers("References"), mail.headers("In-Reply-To"));
+        threads.push(mail.headers("References").join(""));
+    }
+    assert_eq!(threads[0], threads[1], "the one that carries decides");
+    assert_ne!(threads[0], threads[2]);
+    assert!(threads[0].starts_with("<case-") && threads[0].ends_with("@acme.example>"), "{}", threads[0]);
+    rig.end().await;
+}
+
 fn charged() -> v1::ReminderDue {
     let charge = |kind: v1::ChargeKind, amount_minor, rule: &str| v1::Charge {
         kind: kind.into(),
@@ -821,22 +912,24 @@ async fn charges_and_required_wording_are_printed() {
     rig.wait_for("customer", 1).await;
     rig.emit(&SCHEDULER_TIMERS, [charged()]).await;
     let (text, html) = bodies(&rig.mails(1).await[0]);
+    let (text, html) = (text.replace('\u{a0}', " "), html.replace('\u{a0}', " "));
     let expected = "\
-Invoice R-in_1: €1,234.50, due on 1 June 2026
-  + Interest for late payment: €12.34, § 288 BGB <b>9</b> points & more, as of 9 June 2026
-  + Fixed sum for the cost of recovery: €40.00, Directive 2011/7/EU, article 6, as of 9 June 2026
-Pay here: ";
+Rechnung R-in_1: EUR 1'234.50, fällig am 1. Juni 2026
+  + Verzugszinsen: EUR 12.34, § 288 BGB <b>9</b> points & more, Stand 9. Juni 2026
+  + Verzugspauschale: EUR 40.00, Directive 2011/7/EU, article 6, Stand 9. Juni 2026
+Hier bezahlen: ";
     assert!(text.contains(expected), "{text}");
-    assert!(text.contains("\n\nTotal of the invoices: €2,469.00\nTotal with charges: €2,521.34\n\nYou have"), "{text}");
+    let expected = "\n\nSumme der Rechnungen: EUR 2'469.00\nSumme mit Nebenforderungen: EUR 2'521.34\nAlle bezahlen: ";
+    assert!(text.contains(expected), "{text}");
     assert!(
         text.contains("acme Ltd\n\nSie können <binnen> eines Monats widersprechen.\n\nZinsen laufen weiter.\n\n--\n"),
         "{text}"
     );
     for expected in [
-        "€12.34",
+        "EUR 12.34",
         "§ 288 BGB &lt;b&gt;9&lt;/b&gt; points &amp; more",
-        "as of 9 June 2026",
-        "€2,521.34",
+        "Stand 9. Juni 2026",
+        "EUR 2'521.34",
         "Sie können &lt;binnen&gt; eines Monats",
     ] {
         assert!(html.contains(expected), "{expected:?} is missing in\n{html}");
@@ -844,10 +937,6 @@ Pay here: ";
     for body in [&text, &html] {
         assert!(!body.contains("nothing at all") && !body.contains("Interest goes on"), "{body}");
     }
-    if let Some(path) = std::env::var_os("KEEP_HTML") {
-        std::fs::write(path, &html).unwrap();
-    }
-
     let mut strange = charged();
     strange.reminder.as_mut().unwrap().lines[0].charges[0].kind = 99;
     rig.emit(&SCHEDULER_TIMERS, [strange]).await;
@@ -857,7 +946,7 @@ Pay here: ";
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
     let (text, html) = bodies(&rig.mails(2).await[1]);
     for body in [&text, &html] {
-        assert!(!body.to_lowercase().contains("total") && !body.contains("charges"), "{body}");
+        assert!(!body.contains("Summe") && !body.contains("Nebenforderung"), "{body}");
     }
     rig.end().await;
 }

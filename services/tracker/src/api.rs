@@ -3,9 +3,9 @@
 use crate::domain::{Group, Outcomes, SegmentDelays, Share, Stats, StepReason, Week};
 use crate::flow;
 use crate::lift::Lift;
-use crate::page::{self, Note, Pages};
+use crate::page::{self, Note, NoteLink, Pages};
 use crate::reports::Reports;
-use crate::store::{self, LiftQuery, Query, Response as PayerResponse};
+use crate::store::{self, LiftQuery, PayTarget, Query, Response as PayerResponse};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query as UrlQuery, State};
@@ -16,6 +16,7 @@ use events::topology::TRACKER_PAGES;
 use events::v1::ResponseKind;
 use jiff::ToSpan;
 use jiff::civil::Date;
+use kernel::InvoiceId;
 use runtime::links::Link;
 use runtime::{Host, Problem};
 use serde::Deserialize;
@@ -55,6 +56,7 @@ impl Edge {
     pub fn public(self) -> Router {
         let routes = Router::new()
             .route("/p/{token}", get(pay))
+            .route("/i/{token}", get(pay_all))
             .route("/u/{token}", get(unsubscribe_page).post(unsubscribe))
             .with_state(self);
         runtime::http::observed(secured(routes))
@@ -73,7 +75,7 @@ impl Edge {
     }
 
     fn note(&self, status: StatusCode, title: &'static str, text: impl Into<String>) -> Response {
-        self.note_with(status, Note { title, text: text.into(), form: None })
+        self.note_with(status, Note { title, text: text.into(), form: None, links: Vec::new() })
     }
 
     fn note_with(&self, status: StatusCode, note: Note) -> Response {
@@ -121,11 +123,11 @@ async fn pay(State(edge): State<Edge>, method: Method, Path(token): Path<String>
     let Some(Link::Pay { merchant, customer, invoice, reminder }) = Link::parse(&token, &edge.host.links) else {
         return edge.unknown_link();
     };
-    let target = match store::pay_target(&edge.host.pool, merchant.as_str(), invoice.as_str()).await {
-        Ok(Some(target)) => target,
-        Ok(None) => return edge.unknown_link(),
+    let target = match store::pay_targets(&edge.host.pool, merchant.as_str(), &[invoice.as_str()]).await {
+        Ok(found) => found.into_iter().next(),
         Err(error) => return edge.sorry(error),
     };
+    let Some((_, target)) = target else { return edge.unknown_link() };
     // A scanner's HEAD is no visit; neither is a payer kept from paying because we cannot write it down.
     if method != Method::HEAD {
         let now = edge.host.now();
@@ -153,6 +155,29 @@ async fn pay(State(edge): State<Edge>, method: Method, Path(token): Path<String>
     Redirect::to(target.pay_url.reveal()).into_response()
 }
 
+/// Shows the invoices of a reminder, each with its link: a visit is noted when one of them is followed.
+async fn pay_all(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
+    let Some(Link::PayAll { merchant, customer, invoices, reminder }) = Link::parse(&token, &edge.host.links) else {
+        return edge.unknown_link();
+    };
+    let wanted: Vec<&str> = invoices.iter().map(InvoiceId::as_str).collect();
+    let targets = match store::pay_targets(&edge.host.pool, merchant.as_str(), &wanted).await {
+        Ok(targets) if targets.is_empty() => return edge.unknown_link(),
+        Ok(targets) => targets,
+        Err(error) => return edge.sorry(error),
+    };
+    let link = |(invoice, target): (InvoiceId, PayTarget)| {
+        if target.status != "open" {
+            return NoteLink { label: format!("Invoice {}: settled, thank you!", target.number), url: None };
+        }
+        let (merchant, customer) = (merchant.clone(), customer.clone());
+        let url = Link::Pay { merchant, customer, invoice, reminder }.url(&edge.host.links);
+        NoteLink { label: format!("Pay invoice {}", target.number), url: Some(url) }
+    };
+    let links = targets.into_iter().map(link).collect();
+    edge.note_with(StatusCode::OK, Note { title: "Your invoices", text: String::new(), form: None, links })
+}
+
 /// Only shows: mail scanners follow links.
 async fn unsubscribe_page(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
     match Link::parse(&token, &edge.host.links) {
@@ -162,6 +187,7 @@ async fn unsubscribe_page(State(edge): State<Edge>, Path(token): Path<String>) -
                 title: "No more reminders by email?",
                 text: "We will not remind you by email any more. Your invoices stay as they are.".to_owned(),
                 form: Some("Unsubscribe"),
+                links: Vec::new(),
             },
         ),
         _ => edge.unknown_link(),

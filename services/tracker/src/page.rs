@@ -23,6 +23,17 @@ pub struct Note {
     pub text: String,
     /// The label of a button that posts to the same address, if there is something to do.
     pub form: Option<&'static str>,
+    /// Where to go on: labels and addresses.
+    pub links: Vec<NoteLink>,
+}
+
+/// A way on from a note.
+#[derive(Debug, Serialize)]
+pub struct NoteLink {
+    /// What it is about.
+    pub label: String,
+    /// Where it leads; none if there is nothing left to do.
+    pub url: Option<String>,
 }
 
 #[derive(Serialize)]

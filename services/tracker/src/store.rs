@@ -304,15 +304,24 @@ pub struct PayTarget {
     pub number: String,
 }
 
-/// Where an invoice can be paid.
-pub async fn pay_target(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Option<PayTarget>> {
-    let row: Option<(String, String, String)> =
-        sqlx::query_as("SELECT status, pay_url, number FROM tracker.invoice WHERE merchant = $1 AND invoice = $2")
-            .bind(merchant)
-            .bind(invoice)
-            .fetch_optional(db)
-            .await?;
-    Ok(row.map(|(status, pay_url, number)| PayTarget { status, pay_url: Masked::new(pay_url), number }))
+/// Where invoices can be paid: those of them that are known, by number.
+pub async fn pay_targets(
+    db: impl PgExecutor<'_>,
+    merchant: &str,
+    invoices: &[&str],
+) -> sqlx::Result<Vec<(InvoiceId, PayTarget)>> {
+    let rows: Vec<(String, String, String, String)> = sqlx::query_as(
+        "SELECT invoice, status, pay_url, number FROM tracker.invoice
+         WHERE merchant = $1 AND invoice = ANY($2) ORDER BY number, invoice",
+    )
+    .bind(merchant)
+    .bind(invoices)
+    .fetch_all(db)
+    .await?;
+    let target = |(invoice, status, pay_url, number): (String, String, String, String)| {
+        Some((invoice.parse().ok()?, PayTarget { status, pay_url: Masked::new(pay_url), number }))
+    };
+    Ok(rows.into_iter().filter_map(target).collect())
 }
 
 /// What a payer did.

@@ -102,8 +102,9 @@ pub fn check(config_dir: &Path, today: Date) -> Vec<Line> {
         faults.0.push(Fault { file, line: None, path: String::new(), reason: error.to_string() });
     }
     let templates = templates.ok().map(|templates| {
-        let locales = |name: &str| templates.locales(name).map(str::to_owned).collect();
-        templates.names().map(|name| (name.to_owned(), locales(name))).collect::<BTreeMap<_, BTreeSet<String>>>()
+        let set = templates.of("");
+        let locales = |name: &str| set.locales(name).map(str::to_owned).collect();
+        set.names().map(|name| (name.to_owned(), locales(name))).collect::<BTreeMap<_, BTreeSet<String>>>()
     });
     let files = Files { directory: config_dir, documents: documents(config_dir) };
     let campaigns: BTreeMap<String, CampaignFile> =

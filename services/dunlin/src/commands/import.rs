@@ -458,6 +458,7 @@ impl Ledger {
             tags: tags.map(str::to_owned).collect(),
             campaign: text(Field::Campaign),
             collects_itself: self.flag(record, Field::CollectsItself)?,
+            document_url: String::new(),
         };
         let payment = PaymentFact {
             payment_id: format!("csv:{}", invoice.invoice_id),

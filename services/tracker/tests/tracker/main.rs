@@ -203,6 +203,17 @@ async fn pay_links_lead_to_the_page_and_note_the_visit() {
     let (status, _) = rig.get(url.replace("/p/", "/p/x")).await;
     assert_eq!(status, 404, "a changed link is no link");
 
+    let all = Link::PayAll {
+        merchant: "acme".parse().unwrap(),
+        customer: "cus_1".parse().unwrap(),
+        invoices: ["open", "paid", "unheard-of"].map(|invoice| invoice.parse().unwrap()).to_vec(),
+        reminder: Uuid::from_u128(1),
+    };
+    let (status, page) = rig.get(rig.link(&all)).await;
+    let links = page.replace("&#x2f;", "/").matches("/p/").count();
+    assert_eq!((status, links), (200, 1), "the one that is settled needs no link: {page}");
+    assert!(page.contains(&url[url.rfind('/').unwrap() + 1..]), "it is that of the invoice: {page}");
+
     let events = rig.system.emitted(Service::Tracker).await.unwrap();
     let kinds: Vec<_> = events
         .iter()

@@ -1,0 +1,148 @@
+//! The RFC 5322 message: headers and parts.
+
+use crate::render::RenderError;
+use crate::stationery::{Logo, Stationery, one_line};
+use jiff::Timestamp;
+use kernel::Masked;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment as Part, Mailbox, MultiPart, MultiPartBuilder, MultiPartKind, SinglePart};
+use uuid::Uuid;
+
+/// Where the HTML finds the logo that travels with it.
+pub const LOGO_LINK: &str = "cid:logo@dunlin";
+/// The Content-ID of the logo.
+const LOGO_ID: &str = "logo@dunlin";
+
+/// What a message consists of.
+#[derive(Debug)]
+pub struct Letter<'a> {
+    /// The delivery: Message-ID and boundaries derive from it, so that every attempt gives the same message. Some mail
+    /// stores drop a second copy by its Message-ID.
+    pub id: Uuid,
+    /// Of the case: mail programs show its reminders as one conversation.
+    pub thread: String,
+    /// Whose.
+    pub stationery: &'a Stationery,
+    /// May be empty.
+    pub name: &'a Masked<String>,
+    /// Where to.
+    pub address: &'a Masked<String>,
+    /// One line.
+    pub subject: String,
+    /// For people who read no HTML.
+    pub text: String,
+    /// For all others.
+    pub html: String,
+    /// For the Date header.
+    pub now: Timestamp,
+    /// Where a POST unsubscribes (RFC 8058).
+    pub unsubscribe_url: String,
+    /// Which steps it stands for: for support, and for whoever audits us from the outside.
+    pub steps: String,
+    /// What comes with it.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A file that comes with a message.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// As the reader sees it.
+    pub name: String,
+    /// Media type with its parameters.
+    pub kind: &'static str,
+    /// The file.
+    pub bytes: Masked<Vec<u8>>,
+}
+
+impl Letter<'_> {
+    /// The message as bytes.
+    pub fn build(self) -> Result<Vec<u8>, RenderError> {
+        let to = crate::stationery::address(self.address.reveal()).ok_or(RenderError::BadAddress)?;
+        let name = Some(one_line(self.name.reveal())).filter(|name| !name.is_empty());
+        let domain = self.stationery.domain();
+        let mut builder = lettre::Message::builder()
+            .from(self.stationery.from.clone())
+            .to(Mailbox::new(name, to))
+            .subject(one_line(&self.subject))
+            .date(std::time::SystemTime::from(self.now))
+            .message_id(Some(format!("<{}@{domain}>", self.id)));
+        if let Some(reply_to) = &self.stationery.reply_to {
+            builder = builder.reply_to(reply_to.clone());
+        }
+        let thread = format!("<{}@{domain}>", self.thread);
+        let headers = [
+            ("In-Reply-To", thread.clone()),
+            ("References", thread),
+            ("Auto-Submitted", "auto-generated".to_owned()),
+            ("List-Unsubscribe", format!("<{}>", self.unsubscribe_url)),
+            ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
+            ("Dunlin-Steps", one_line(&self.steps)),
+        ];
+        for (name, value) in headers {
+            builder = builder.raw_header(HeaderValue::new(HeaderName::new_from_ascii_str(name), value));
+        }
+        let boundary = |part: &str| format!("={part}-{}", self.id.simple());
+        let multipart = |kind, part| MultiPart::builder().kind(kind).boundary(boundary(part));
+        let html = SinglePart::builder().header(ContentType::TEXT_HTML).body(ascii_html(&self.html));
+        let alternatives: MultiPartBuilder = multipart(MultiPartKind::Alternative, "alternative");
+        let alternatives =
+            alternatives.singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(self.text));
+        let mut whole = match &self.stationery.logo {
+            Some(Logo::File { kind, bytes }) if self.html.contains(LOGO_LINK) => {
+                let logo = Part::new_inline(LOGO_ID.to_owned()).body(bytes.clone(), content_type(kind)?);
+                let related = multipart(MultiPartKind::Related, "related").singlepart(html).singlepart(logo);
+                alternatives.multipart(related)
+            }
+            _ => alternatives.singlepart(html),
+        };
+        if !self.attachments.is_empty() {
+            let mut mixed = multipart(MultiPartKind::Mixed, "mixed").multipart(whole);
+            for attachment in self.attachments {
+                let kind = content_type(attachment.kind)?;
+                mixed = mixed.singlepart(Part::new(attachment.name).body(attachment.bytes.into_inner(), kind));
+            }
+            whole = mixed;
+        }
+        let message = builder.multipart(whole).map_err(|e| RenderError::Template(e.to_string()))?;
+        Ok(message.formatted())
+    }
+}
+
+fn content_type(kind: &str) -> Result<ContentType, RenderError> {
+    kind.parse().map_err(|_| RenderError::Template(format!("{kind} is no media type")))
+}
+
+/// HTML in ASCII, by character references: no transfer encoding needs to be undone to read it, and none can break it.
+fn ascii_html(html: &str) -> String {
+    use std::fmt::Write;
+    if html.is_ascii() {
+        return html.to_owned();
+    }
+    let mut ascii = String::with_capacity(html.len() + html.len() / 8);
+    let mut rest = html;
+    while let Some(at) = rest.find(|c: char| !c.is_ascii()) {
+        let (before, tail) = rest.split_at(at);
+        ascii.push_str(before);
+        let mut tail = tail.chars();
+        if let Some(c) = tail.next() {
+            let _ = write!(ascii, "&#{};", u32::from(c));
+        }
+        rest = tail.as_str();
+    }
+    ascii.push_str(rest);
+    ascii
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn html_goes_as_ascii() {
+        assert_eq!(
+            ascii_html("<p>10\u{a0}€ für Łódź 🙂</p>"),
+            "<p>10&#160;&#8364; f&#252;r &#321;&#243;d&#378; &#128578;</p>"
+        );
+        assert_eq!(ascii_html("<p>&amp;</p>"), "<p>&amp;</p>");
+    }
+}
