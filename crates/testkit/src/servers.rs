@@ -257,7 +257,7 @@ impl Nats {
             url: self.url(),
             passwords: self.passwords.clone(),
             replicas: 1,
-            stream_max_mib: 1024,
+            stream_max_mib: 256,
             ack_wait_seconds: 60,
         }
     }

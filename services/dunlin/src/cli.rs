@@ -78,6 +78,9 @@ enum Command {
     /// Reminders on their way, and what payers saw.
     #[command(subcommand)]
     Deliveries(commands::deliveries::Command),
+    /// Sending domains that are kept from sending, since too much of their mail bounced or was complained about.
+    #[command(subcommand)]
+    Breaker(commands::breaker::Command),
     /// Calls of merchants' own systems that wait or have failed.
     #[command(subcommand)]
     Webhooks(commands::webhooks::Command),
@@ -136,6 +139,7 @@ impl Cli {
             Command::DeadLetters(command) => commands::dead_letters::run(config, command).await?,
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
+            Command::Breaker(command) => commands::breaker::run(config, command).await?,
             Command::Webhooks(command) => commands::webhooks::run(config, command).await?,
             Command::Replay(arguments) => commands::replay::run(config, arguments).await?,
             Command::Healthcheck(arguments) => commands::healthcheck::run(arguments).await?,

@@ -117,7 +117,7 @@ COMMENT ON COLUMN notifier.delivery.created_at      IS 'Business time';
 COMMENT ON COLUMN notifier.delivery.settled_at      IS 'Business time of the end';
 COMMENT ON COLUMN notifier.delivery.traceparent     IS 'Trace that asked for it';
 
-CREATE INDEX delivery_waiting ON notifier.delivery (next_attempt_at, id) WHERE state = 'waiting';
+CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting';
 CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE state IN ('claimed', 'imminent');
 CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);

@@ -16,14 +16,70 @@ use tokio_rustls::rustls::RootCertStore;
 pub struct Config {
     /// The mail relay.
     pub smtp: SmtpSettings,
+    /// How fast, and how much at the same time.
+    #[serde(default)]
+    pub limits: Limits,
     /// Mail that comes back: bounces, complaints, answers. Without it mail comes back to the merchant's own address.
     pub inbound: Option<InboundSettings>,
 }
 
 impl Config {
     /// A mail relay, and defaults for everything else.
-    pub const fn new(smtp: SmtpSettings) -> Self {
-        Self { smtp, inbound: None }
+    pub fn new(smtp: SmtpSettings) -> Self {
+        Self { smtp, limits: Limits::default(), inbound: None }
+    }
+}
+
+/// How fast, and how much at the same time. Rates are for all processes together; 0 means no limit.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Mails per second to the relay.
+    pub relay_per_second: u32,
+    /// Mails per second of a merchant.
+    pub merchant_per_second: u32,
+    /// Mails per second to a recipient domain: large mailbox providers take more only from senders they know.
+    pub domain_per_second: u32,
+    /// How much of the connections one merchant may have, in percent: the rest is for others.
+    pub merchant_connections_percent: u32,
+    /// How much of the connections mail to one recipient domain may have, in percent.
+    pub domain_connections_percent: u32,
+    /// Nothing is sent from a domain any more when so many of its mails of the last seven days have bounced, in percent.
+    pub bounce_percent: f64,
+    /// The same with complaints, in percent of the mails sent.
+    pub complaint_percent: f64,
+}
+
+impl Default for Limits {
+    /// Complaints: mailbox providers want fewer than 0.1 %. Bounces: 5 % is the usual alarm.
+    fn default() -> Self {
+        Self {
+            relay_per_second: 0,
+            merchant_per_second: 0,
+            domain_per_second: 20,
+            merchant_connections_percent: 75,
+            domain_connections_percent: 50,
+            bounce_percent: 5.0,
+            complaint_percent: 0.1,
+        }
+    }
+}
+
+impl Validate for Limits {
+    fn validate(&self, at: &mut At<'_>) {
+        for (key, percent) in [
+            ("merchant_connections_percent", self.merchant_connections_percent),
+            ("domain_connections_percent", self.domain_connections_percent),
+        ] {
+            if !(1..=100).contains(&percent) {
+                at.fault(key, "must lie between 1 and 100");
+            }
+        }
+        for (key, percent) in [("bounce_percent", self.bounce_percent), ("complaint_percent", self.complaint_percent)] {
+            if !(percent > 0.0 && percent <= 100.0) {
+                at.fault(key, "must lie above 0 and up to 100");
+            }
+        }
     }
 }
 
@@ -294,6 +350,7 @@ impl SmtpSettings {
 
 impl Validate for Config {
     fn validate(&self, at: &mut At<'_>) {
+        self.limits.validate(&mut at.below("limits"));
         if let Some(inbound) = &self.inbound {
             inbound.validate(&mut at.below("inbound"));
         }

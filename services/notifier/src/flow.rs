@@ -18,8 +18,9 @@ pub mod webhooks;
 
 use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};
 use crate::freshness::{self, Freshness};
+use crate::pace::{self, Pace, Place, domain_of};
 use crate::smtp::Reply;
-use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Suppression};
+use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Sending, Suppression};
 use bus::{Failure, Handler, Incoming, Work, trace};
 use events::topology::{NOTIFIER_BALANCES, NOTIFIER_REMINDERS};
 use events::v1::{self, Reminder, ReminderDue, ReminderLine};
@@ -163,6 +164,8 @@ pub struct Ticket {
     pub attempts: i32,
     /// How often the relay was tried in vain before.
     pub tries: i32,
+    /// It was put back to wait for its turn, which has come.
+    pub has_slot: bool,
     /// What about.
     pub reminder: Reminder,
     /// Whose.
@@ -177,6 +180,8 @@ pub struct Ticket {
     pub locale: String,
     /// Where to.
     pub address: Masked<String>,
+    /// The domain of the merchant's From address.
+    pub sending_domain: String,
     /// The trace that asked for it.
     pub traceparent: Option<String>,
 }
@@ -291,21 +296,20 @@ impl Verdict {
     }
 }
 
-/// Claims deliveries whose time has come and looks at each: those worth a try come back as tickets, the others are settled.
-///
-/// Those of merchants whose payments are not known in time are held: they stay where they are.
+/// Claims deliveries whose time has come, so many of each merchant, and looks at each: those worth a try come back as tickets
+/// with a place, the others are settled. Returns how many there were, too.
 pub async fn claim(
     work: &mut Work,
     host: &Host,
-    freshness: &Freshness,
+    pace: &Pace,
     owner: Uuid,
-    limit: i64,
-) -> Result<Vec<Ticket>, Failure> {
+    shares: &[(MerchantId, i64)],
+) -> Result<(usize, Vec<(Ticket, Place)>), Failure> {
     let now = host.now();
-    let held = freshness.held(host);
-    let claimed = store::claim(work.tx(), owner, &held, now, limit).await?;
+    let claimed = store::claim(work.tx(), owner, shares, now).await?;
+    let count = claimed.len();
     if claimed.is_empty() {
-        return Ok(Vec::new());
+        return Ok((0, Vec::new()));
     }
     let (mut tickets, mut unreadable, mut settled) = (Vec::new(), Vec::new(), Vec::new());
     for delivery in claimed {
@@ -322,13 +326,19 @@ pub async fn claim(
     let known = Known::load(work.tx(), &tickets).await?;
     let mut ready = Vec::with_capacity(tickets.len());
     for mut ticket in tickets {
-        match look(&mut ticket, &known, host, now) {
-            None => ready.push(ticket),
-            Some(verdict) => settled.push((ticket, verdict)),
+        let place = match look(&mut ticket, &known, host, now) {
+            Some(verdict) => Err(verdict),
+            None => pace
+                .admit(&ticket.merchant, ticket.address.reveal(), ticket.has_slot)
+                .map_err(|wait| Verdict::put_back(host.clock.after(wait.time), wait.reason)),
+        };
+        match place {
+            Ok(place) => ready.push((ticket, place)),
+            Err(verdict) => settled.push((ticket, verdict)),
         }
     }
-    settle(work, owner, &settled, now).await?;
-    Ok(ready)
+    settle(work, pace, owner, &settled, now).await?;
+    Ok((count, ready))
 }
 
 fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
@@ -339,6 +349,7 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
         id: delivery.id,
         attempts: delivery.attempts,
         tries: delivery.tries,
+        has_slot: delivery.reason == pace::RATE,
         merchant: snapshot::id("reminder.merchant_id", &reminder.merchant_id)?,
         reminder,
         hours,
@@ -346,6 +357,7 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
         name: Masked::default(),
         locale: String::new(),
         address: Masked::default(),
+        sending_domain: String::new(),
         traceparent: delivery.traceparent.clone(),
     })
 }
@@ -442,8 +454,9 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     if ticket.address.reveal().is_empty() {
         return failed("no_address");
     }
-    if host.merchants.get(&ticket.merchant).is_none() {
-        return Some(Verdict::merchant_unknown(now));
+    match host.merchants.get(&ticket.merchant) {
+        Some(merchant) => ticket.sending_domain = domain_of(&merchant.file.sender.email),
+        None => return Some(Verdict::merchant_unknown(now)),
     }
     closed_now(&ticket.hours, now)
 }
@@ -540,6 +553,7 @@ fn last_look(
 /// Settles deliveries: ends them and tells, or puts them back.
 pub async fn settle(
     work: &mut Work,
+    pace: &Pace,
     owner: Uuid,
     settled: &[(Ticket, Verdict)],
     now: Timestamp,
@@ -572,10 +586,17 @@ pub async fn settle(
         return Ok(());
     }
     let ended = store::end(work.tx(), owner, &ends, now).await?;
+    let mut sending: BTreeMap<String, Sending> = BTreeMap::new();
     for (ticket, verdict) in settled.iter().filter(|(t, _)| ended.contains(&t.id)) {
         tell(work, ticket, verdict, now)?;
+        let bounced = matches!(verdict, Verdict::Failed { bad_address: true, .. });
+        if bounced || matches!(verdict, Verdict::Sent(_)) {
+            let counts = sending.entry(ticket.sending_domain.clone()).or_default();
+            counts.sent += 1;
+            counts.bounced += i64::from(bounced);
+        }
     }
-    Ok(())
+    Ok(store::count_sending(work.tx(), &sending, pace.limits(), now).await?)
 }
 
 fn end_of(ticket: &Ticket, verdict: &Verdict) -> End {

@@ -7,7 +7,7 @@ use crate::store;
 use bus::watermark::Watch;
 use events::topology::{WATERMARK_READER, WATERMARKED};
 use jiff::Timestamp;
-use kernel::{Clock, SystemClock};
+use kernel::{Clock, MerchantId, SystemClock};
 use runtime::{Host, Merchant};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -42,9 +42,9 @@ impl Freshness {
     }
 
     /// The merchants for which nothing may be sent now.
-    pub fn held(&self, host: &Host) -> Vec<String> {
+    pub fn held(&self, host: &Host) -> Vec<MerchantId> {
         let held = |m: &&Merchant| self.permits_until(m).is_none();
-        host.merchants.iter().filter(held).map(|m| m.id.to_string()).collect()
+        host.merchants.iter().filter(held).map(|m| m.id.clone()).collect()
     }
 
     /// Follows the watermarks until `stop`.

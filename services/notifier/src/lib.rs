@@ -11,6 +11,7 @@ pub mod freshness;
 pub mod inbound;
 pub mod locale;
 pub mod message;
+pub mod pace;
 pub mod render;
 pub mod retention;
 pub mod return_path;

@@ -2,7 +2,7 @@
 //! [`crate::flow`].
 //!
 //! ```text
-//! claimer ──tickets──► workers, one connection each ──asks──► clerk (groups: T1, T2)
+//! claimer ──tickets──► queue ──► workers, one connection each ──asks──► clerk (groups: T1, T2)
 //!    ▲                    │  ▲                                  │
 //!    │                    │  └────────── permit ────────────────┘
 //!    └── room ────────────┘
@@ -13,6 +13,7 @@ use crate::config::{Config, SmtpSettings};
 use crate::domain::Attempt;
 use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
+use crate::pace::{self, Pace, Place, Queue};
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
 use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply, Server};
@@ -20,13 +21,14 @@ use crate::templates::Live;
 use crate::{stationery, store};
 use events::topology::NOTIFIER_SENDER;
 use kernel::Masked;
+use kernel::MerchantId;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Counter;
+use opentelemetry::metrics::{Counter, Gauge};
 use runtime::Host;
 use std::future::Future;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,8 @@ use uuid::Uuid;
 
 /// How often waiting deliveries are looked for when there were none.
 const IDLE: Duration = Duration::from_millis(5);
+/// How long it is remembered which merchants have something due.
+const DUE: Duration = Duration::from_millis(100);
 /// How long the clerk waits for company before it asks the database.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long the recorder waits for company.
@@ -58,11 +62,13 @@ pub struct Desk {
     owner: Uuid,
     templates: Arc<Live>,
     freshness: Freshness,
+    pace: Pace,
     smtp: SmtpSettings,
     return_path: Option<ReturnPath>,
     server: Arc<Server>,
     relay: Arc<RelayState>,
     attempts: Counter<u64>,
+    breakers_open: Gauge<u64>,
 }
 
 /// Whether the relay may be tried.
@@ -96,6 +102,18 @@ impl RelayState {
     }
 }
 
+/// Which merchants have something due.
+#[derive(Default)]
+struct Due {
+    merchants: Vec<MerchantId>,
+    /// When it was looked last, unless it has to be looked again.
+    looked: Option<Instant>,
+    /// How long that took.
+    cost: Duration,
+    /// Whose turn it is.
+    turn: usize,
+}
+
 /// A worker's question: may this dot be written?
 struct Ask {
     ticket: Arc<Ticket>,
@@ -120,10 +138,12 @@ impl Desk {
             host,
             templates,
             freshness,
+            pace: Pace::new(config.limits, config.smtp.connections),
             server: Arc::new(config.smtp.server()?),
             smtp: config.smtp,
             relay: Arc::default(),
             attempts: opentelemetry::global::meter("dunlin").u64_counter("dunlin.delivery.attempts").build(),
+            breakers_open: opentelemetry::global::meter("dunlin").u64_gauge("dunlin.notifier.breakers_open").build(),
         })
     }
 
@@ -132,8 +152,7 @@ impl Desk {
         let connections = usize::from(self.smtp.connections);
         let (asks, clerk_inbox) = mpsc::channel(connections);
         let (verdicts, recorder_inbox) = mpsc::channel(MAX_GROUP * 2);
-        let (tickets, queue) = mpsc::channel(connections * 2);
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Arc::new(Queue::new(self.pace.clone()));
 
         // The lease lasts as long as anything is held, even if `run` is dropped on the way.
         let held = CancellationToken::new();
@@ -150,7 +169,7 @@ impl Desk {
             parts.spawn(end_with(closing.clone(), worker.run(queue.clone(), closing.clone())));
         }
         drop((asks, verdicts));
-        parts.spawn(end_with(closing.clone(), self.clone().claim(tickets, closing)));
+        parts.spawn(end_with(closing.clone(), self.clone().claim(queue, closing)));
         while parts.join_next().await.is_some() {}
         drop(guard);
         let _ = lease.await;
@@ -158,12 +177,14 @@ impl Desk {
     }
 
     /// Claims as many deliveries as there is room for, once half of it is free: one by one they would cost as much as many.
-    async fn claim(self, tickets: mpsc::Sender<Ticket>, stop: CancellationToken) {
+    async fn claim(self, queue: Arc<Queue<Ticket>>, stop: CancellationToken) {
+        let most = usize::from(self.smtp.connections) * 2;
+        let mut due = Due::default();
         while !stop.is_cancelled() {
-            let room = tickets.capacity();
+            let room = most.saturating_sub(queue.len());
             let pause = self.relay.paused_for();
-            let wait = room < tickets.max_capacity() / 2 || !pause.is_zero();
-            let claimed = if wait { Ok(Vec::new()) } else { self.claim_some(room).await };
+            let wait = room < most / 2 || !pause.is_zero();
+            let claimed = if wait { Ok(Vec::new()) } else { self.claim_some(&mut due, room).await };
             let found = match claimed {
                 Ok(claimed) => claimed,
                 Err(error) => {
@@ -172,25 +193,40 @@ impl Desk {
                 }
             };
             let none = found.is_empty();
-            for ticket in found {
-                // There is room for all of them: nobody else sends here.
-                if tickets.send(ticket).await.is_err() {
-                    return;
-                }
+            for (ticket, place) in found {
+                queue.push(ticket, place);
             }
             if none {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause.max(IDLE)) => {}
+                    () = tokio::time::sleep(pause.max(IDLE).max(due.cost * 4)) => {}
                 }
             }
         }
     }
 
-    async fn claim_some(&self, room: usize) -> Result<Vec<Ticket>, bus::Failure> {
+    async fn claim_some(&self, due: &mut Due, room: usize) -> Result<Vec<(Ticket, Place)>, bus::Failure> {
+        if due.looked.is_none_or(|looked| looked.elapsed() > DUE) {
+            let begun = Instant::now();
+            let held = self.freshness.held(&self.host);
+            due.merchants = store::due_merchants(&self.host.pool, self.host.now()).await?;
+            let broken =
+                |merchant: &MerchantId| self.host.merchants.get(merchant).is_some_and(|m| self.pace.is_broken(m));
+            due.merchants.retain(|merchant| !held.contains(merchant) && !broken(merchant));
+            (due.looked, due.cost) = (Some(begun), begun.elapsed());
+        }
+        due.turn = due.turn.wrapping_add(1);
+        let shares = self.pace.shares(&due.merchants, room, due.turn);
+        if shares.is_empty() {
+            due.looked = None;
+            return Ok(Vec::new());
+        }
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
-        let tickets = flow::claim(&mut work, &self.host, &self.freshness, self.owner, room as i64).await?;
+        let (claimed, tickets) = flow::claim(&mut work, &self.host, &self.pace, self.owner, &shares).await?;
         work.commit().await?;
+        if claimed < shares.iter().map(|(_, share)| *share as usize).sum() {
+            due.looked = None;
+        }
         Ok(tickets)
     }
 
@@ -317,7 +353,7 @@ impl Desk {
 
     async fn record_group(&self, group: &[(Ticket, Verdict)]) -> Result<(), bus::Failure> {
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
-        flow::settle(&mut work, self.owner, group, self.host.now()).await?;
+        flow::settle(&mut work, &self.pace, self.owner, group, self.host.now()).await?;
         Ok(work.commit().await?)
     }
 
@@ -331,6 +367,9 @@ impl Desk {
                         unbroken_since = Instant::now();
                     }
                     last = Instant::now();
+                    if let Err(error) = self.heed_breakers().await {
+                        tracing::warn!(%error, "circuit breakers not looked at; trying again");
+                    }
                     if unbroken_since.elapsed() >= TRUST
                         && let Err(error) = self.take_over().await
                     {
@@ -348,8 +387,24 @@ impl Desk {
 
     async fn heartbeat(&self) -> sqlx::Result<()> {
         let mut tx = self.host.pool.begin().await?;
-        store::heartbeat(&mut tx, self.owner, LEASE.as_secs_f64()).await?;
-        tx.commit().await
+        let processes = store::heartbeat(&mut tx, self.owner, LEASE.as_secs_f64()).await?;
+        tx.commit().await?;
+        self.pace.share_with(processes);
+        Ok(())
+    }
+
+    /// What is due from a sending domain whose circuit breaker is open stays where it is and says so.
+    async fn heed_breakers(&self) -> sqlx::Result<()> {
+        const NOTES: i64 = 2_000;
+        let open = store::open_breakers(&self.host.pool).await?;
+        self.breakers_open.record(open.len() as u64, &[]);
+        self.pace.breakers(open.into_iter().map(|breaker| breaker.domain));
+        let broken = self.host.merchants.iter().filter(|m| self.pace.is_broken(m));
+        let broken: Vec<MerchantId> = broken.map(|m| m.id.clone()).collect();
+        if broken.is_empty() {
+            return Ok(());
+        }
+        store::note_held(&self.host.pool, &broken, pace::BREAKER, self.host.now(), NOTES).await
     }
 
     async fn take_over(&self) -> Result<(), bus::Failure> {
@@ -429,15 +484,15 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, queue: Arc<Mutex<mpsc::Receiver<Ticket>>>, stop: CancellationToken) {
+    async fn run(mut self, queue: Arc<Queue<Ticket>>, stop: CancellationToken) {
         loop {
-            let next = async { queue.lock().await.recv().await };
-            let ticket = tokio::select! {
+            let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => None,
-                ticket = next => ticket,
+                next = queue.pop() => Some(next),
             };
-            let Some(ticket) = ticket else { break };
+            // Its place and its connection are free again when it is done with.
+            let Some((ticket, _place, _in_use)) = next else { break };
             let span = tracing::info_span!(
                 parent: None,
                 "send reminder",
@@ -479,7 +534,14 @@ impl Worker {
                     Attempt::Retry { relay: true, reason, status_code } => {
                         self.desk.relay.pause(&format!("{reason} {status_code}"));
                     }
-                    Attempt::Accepted(_) | Attempt::Failed { .. } => self.desk.relay.works(),
+                    Attempt::Retry { status_code, .. } if !status_code.is_empty() => {
+                        let goodbye = status_code.starts_with(&GOODBYE.to_string());
+                        self.desk.pace.back_off(ticket.address.reveal(), goodbye);
+                    }
+                    Attempt::Accepted(_) | Attempt::Failed { .. } => {
+                        self.desk.relay.works();
+                        self.desk.pace.works(ticket.address.reveal());
+                    }
                     Attempt::Retry { .. } | Attempt::Unknown => {}
                 }
                 Verdict::of_attempt(attempt, tries, self.desk.host.now())

@@ -1,5 +1,6 @@
 //! All SQL of the notifier. Every function takes the transaction. Balances are always locked in key order.
 
+use crate::config::Limits;
 use crate::domain::{Balance, Balances};
 use events::{Customer, Invoice, InvoiceStatus};
 use jiff::Timestamp;
@@ -177,45 +178,173 @@ pub struct Claimed {
     pub customer: String,
     pub attempts: i32,
     pub tries: i32,
+    pub reason: String,
     pub request: Vec<u8>,
     pub traceparent: Option<String>,
 }
 
-/// Claims up to `limit` deliveries whose time has come, oldest first, skipping those another process is claiming. A
-/// process without a lease gets none: others could not tell that it lives.
-/// None of the merchants in `held`.
+/// The merchants with deliveries whose time has come: a probe of the index for each that has some waiting.
+pub async fn due_merchants(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Result<Vec<MerchantId>> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "WITH RECURSIVE waiting AS (
+             (SELECT merchant FROM notifier.delivery WHERE state = 'waiting' ORDER BY merchant LIMIT 1)
+             UNION ALL
+             SELECT (SELECT d.merchant FROM notifier.delivery AS d
+                     WHERE d.state = 'waiting' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
+             FROM waiting AS w WHERE w.merchant IS NOT NULL
+         )
+         SELECT merchant FROM waiting AS w
+         WHERE EXISTS (SELECT FROM notifier.delivery AS d
+                       WHERE d.state = 'waiting' AND d.merchant = w.merchant AND d.next_attempt_at <= $1)",
+    )
+    .bind(now.to_sqlx())
+    .fetch_all(db)
+    .await?;
+    Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Claims deliveries whose time has come, at most so many of each merchant, oldest first, skipping those another process is
+/// claiming. A process without a lease gets none: others could not tell that it lives.
 pub async fn claim(
     tx: &mut PgConnection,
     owner: Uuid,
-    held: &[String],
+    shares: &[(MerchantId, i64)],
     now: Timestamp,
-    limit: i64,
 ) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query_as(
         "WITH due AS (
-             SELECT id FROM notifier.delivery
-             WHERE state = 'waiting' AND next_attempt_at <= $2 AND merchant <> ALL($4)
-               AND EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
-             ORDER BY next_attempt_at, id
-             LIMIT $3
-             FOR UPDATE SKIP LOCKED
+             SELECT d.id FROM UNNEST($3::text[], $4::int8[]) AS s (merchant, share)
+             CROSS JOIN LATERAL (
+                 SELECT id FROM notifier.delivery
+                 WHERE state = 'waiting' AND merchant = s.merchant AND next_attempt_at <= $2
+                 ORDER BY next_attempt_at, id
+                 LIMIT s.share
+                 FOR UPDATE SKIP LOCKED
+             ) AS d
+             WHERE EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
          )
          UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1
          FROM due WHERE d.id = due.id
-         RETURNING d.id, d.merchant, d.customer, d.attempts, d.tries, d.request, d.traceparent",
+         RETURNING d.id, d.merchant, d.customer, d.attempts, d.tries, d.reason, d.request, d.traceparent",
     )
     .bind(owner)
     .bind(now.to_sqlx())
-    .bind(limit)
-    .bind(held)
+    .bind(shares.iter().map(|(merchant, _)| merchant.as_str()).bind_iter())
+    .bind(shares.iter().map(|(_, share)| *share).bind_iter())
     .fetch_all(tx)
     .await
+}
+
+/// What became of a sending domain's mail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Sending {
+    pub sent: i64,
+    pub bounced: i64,
+    pub complained: i64,
+}
+
+/// Counts what became of mail, by sending domain; opens the breaker of those of which too much bounced or was complained about.
+pub async fn count_sending(
+    tx: &mut PgConnection,
+    counts: &BTreeMap<String, Sending>,
+    limits: &Limits,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    /// Fewer say nothing about a rate.
+    const FEWEST: [i64; 2] = [5, 3];
+    if counts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        r#"INSERT INTO notifier.sending AS s (domain, hour, sent, bounced, complained)
+           SELECT domain, date_trunc('hour', $5::timestamptz, 'UTC'), sent, bounced, complained
+           FROM UNNEST($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS n (domain, sent, bounced, complained)
+           ORDER BY domain COLLATE "C"
+           ON CONFLICT (domain, hour) DO UPDATE
+           SET sent = s.sent + EXCLUDED.sent, bounced = s.bounced + EXCLUDED.bounced,
+               complained = s.complained + EXCLUDED.complained"#,
+    )
+    .bind(counts.keys().bind_iter())
+    .bind(counts.values().map(|c| c.sent).bind_iter())
+    .bind(counts.values().map(|c| c.bounced).bind_iter())
+    .bind(counts.values().map(|c| c.complained).bind_iter())
+    .bind(now.to_sqlx())
+    .execute(&mut *tx)
+    .await?;
+    let unwelcome: Vec<&String> =
+        counts.iter().filter(|(_, c)| c.bounced + c.complained > 0).map(|(domain, _)| domain).collect();
+    if unwelcome.is_empty() {
+        return Ok(());
+    }
+    let opened: Vec<(String, String)> = sqlx::query_as(
+        "INSERT INTO notifier.breaker AS b (domain, reason, opened_at)
+         SELECT w.domain, format('%s bounced and %s complained about of %s sent in 7 days', w.bounced, w.complained, w.sent), $2
+         FROM (
+             SELECT s.domain, sum(s.sent) AS sent, sum(s.bounced) AS bounced, sum(s.complained) AS complained
+             FROM notifier.sending AS s LEFT JOIN notifier.breaker AS o USING (domain)
+             WHERE s.domain = ANY($1) AND s.hour > greatest($2 - interval '7 days', o.closed_at)
+             GROUP BY s.domain
+         ) AS w
+         WHERE (w.bounced >= $3 AND w.bounced * 100 >= $4 * w.sent)
+            OR (w.complained >= $5 AND w.complained * 100 >= $6 * w.sent)
+         ON CONFLICT (domain) DO UPDATE
+         SET reason = EXCLUDED.reason, opened_at = EXCLUDED.opened_at, closed_at = NULL, closed_by = ''
+         WHERE b.closed_at IS NOT NULL
+         RETURNING domain, reason",
+    )
+    .bind(unwelcome)
+    .bind(now.to_sqlx())
+    .bind(FEWEST[0])
+    .bind(limits.bounce_percent)
+    .bind(FEWEST[1])
+    .bind(limits.complaint_percent)
+    .fetch_all(tx)
+    .await?;
+    for (domain, reason) in opened {
+        tracing::error!(
+            domain,
+            reason,
+            "circuit breaker open: nothing is sent from this domain until somebody closes it"
+        );
+    }
+    Ok(())
+}
+
+/// A sending domain that is kept from sending, or was.
+#[derive(Debug, Clone, FromRow, Serialize)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct Breaker {
+    pub domain: String,
+    pub reason: String,
+    #[serde(serialize_with = "as_text")]
+    pub opened_at: jiff_sqlx::Timestamp,
+}
+
+/// The breakers that are open.
+pub async fn open_breakers(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Breaker>> {
+    sqlx::query_as("SELECT domain, reason, opened_at FROM notifier.breaker WHERE closed_at IS NULL ORDER BY domain")
+        .fetch_all(db)
+        .await
+}
+
+/// Closes a breaker; counting begins anew. Returns whether it was open.
+pub async fn close_breaker(db: impl PgExecutor<'_>, domain: &str, by: &str, now: Timestamp) -> sqlx::Result<bool> {
+    let closed = sqlx::query(
+        "UPDATE notifier.breaker SET closed_at = $3, closed_by = $2 WHERE domain = lower($1) AND closed_at IS NULL",
+    )
+    .bind(domain)
+    .bind(by)
+    .bind(now.to_sqlx())
+    .execute(db)
+    .await?;
+    Ok(closed.rows_affected() == 1)
 }
 
 /// Notes on up to `limit` deliveries of merchants why they wait although their time has come.
 pub async fn note_held(
     db: impl PgExecutor<'_>,
-    merchants: &[String],
+    merchants: &[MerchantId],
     reason: &str,
     now: Timestamp,
     limit: i64,
@@ -228,7 +357,7 @@ pub async fn note_held(
              LIMIT $4
              FOR UPDATE SKIP LOCKED)",
     )
-    .bind(merchants)
+    .bind(merchants.iter().map(MerchantId::as_str).bind_iter())
     .bind(reason)
     .bind(now.to_sqlx())
     .bind(limit)
@@ -474,17 +603,20 @@ pub async fn end(tx: &mut PgConnection, owner: Uuid, list: &[End], now: Timestam
     Ok(ended.into_iter().collect())
 }
 
-/// Prolongs this process's lease.
-pub async fn heartbeat(tx: &mut PgConnection, owner: Uuid, lease_seconds: f64) -> sqlx::Result<()> {
-    sqlx::query(
-        "INSERT INTO notifier.sender (owner, alive_until) VALUES ($1, now() + make_interval(secs => $2))
-         ON CONFLICT (owner) DO UPDATE SET alive_until = EXCLUDED.alive_until",
+/// Prolongs this process's lease. Returns how many processes have one.
+pub async fn heartbeat(tx: &mut PgConnection, owner: Uuid, lease_seconds: f64) -> sqlx::Result<u32> {
+    let others: i64 = sqlx::query_scalar(
+        "WITH own AS (
+             INSERT INTO notifier.sender (owner, alive_until) VALUES ($1, now() + make_interval(secs => $2))
+             ON CONFLICT (owner) DO UPDATE SET alive_until = EXCLUDED.alive_until
+         )
+         SELECT count(*) FROM notifier.sender WHERE owner <> $1 AND alive_until > now()",
     )
     .bind(owner)
     .bind(lease_seconds)
-    .execute(tx)
-    .await
-    .map(drop)
+    .fetch_one(tx)
+    .await?;
+    Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// Ends this process's lease and gives back what it has claimed but not begun to hand over.
@@ -527,7 +659,7 @@ pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Ve
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
              FOR UPDATE OF d SKIP LOCKED)
-         RETURNING id, merchant, customer, attempts, tries, request, traceparent",
+         RETURNING id, merchant, customer, attempts, tries, reason, request, traceparent",
     )
     .bind(MARGIN_SECONDS)
     .bind(now.to_sqlx())

@@ -56,6 +56,7 @@ impl Rig {
         let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut merchants = Merchants::default();
         merchants.insert(merchant);
+        merchants.insert(system::merchant("few", "Europe/Berlin").unwrap());
         let mut producers = BTreeMap::new();
         for service in others {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
@@ -467,10 +468,12 @@ async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
     left_behind(&rig, &due(&["in_1"]), "waiting", slow).await;
     let mut tx = rig.pool.begin().await.unwrap();
     assert_eq!(notifier::store::take_over(&mut tx, at(NOW)).await.unwrap().len(), 0, "it may only be late");
-    let mut claimed = async |owner| notifier::store::claim(&mut tx, owner, &[], Timestamp::MAX, 9).await.unwrap().len();
+    let shares = [("acme".parse().unwrap(), 9)];
+    let mut claimed =
+        async |owner| notifier::store::claim(&mut tx, owner, &shares, Timestamp::MAX).await.unwrap().len();
     assert_eq!((claimed(slow).await, claimed(new).await), (0, 0));
     notifier::store::heartbeat(&mut tx, new, 6.0).await.unwrap();
-    let claimed = notifier::store::claim(&mut tx, new, &[], Timestamp::MAX, 9).await.unwrap().len();
+    let claimed = notifier::store::claim(&mut tx, new, &shares, Timestamp::MAX).await.unwrap().len();
     assert_eq!(claimed, 1);
 }
 
@@ -559,17 +562,26 @@ async fn a_connection_that_was_closed_while_idle_is_no_refusal() {
     let rig = Rig::start().await;
     rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
     rig.wait_for("balance", 1).await;
-    let mails = AtomicUsize::new(0);
-    rig.smtp.script(move |phase, _| match phase {
-        // The first message on a connection that each worker has open by then.
-        Phase::Mail if mails.fetch_add(1, Ordering::Relaxed) == WORKERS => Reaction::Reply("421 4.4.2 idle too long"),
-        _ => Reaction::Proceed,
+    let (connections, mails, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let goodbye = refused.clone();
+    rig.smtp.script(move |phase, _| {
+        match phase {
+            Phase::Greeting => _ = connections.fetch_add(1, Ordering::Relaxed),
+            // The first message on a connection that had one before.
+            Phase::Mail if mails.fetch_add(1, Ordering::Relaxed) == connections.load(Ordering::Relaxed) => {
+                if goodbye.fetch_add(1, Ordering::Relaxed) == 0 {
+                    return Reaction::Reply("421 4.4.2 idle too long");
+                }
+            }
+            _ => {}
+        }
+        Reaction::Proceed
     });
     for n in 1..=WORKERS + 1 {
         rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
         rig.mails(n).await;
     }
-    assert_eq!(rig.smtp.connections(), WORKERS as u64 + 1);
+    assert!(refused.load(Ordering::Relaxed) > 0, "no connection was used again");
     rig.wait_for("delivery WHERE state = 'handed_off' AND tries = 0", WORKERS as i64 + 1).await;
     rig.end().await;
 }
@@ -948,6 +960,75 @@ Hier bezahlen: ";
     for body in [&text, &html] {
         assert!(!body.contains("Summe") && !body.contains("Nebenforderung"), "{body}");
     }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn one_merchants_many_do_not_delay_anothers_few() {
+    const MANY: usize = 300;
+    let rig = Rig::start().await;
+    let few = |request: v1::ReminderDue| {
+        let reminder = v1::Reminder { merchant_id: "few".into(), ..request.reminder.unwrap() };
+        v1::ReminderDue { reminder: Some(reminder), ..request }
+    };
+    let of_few = invoice("in_few", 1, 1);
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    let of_few = v1::InvoiceIssued { invoice: Some(v1::Invoice { merchant_id: "few".into(), ..of_few }) };
+    rig.emit(&INGEST_INTAKE, [of_few]).await;
+    rig.wait_for("balance", 2).await;
+    // A mail server that takes its time.
+    rig.smtp.script(|phase, _| match phase {
+        Phase::Dot => Reaction::Delay(Duration::from_millis(10)),
+        _ => Reaction::Proceed,
+    });
+    rig.emit(&SCHEDULER_TIMERS, (0..MANY).map(|_| due(&["in_1"]))).await;
+    rig.wait_for("delivery", MANY as i64).await;
+    rig.emit(&SCHEDULER_TIMERS, (0..10).map(|_| few(due(&["in_few"])))).await;
+    let mails = rig.mails(MANY + 10).await;
+    let of_few = mails.iter().filter(|m| m.lines().iter().any(|l| l.invoice == "in_few"));
+    let last = of_few.map(|mail| mail.number).max().unwrap();
+    assert!(last < MANY as u64 - 50, "the last of ten came as number {last}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_sending_domain_that_bounces_too_often_is_stopped() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for_told(&["sent in_1"]).await;
+    // Five bounces are needed, whatever the rate.
+    for n in 0..5 {
+        let (address, id) = (format!("gone{n}@example.com"), format!("in_gone{n}"));
+        let invoice = v1::Invoice { bill_to_email: address, customer_id: format!("cus_gone{n}"), ..invoice(&id, 1, 5) };
+        rig.emit(&INGEST_INTAKE, [v1::InvoiceIssued { invoice: Some(invoice) }]).await;
+        rig.wait_for("balance", n + 2).await;
+        rig.smtp.script(|phase, to| match phase {
+            Phase::Recipient if to.iter().any(|to| to.contains("gone")) => Reaction::Reply("550 5.1.1 no such user"),
+            _ => Reaction::Proceed,
+        });
+        assert_eq!(notifier::store::open_breakers(&rig.pool).await.unwrap().len(), 0);
+        rig.emit(&SCHEDULER_TIMERS, [due(&[&id])]).await;
+        rig.wait_for("delivery WHERE status_code = '550 5.1.1'", n + 1).await;
+    }
+    let open = notifier::store::open_breakers(&rig.pool).await.unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!(
+        (&*open[0].domain, &*open[0].reason),
+        ("acme.example", "5 bounced and 0 complained about of 6 sent in 7 days")
+    );
+
+    // Known by the next heartbeat; what comes later waits and says why.
+    wait::until_true("a delivery that waits for the breaker", SOON, || async {
+        rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+        let sql = "SELECT count(*) > 0 FROM notifier.delivery WHERE state = 'waiting' AND reason = 'breaker_open'";
+        sqlx::query_scalar(sql).fetch_one(&rig.pool).await.unwrap()
+    })
+    .await;
+    assert!(!notifier::store::close_breaker(&rig.pool, "other.example", "Eve", at(NOW)).await.unwrap());
+    assert!(notifier::store::close_breaker(&rig.pool, "Acme.example", "Eve", at(NOW)).await.unwrap());
+    rig.wait_for("delivery WHERE state NOT IN ('handed_off', 'failed')", 0).await;
     rig.end().await;
 }
 

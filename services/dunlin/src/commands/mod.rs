@@ -1,6 +1,7 @@
 //! What operators and developers ask for.
 
 pub mod backtest;
+pub mod breaker;
 pub mod campaign;
 pub mod campaign_migrate;
 pub mod dead_letters;

@@ -111,7 +111,11 @@ impl Servers {
             "time_lapse": lapse,
             "ingest": { "http_listen": preferred_port(8081), "grpc_listen": preferred_port(8082) },
             "scheduler": { "grpc_listen": preferred_port(8084) },
-            "notifier": { "smtp": { "host": "127.0.0.1", "port": self.catcher.address.port() } },
+            // The catcher is nobody's mailbox provider.
+            "notifier": {
+                "smtp": { "host": "127.0.0.1", "port": self.catcher.address.port() },
+                "limits": { "domain_per_second": 0 },
+            },
             "tracker": { "pages_listen": pages, "dashboard_listen": preferred_port(8080) },
         });
         let path = dev_settings();
