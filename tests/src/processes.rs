@@ -69,6 +69,11 @@ impl Processes {
         self.directory.join(format!("{service}.log"))
     }
 
+    /// The process of a service.
+    pub fn id(&self, service: Service) -> anyhow::Result<u32> {
+        self.services.get(service.name()).and_then(Process::id).context("not running")
+    }
+
     /// Kills a service at once, and starts it again.
     pub fn restart(&mut self, service: Service) -> anyhow::Result<()> {
         self.services.get_mut(service.name()).context("not running")?.kill()?;
@@ -117,7 +122,10 @@ fn settings_file(
         "telemetry": { "log_filter": "info" },
         "time_lapse": lapse,
         "ingest": { "http_listen": port()?, "grpc_listen": port()? },
-        "notifier": { "smtp": { "host": "127.0.0.1", "port": catcher.address.port() } },
+        "notifier": {
+            "smtp": { "host": "127.0.0.1", "port": catcher.address.port() },
+            "limits": { "domain_per_second": 0 },
+        },
         "tracker": { "pages_listen": pages, "dashboard_listen": "127.0.0.1:0" },
     }))?)
 }

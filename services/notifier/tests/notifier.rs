@@ -568,10 +568,11 @@ async fn a_connection_that_was_closed_while_idle_is_no_refusal() {
         match phase {
             Phase::Greeting => _ = connections.fetch_add(1, Ordering::Relaxed),
             // The first message on a connection that had one before.
-            Phase::Mail if mails.fetch_add(1, Ordering::Relaxed) == connections.load(Ordering::Relaxed) => {
-                if goodbye.fetch_add(1, Ordering::Relaxed) == 0 {
-                    return Reaction::Reply("421 4.4.2 idle too long");
-                }
+            Phase::Mail
+                if mails.fetch_add(1, Ordering::Relaxed) == connections.load(Ordering::Relaxed)
+                    && goodbye.fetch_add(1, Ordering::Relaxed) == 0 =>
+            {
+                return Reaction::Reply("421 4.4.2 idle too long");
             }
             _ => {}
         }

@@ -8,6 +8,8 @@
 
 mod dev;
 mod ingest;
+mod mta;
+mod notify;
 mod payer;
 mod planning;
 mod report;
@@ -20,8 +22,11 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "e2e",
+    "notify",
+    "notify_latency",
+    "notify_tls",
     "ingest_grpc",
     "ingest_webhooks",
     "time_to_suppress",
@@ -51,6 +56,9 @@ async fn main() -> anyhow::Result<()> {
     if is_wanted("e2e") || is_wanted("memory") {
         let figures = sending::e2e_and_memory().await?;
         report.extend(figures.into_iter().filter(|f| is_wanted(f.name.trim_end_matches("_under_load"))));
+    }
+    if ["notify", "notify_latency", "notify_tls"].into_iter().any(is_wanted) {
+        report.extend(notify::all(wanted.as_deref().unwrap_or_default()).await?);
     }
     if is_wanted("ingest_grpc") {
         report.extend([ingest::grpc().await?]);
