@@ -45,6 +45,8 @@ const GATHER: Duration = Duration::from_millis(1);
 const GATHER_VERDICTS: Duration = Duration::from_millis(10);
 /// Most messages per permit.
 const MAX_GROUP: usize = 128;
+/// Groups that are granted at the same time.
+const GROUPS: usize = 3;
 /// A permit is good for so long; the database connection must not have been given up before.
 const PERMIT: Duration = Duration::from_secs(1);
 /// How long a process may be silent and still claim.
@@ -230,8 +232,10 @@ impl Desk {
         Ok(tickets)
     }
 
-    /// Grants permits to groups of workers until the last of them is gone.
+    /// Grants permits to groups of workers until the last of them is gone. While one group waits for the disk, the next is on
+    /// its way: whoever asks just after a group has left need not wait for its end.
     async fn grant_permits(self, mut inbox: mpsc::Receiver<Ask>) {
+        let mut groups = JoinSet::new();
         while let Some(first) = inbox.recv().await {
             let mut group = vec![first];
             tokio::time::sleep(GATHER).await;
@@ -240,7 +244,14 @@ impl Desk {
             {
                 group.push(ask);
             }
-            self.grant(group).await;
+            while groups.len() >= GROUPS {
+                groups.join_next().await.into_iter().for_each(ended);
+            }
+            let desk = self.clone();
+            groups.spawn(async move { desk.grant(group).await });
+        }
+        while let Some(group) = groups.join_next().await {
+            ended(group);
         }
     }
 
@@ -260,6 +271,7 @@ impl Desk {
             let mut tx = self.host.pool.begin().await?;
             // Before the lock: a process that slept since then may have lost its connection, and with it the lock.
             let deadline = Instant::now() + PERMIT;
+            store::only_lock(&mut tx).await?;
             let tickets: Vec<&Ticket> = group.iter().map(|ask| &*ask.ticket).collect();
             let looks = flow::permit(&mut tx, &self.host, &self.freshness, &tickets).await?;
             Ok::<_, bus::Failure>((tx, deadline, looks))
@@ -466,6 +478,15 @@ impl Desk {
                 Err(Verdict::wait_for_template(&self.host, "template_broken"))
             }
         }
+    }
+}
+
+/// A group that panicked ends the clerk, and with it the desk.
+fn ended(group: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = group
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 

@@ -398,6 +398,11 @@ pub async fn load_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::
     balances(tx, keys, BALANCES.to_owned()).await
 }
 
+/// Nothing will be written in this transaction but locks: its end need not wait for the disk.
+pub async fn only_lock(tx: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("SET LOCAL synchronous_commit = off").execute(tx).await.map(drop)
+}
+
 /// The same, locked: no payment can be recorded for them until the transaction ends.
 pub async fn lock_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
     // Byte order, whatever the database's collation: the order in which balances are written.
