@@ -72,10 +72,10 @@ CREATE TABLE notifier.suppression (
 
 COMMENT ON TABLE  notifier.suppression IS 'Who must not be written to. Looked at in the transaction that permits a send';
 COMMENT ON COLUMN notifier.suppression.merchant   IS 'Whose reminders';
-COMMENT ON COLUMN notifier.suppression.channel    IS 'email';
-COMMENT ON COLUMN notifier.suppression.subject    IS 'customer:<id> or address:<lower-case address>. Personal';
-COMMENT ON COLUMN notifier.suppression.reason     IS 'unsubscribed or bad_address';
-COMMENT ON COLUMN notifier.suppression.source     IS 'The event or delivery that led to it';
+COMMENT ON COLUMN notifier.suppression.channel    IS 'email, sms, webhook or task: the way that is closed';
+COMMENT ON COLUMN notifier.suppression.subject    IS 'customer:<id>, address:<lower-case address, number or URL> (personal), or hash:<keyed hash of the address> of somebody erased';
+COMMENT ON COLUMN notifier.suppression.reason     IS 'unsubscribed, bad_address, bounced, complained, erased, an operator''s, or gone: the merchant''s system said 410';
+COMMENT ON COLUMN notifier.suppression.source     IS 'The event, delivery or person that led to it';
 COMMENT ON COLUMN notifier.suppression.created_at IS 'Business time';
 
 CREATE TABLE notifier.delivery (
@@ -102,7 +102,7 @@ COMMENT ON TABLE  notifier.delivery IS 'Each reminder on its way. The primary ke
 COMMENT ON COLUMN notifier.delivery.id              IS 'The reminder';
 COMMENT ON COLUMN notifier.delivery.merchant        IS 'Whose';
 COMMENT ON COLUMN notifier.delivery.customer        IS 'To whom';
-COMMENT ON COLUMN notifier.delivery.channel         IS 'email; unknown: one that this version cannot write to';
+COMMENT ON COLUMN notifier.delivery.channel         IS 'email, sms, webhook or task: the way it takes now, of those that the request lists; unknown: one that this version cannot write to';
 COMMENT ON COLUMN notifier.delivery.request         IS 'dunlin.events.v1.ReminderDue';
 COMMENT ON COLUMN notifier.delivery.invoices        IS 'The invoices it is about';
 COMMENT ON COLUMN notifier.delivery.state           IS 'waiting; claimed: being prepared, nothing handed over; imminent: the final dot may have been written; then handed_off, suppressed, failed or unknown for good';
@@ -117,7 +117,8 @@ COMMENT ON COLUMN notifier.delivery.created_at      IS 'Business time';
 COMMENT ON COLUMN notifier.delivery.settled_at      IS 'Business time of the end';
 COMMENT ON COLUMN notifier.delivery.traceparent     IS 'Trace that asked for it';
 
-CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting';
+CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting' AND channel = 'email';
+CREATE INDEX delivery_waiting_others ON notifier.delivery (channel, next_attempt_at, id) WHERE state = 'waiting' AND channel <> 'email';
 CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE state IN ('claimed', 'imminent');
 CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);

@@ -4,6 +4,7 @@
 //! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message of [`templates`]; [`webhook`] calls merchants' own systems.
 
 pub mod catalogue;
+pub mod channel;
 pub mod config;
 pub mod domain;
 pub mod flow;
@@ -45,6 +46,9 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.task("templates", templates.clone().follow(service.stop()));
     let freshness = freshness::Freshness::unknown();
     service.task("freshness", freshness.clone().follow(host.clone(), service.stop()));
+    let to_merchants = channel::webhook::Webhooks::try_new(host.clone())?;
+    let to_merchants = channel::desk::Desk::new(host.clone(), freshness.clone(), to_merchants);
+    service.task("webhook-reminders", to_merchants.run(service.stop()));
     let desk = sender::Desk::try_new(host, templates, freshness, config)?;
     service.task("sender", desk.run(service.stop()));
     Ok(service)

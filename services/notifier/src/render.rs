@@ -441,7 +441,7 @@ pub fn try_out(set: &Set, name: &str) -> Result<(), String> {
 }
 
 /// Whether a payer may be sent there. Plain HTTP only on this machine, for demos.
-fn is_safe(pay_url: &str) -> bool {
+pub fn is_safe(pay_url: &str) -> bool {
     ["https://", "http://127.0.0.1", "http://localhost"].iter().any(|scheme| pay_url.starts_with(scheme))
 }
 

@@ -20,7 +20,7 @@ use crate::store::{
     self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled,
 };
 use bus::{Failure, Handler, Incoming, Work, trace};
-use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone, law};
+use campaign::{Campaign, Channel, Ending, Message, Outcome, Planned, Reason, Tone, law};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::civil::Date;
@@ -383,6 +383,12 @@ impl<'a> Line<'a> {
         self.ready.campaign.step(self.step()).map_or(Tone::Friendly, |s| s.tone)
     }
 
+    /// The ways to reach the payer after the first, as the step lists them.
+    fn fallbacks(self) -> Vec<i32> {
+        let channels = self.ready.campaign.step(self.step()).map_or(&[][..], |s| &s.channels);
+        channels.iter().skip(1).map(|channel| wire_channel(*channel).into()).collect()
+    }
+
     fn template(self) -> String {
         self.planned.plan.send.as_ref().map(|s| s.template.clone()).unwrap_or_default()
     }
@@ -613,6 +619,7 @@ impl Round {
             reminder: Some(reminder_due(reminder_id, message, speaker, lines, today)),
             due_at: Some(time::to_wire(due_at)),
             contact_hours: Some(contact_hours(hours, today)),
+            fallbacks: speaker.fallbacks(),
         };
         work.emit_as(reminder_id, self.now, &event, trace::current())?;
         self.reminded.push(((case.merchant.clone(), case.customer.clone()), reminder_id, today));
@@ -739,10 +746,17 @@ fn reminder_due(
         lines: lines.iter().map(wire).collect(),
         segment: snapshot::segment_to_wire(case.segment()).into(),
         template: speaker.template(),
-        channel: match message.channel {
-            campaign::Channel::Email => v1::Channel::Email.into(),
-        },
+        channel: wire_channel(message.channel).into(),
         wording: speaker.planned.terms.law.iter().flat_map(|rules| &rules.wording).map(wording).collect(),
+    }
+}
+
+const fn wire_channel(channel: Channel) -> v1::Channel {
+    match channel {
+        Channel::Email => v1::Channel::Email,
+        Channel::Sms => v1::Channel::Sms,
+        Channel::Webhook => v1::Channel::Webhook,
+        Channel::Task => v1::Channel::Task,
     }
 }
 

@@ -58,6 +58,7 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
                 d.id.to_string(),
                 d.merchant,
                 d.customer,
+                d.channel,
                 d.invoices.join(","),
                 d.state,
                 d.attempts.to_string(),
@@ -65,6 +66,6 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
             ]
         })
         .collect();
-    print_table(&["REMINDER", "MERCHANT", "CUSTOMER", "INVOICES", "STATE", "TRIES", "REASON"], &rows);
+    print_table(&["REMINDER", "MERCHANT", "CUSTOMER", "CHANNEL", "INVOICES", "STATE", "TRIES", "REASON"], &rows);
     Ok(())
 }
