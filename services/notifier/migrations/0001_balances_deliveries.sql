@@ -46,6 +46,7 @@ CREATE TABLE notifier.customer (
     version  bigint  NOT NULL,
     name     text    NOT NULL,
     email    text    NOT NULL,
+    phone    text    NOT NULL,
     locale   text    NOT NULL,
     deleted  boolean NOT NULL,
     PRIMARY KEY (merchant, customer)
@@ -57,6 +58,7 @@ COMMENT ON COLUMN notifier.customer.customer IS 'The processor''s id';
 COMMENT ON COLUMN notifier.customer.version  IS 'Of the snapshot: a lower one never replaces a higher one';
 COMMENT ON COLUMN notifier.customer.name     IS 'To greet. Personal';
 COMMENT ON COLUMN notifier.customer.email    IS 'To write to; empty if none is known. Personal';
+COMMENT ON COLUMN notifier.customer.phone    IS 'To call, as it was given; empty if none is known. Personal';
 COMMENT ON COLUMN notifier.customer.locale   IS 'BCP 47; empty: the merchant''s';
 COMMENT ON COLUMN notifier.customer.deleted  IS 'Nobody is left to write to';
 

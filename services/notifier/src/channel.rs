@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | email | the payer's | by [`crate::sender`], which holds the final dot until the permit | unknown |
 //! | webhook | the merchant's system | by a [`desk::Desk`] within 250 ms of the permit | tried again: it knows the reminder by its id |
+//! | task | a person's, who finds out | put on the call list ([`crate::task`]) with the look at the balance | – |
 //!
 //! All have the same key (the reminder), the same states and the same permit ([`crate::flow::permit`]). HTTP cannot hold back
 //! its last bytes (proxies buffer), so there the permit is committed first: a payment may be recorded between it and the

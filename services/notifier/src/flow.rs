@@ -2,7 +2,7 @@
 //!
 //! | in | state | out |
 //! |---|---|---|
-//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `balance` by version | – |
+//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `balance` by version; `task` of which nothing is owed any more: closed | – |
 //! | `customer-changed` | `customer` by version | – |
 //! | `customer-responded` (unsubscribed) | `suppression` | – |
 //! | `reminder-due` | `delivery`: waiting | – |
@@ -10,6 +10,8 @@
 //! | all but the final dot is on the wire: [`announce`], then [`permit`] | imminent, `message` kept; balances locked while dots are written | – |
 //! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or on by the next channel, or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
 //! | the lease of a process has ended: [`take_over`] | claimed: waiting again; imminent: unknown | `reminder-unknown` |
+//! | a reminder for a person: [`crate::task`] | `task`: on the call list; handed_off | `reminder-sent` |
+//! | that person says how it went: [`crate::task::close`] | `task`: closed | `task-done` |
 //! | `sequence-ended` (by webhook) | `webhook`: pending | – |
 //! | its time has come: [`webhooks::claim`] | leased; or cancelled, or put back | – |
 //! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
@@ -23,10 +25,11 @@ use crate::freshness::{self, Freshness};
 use crate::pace::{self, Pace, Place, domain_of};
 use crate::smtp::Reply;
 use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Sending, Suppression};
+use crate::task;
 use bus::{Failure, Handler, Incoming, Work, trace};
 use events::topology::{NOTIFIER_BALANCES, NOTIFIER_REMINDERS};
 use events::v1::{self, Channel, Reminder, ReminderDue, ReminderLine};
-use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time};
+use events::{AnyEvent, Customer, Flow, Invoice, InvoiceStatus, Malformed, snapshot, time};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{ContactHours, CustomerId, InvoiceId, Masked, MerchantId};
 use prost::Message;
@@ -52,6 +55,9 @@ impl Handler for BalanceFeed {
         }
         if !news.invoices.is_empty() {
             store::upsert_balances(work.tx(), &news.invoices).await?;
+            let closed = news.invoices.iter().filter(|(_, i)| i.status != InvoiceStatus::Open || i.epoch > 1);
+            let closed: Vec<_> = closed.map(|(key, _)| key).collect();
+            task::store::close_settled(work.tx(), &closed, self.0.now()).await?;
         }
         if !news.customers.is_empty() {
             store::upsert_customers(work.tx(), &news.customers).await?;
@@ -514,6 +520,7 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     };
     let own = |field: fn(&Contact) -> &Masked<String>| contact.map(field).filter(|v| !v.reveal().is_empty()).cloned();
     ticket.email = own(|c| &c.email).unwrap_or_else(|| billed(|b| &b.bill_to_email));
+    ticket.phone = own(|c| &c.phone).unwrap_or_default();
     ticket.name = own(|c| &c.name).unwrap_or_else(|| billed(|b| &b.bill_to_name));
     ticket.locale = contact.map(|c| c.locale.clone()).unwrap_or_default();
     let Some(merchant) = host.merchants.get(&ticket.merchant) else { return Some(Verdict::merchant_unknown(now)) };

@@ -21,6 +21,7 @@ pub mod sender;
 pub mod smtp;
 pub mod stationery;
 pub mod store;
+pub mod task;
 pub mod templates;
 pub mod webhook;
 
@@ -49,6 +50,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     let to_merchants = channel::webhook::Webhooks::try_new(host.clone())?;
     let to_merchants = channel::desk::Desk::new(host.clone(), freshness.clone(), to_merchants);
     service.task("webhook-reminders", to_merchants.run(service.stop()));
+    service.task("call-list", task::run(host.clone(), freshness.clone(), service.stop()));
     let desk = sender::Desk::try_new(host, templates, freshness, config)?;
     service.task("sender", desk.run(service.stop()));
     Ok(service)

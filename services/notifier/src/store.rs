@@ -66,11 +66,11 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
 pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<CustomerKey, Customer>) -> sqlx::Result<()> {
     let customers = || customers.values();
     sqlx::query(
-        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[])
+        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted, phone)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[])
          ON CONFLICT (merchant, customer) DO UPDATE
          SET version = EXCLUDED.version, name = EXCLUDED.name, email = EXCLUDED.email, locale = EXCLUDED.locale,
-             deleted = EXCLUDED.deleted
+             deleted = EXCLUDED.deleted, phone = EXCLUDED.phone
          WHERE c.version < EXCLUDED.version",
     )
     .bind(customers().map(|c| c.merchant.as_str()).bind_iter())
@@ -80,6 +80,7 @@ pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<Custom
     .bind(customers().map(|c| c.email.reveal()).bind_iter())
     .bind(customers().map(|c| &c.locale).bind_iter())
     .bind(customers().map(|c| c.deleted).bind_iter())
+    .bind(customers().map(|c| c.phone.reveal()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -452,6 +453,7 @@ fn stored<T>(column: &str, value: Option<T>) -> sqlx::Result<T> {
 pub struct Contact {
     pub name: Masked<String>,
     pub email: Masked<String>,
+    pub phone: Masked<String>,
     pub locale: String,
     pub deleted: bool,
 }
@@ -461,16 +463,18 @@ pub async fn load_contacts(
     tx: &mut PgConnection,
     keys: &[(String, String)],
 ) -> sqlx::Result<BTreeMap<(String, String), Contact>> {
-    let rows: Vec<(String, String, String, String, String, bool)> = sqlx::query_as(
-        "SELECT merchant, customer, name, email, locale, deleted FROM notifier.customer
+    type Row = (String, String, String, String, String, String, bool);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT merchant, customer, name, email, phone, locale, deleted FROM notifier.customer
          WHERE (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
     )
     .bind(keys.iter().map(|k| &k.0).bind_iter())
     .bind(keys.iter().map(|k| &k.1).bind_iter())
     .fetch_all(tx)
     .await?;
-    let contact = |(merchant, customer, name, email, locale, deleted)| {
-        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), locale, deleted })
+    let contact = |(merchant, customer, name, email, phone, locale, deleted): Row| {
+        let (name, email, phone) = (Masked::new(name), Masked::new(email), Masked::new(phone));
+        ((merchant, customer), Contact { name, email, phone, locale, deleted })
     };
     Ok(rows.into_iter().map(contact).collect())
 }

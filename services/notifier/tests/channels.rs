@@ -5,7 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use events::topology::{INGEST_INTAKE, SCHEDULER_TIMERS};
+use events::topology::{INGEST_INTAKE, NOTIFIER_OPERATIONS, SCHEDULER_TIMERS};
 use events::v1::Channel;
 use events::{AnyEvent, Event, Flow, Service, time, v1};
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, ManualClock, Masked};
 use notifier::config::SmtpSettings;
 use notifier::render::Templates;
+use notifier::task::{self, Done};
 use runtime::merchant::{Merchant, Webhook};
 use runtime::{Host, Merchants};
 use sha2::Sha256;
@@ -25,7 +26,8 @@ use std::time::Duration;
 use testkit::http::{Reaction, Request};
 use testkit::smtp::{self, Phase};
 use testkit::{HttpServer, SmtpServer, TestSystem, system, wait};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(20);
 /// A Wednesday, ten o'clock in Berlin.
@@ -42,6 +44,7 @@ struct Rig {
     producers: BTreeMap<Service, Host>,
     pool: PgPool,
     running: Option<(CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>)>,
+    _watermarks: DropGuard,
 }
 
 impl Rig {
@@ -63,7 +66,11 @@ impl Rig {
             let host = system.host(service, &Merchants::default(), Arc::new(clock.clone())).await.unwrap();
             producers.insert(service, host);
         }
+        // Ingest says that all payments are told.
+        let told = CancellationToken::new();
+        tokio::spawn(bus::watermark::tell(producers[&Service::Ingest].bus.clone(), told.clone()));
         Self {
+            _watermarks: told.drop_guard(),
             pool: PgPool::connect(&system.database.admin_url).await.unwrap(),
             smtp: SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap(),
             merchant: HttpServer::start().await.unwrap(),
@@ -412,5 +419,67 @@ async fn a_customer_without_an_address_is_reached_through_the_merchant() {
     rig.wait_for_told(&["sent webhook in_1"]).await;
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Email])]).await;
     rig.wait_for_told(&["sent webhook in_1", "failed email no_address"]).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_person_is_told_whom_to_call_and_why() {
+    let mut rig = Rig::start().await;
+    let nobody = |id: &str| v1::Invoice { bill_to_email: String::new(), ..invoice(id, 1, 123_450) };
+    rig.emit(&INGEST_INTAKE, ["in_1", "in_2"].map(|id| v1::InvoiceIssued { invoice: Some(nobody(id)) })).await;
+    rig.emit(&INGEST_INTAKE, [customer(|c| c.phone = "+49 30 1234567".into())]).await;
+    rig.wait_for("balance", 2).await;
+    rig.wait_for("customer", 1).await;
+    let request = due(&["in_1", "in_2"], &[Channel::Email, Channel::Task]);
+    let id = request.reminder.clone().unwrap().reminder_id.parse().unwrap();
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    rig.wait_for_told(&["sent task in_1,in_2"]).await;
+    let list = async || task::store::list(&rig.pool, Some("acme"), false, 9).await.unwrap();
+    let open = &list().await[0];
+    assert_eq!((open.id, open.name.as_str(), open.phone.as_str()), (id, "Ada", "+49 30 1234567"));
+    assert_eq!((open.open_minor, open.reason.as_str()), (246_900, "email: no_address"));
+    assert_eq!(open.numbers, ["R-in_1", "R-in_2"]);
+    assert_eq!((open.call_from.to_jiff(), open.call_until.to_jiff()), (at(NOW), at("2026-06-10T22:00:00Z")));
+
+    // What is paid meanwhile is not asked for; when nothing is left, nobody has to call.
+    rig.emit(&INGEST_INTAKE, [paid("in_1")]).await;
+    wait::until_true("one is left", SOON, || async { list().await[0].open_minor == 123_450 }).await;
+    rig.emit(&INGEST_INTAKE, [paid("in_2")]).await;
+    rig.wait_for("task WHERE outcome = 'settled' AND closed_by = ''", 1).await;
+    assert_eq!(list().await.len(), 0);
+    let late = close(&rig, id, v1::TaskOutcome::NoAnswer, None).await.unwrap_err().to_string();
+    assert_eq!(late, format!("task {id} is closed already: settled"));
+    rig.stop().await;
+}
+
+async fn close(rig: &Rig, id: Uuid, outcome: v1::TaskOutcome, until: Option<&str>) -> Result<(), task::Denied> {
+    let settings = &rig.system.common.postgres;
+    let pool = runtime::database::pool(settings, Service::Notifier, runtime::database::Durability::Disk, 1).unwrap();
+    let mut work = bus::Work::begin_without_relay(&pool, &NOTIFIER_OPERATIONS).await.unwrap();
+    let until = until.map(|date| date.parse().unwrap());
+    let done = Done { outcome, until, note: Masked::new("rang twice".into()), by: "anna".into() };
+    task::close(&mut work, id, &done, rig.clock.now()).await?;
+    work.commit().await.unwrap();
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_call_brought_is_told_once() {
+    let mut rig = Rig::start().await;
+    rig.owe(&["in_1"]).await;
+    let request = due(&["in_1"], &[Channel::Task]);
+    let id = request.reminder.clone().unwrap().reminder_id.parse().unwrap();
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    rig.wait_for("task", 1).await;
+    let fault = async |outcome, until| close(&rig, id, outcome, until).await.unwrap_err().to_string();
+    assert_eq!(fault(v1::TaskOutcome::Promised, None).await, "until: is missing: until when is the promise?");
+    assert_eq!(fault(v1::TaskOutcome::Reached, Some("2026-06-20")).await, "until: is for promises only");
+    close(&rig, id, v1::TaskOutcome::Promised, Some("2026-06-20")).await.unwrap();
+    assert_eq!(fault(v1::TaskOutcome::Reached, None).await, format!("task {id} is closed already: promised"));
+    let told = rig.system.emitted(Service::Notifier).await.unwrap();
+    let done: Vec<_> = told.iter().filter_map(|e| if let AnyEvent::TaskDone(e) = e { Some(e) } else { None }).collect();
+    assert_eq!(done.len(), 1);
+    assert_eq!((done[0].outcome(), done[0].until.as_str()), (v1::TaskOutcome::Promised, "2026-06-20"));
+    assert_eq!((done[0].lines[0].invoice_id.as_str(), done[0].lines[0].epoch), ("in_1", 1));
     rig.stop().await;
 }
