@@ -47,6 +47,7 @@ CREATE TABLE notifier.customer (
     name     text    NOT NULL,
     email    text    NOT NULL,
     phone    text    NOT NULL,
+    number   text    NOT NULL,
     locale   text    NOT NULL,
     deleted  boolean NOT NULL,
     PRIMARY KEY (merchant, customer)
@@ -59,6 +60,7 @@ COMMENT ON COLUMN notifier.customer.version  IS 'Of the snapshot: a lower one ne
 COMMENT ON COLUMN notifier.customer.name     IS 'To greet. Personal';
 COMMENT ON COLUMN notifier.customer.email    IS 'To write to; empty if none is known. Personal';
 COMMENT ON COLUMN notifier.customer.phone    IS 'To call, as it was given; empty if none is known. Personal';
+COMMENT ON COLUMN notifier.customer.number   IS 'The same in E.164, so that an answer finds whom it is from; empty if it has no country code. Personal';
 COMMENT ON COLUMN notifier.customer.locale   IS 'BCP 47; empty: the merchant''s';
 COMMENT ON COLUMN notifier.customer.deleted  IS 'Nobody is left to write to';
 
@@ -97,6 +99,7 @@ CREATE TABLE notifier.delivery (
     accepted_as     text        NOT NULL DEFAULT '',
     created_at      timestamptz NOT NULL,
     settled_at      timestamptz,
+    assumed_at      timestamptz,
     traceparent     text
 ) WITH (fillfactor = 70);
 
@@ -117,6 +120,7 @@ COMMENT ON COLUMN notifier.delivery.status_code     IS 'Of the mail server''s la
 COMMENT ON COLUMN notifier.delivery.accepted_as     IS 'The mail server''s words on acceptance: its queue id';
 COMMENT ON COLUMN notifier.delivery.created_at      IS 'Business time';
 COMMENT ON COLUMN notifier.delivery.settled_at      IS 'Business time of the end';
+COMMENT ON COLUMN notifier.delivery.assumed_at      IS 'Business time at which one of unknown fate was taken for sent, since nobody had said anything for a day';
 COMMENT ON COLUMN notifier.delivery.traceparent     IS 'Trace that asked for it';
 
 CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting' AND channel = 'email';

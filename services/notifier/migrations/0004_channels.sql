@@ -57,3 +57,26 @@ COMMENT ON COLUMN notifier.task.traceparent IS 'Trace that asked for it';
 
 CREATE INDEX task_open ON notifier.task (merchant, customer) WHERE closed_at IS NULL;
 CREATE INDEX task_customer ON notifier.task (merchant, customer);
+
+CREATE TABLE notifier.evidence (
+    id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    delivery uuid        NOT NULL,
+    says     text        NOT NULL,
+    source   text        NOT NULL,
+    said_by  text        NOT NULL,
+    reason   text        NOT NULL,
+    said_at  timestamptz NOT NULL
+);
+
+COMMENT ON TABLE  notifier.evidence IS 'What providers and people say became of deliveries: it settles those of unknown fate';
+COMMENT ON COLUMN notifier.evidence.id       IS 'In the order in which it came';
+COMMENT ON COLUMN notifier.evidence.delivery IS 'The reminder';
+COMMENT ON COLUMN notifier.evidence.says     IS 'sent, not_sent or send_again: a second hand-over that a person asked for';
+COMMENT ON COLUMN notifier.evidence.source   IS 'operator, provider or dsn';
+COMMENT ON COLUMN notifier.evidence.said_by  IS 'Who: a name, or the provider''s id of the message';
+COMMENT ON COLUMN notifier.evidence.reason   IS 'In their words';
+COMMENT ON COLUMN notifier.evidence.said_at  IS 'Business time';
+
+CREATE INDEX evidence_delivery ON notifier.evidence (delivery);
+CREATE INDEX delivery_unknown ON notifier.delivery (settled_at, id) WHERE state = 'unknown';
+CREATE INDEX customer_number ON notifier.customer (merchant, number) WHERE number <> '';

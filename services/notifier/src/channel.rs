@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | email | the payer's | by [`crate::sender`], which holds the final dot until the permit | unknown |
 //! | webhook | the merchant's system | by a [`desk::Desk`] within 250 ms of the permit | tried again: it knows the reminder by its id |
+//! | sms | the payer's number | by a desk, as a webhook is | unknown, unless the provider takes our key |
 //! | task | a person's, who finds out | put on the call list ([`crate::task`]) with the look at the balance | – |
 //!
 //! All have the same key (the reminder), the same states and the same permit ([`crate::flow::permit`]). HTTP cannot hold back
@@ -14,6 +15,7 @@
 //! transaction that would have ended it. So it is on one channel at a time, and at most one copy of it is ever accepted.
 
 pub mod desk;
+pub mod sms;
 pub mod store;
 pub mod webhook;
 
@@ -21,7 +23,8 @@ use crate::domain::Balance;
 use crate::flow::{Ticket, Verdict};
 use crate::render::is_safe;
 use events::v1::{Channel, ReminderDue, ReminderLine};
-use kernel::{CustomerId, InvoiceId, Masked};
+use kernel::contact::Minute;
+use kernel::{ContactHours, CustomerId, InvoiceId, Masked};
 use runtime::Merchant;
 use runtime::links::Link;
 use runtime::settings::LinkSettings;
@@ -76,6 +79,21 @@ pub const fn name(channel: Channel) -> &'static str {
     }
 }
 
+/// Reads the stored form.
+pub fn by_name(stored: &str) -> Option<Channel> {
+    [Channel::Email, Channel::Sms, Channel::Webhook, Channel::Task].into_iter().find(|channel| name(*channel) == stored)
+}
+
+/// When a channel may be used, of the hours in which the payer may be written to. `None`: never. A phone that rings at night
+/// is no letter box: text messages go out from 8 to 21 o'clock, whatever the campaign says.
+pub fn hours(channel: Channel, hours: &ContactHours) -> Option<ContactHours> {
+    let minute = |hour: u16| Minute::try_new(hour * 60).ok();
+    match channel {
+        Channel::Sms => hours.within(minute(8)?, minute(21)?),
+        _ => Some(hours.clone()),
+    }
+}
+
 /// Reads a channel; without one it is email. `None`: this version does not know it.
 pub fn from_wire(channel: i32) -> Option<Channel> {
     match Channel::try_from(channel).ok()? {
@@ -99,7 +117,10 @@ pub fn address(ticket: &Ticket, merchant: &Merchant) -> Result<Masked<String>, &
     };
     match ticket.channel {
         Channel::Email => given(&ticket.email, "no_address"),
-        Channel::Sms => given(&ticket.phone, "no_number"),
+        Channel::Sms => {
+            let number = given(&ticket.phone, "no_number")?;
+            kernel::phone::normalize(number.reveal()).map(Masked::new).ok_or("bad_number")
+        }
         Channel::Webhook => {
             let webhook = merchant.file.webhook.as_ref().ok_or("no_webhook")?;
             Ok(Masked::new(webhook.url.clone()))
@@ -116,9 +137,10 @@ pub fn address(ticket: &Ticket, merchant: &Merchant) -> Result<Masked<String>, &
 /// then only a person may follow.
 pub fn next(verdict: &Verdict, after: &[Channel]) -> Option<Channel> {
     /// This payer cannot be reached so.
-    const NO_WAY: [&str; 10] = [
+    const NO_WAY: [&str; 11] = [
         "no_address",
         "bad_address",
+        "bounced",
         "no_number",
         "bad_number",
         "no_webhook",
@@ -129,7 +151,7 @@ pub fn next(verdict: &Verdict, after: &[Channel]) -> Option<Channel> {
         "channel",
     ];
     /// This payer does not want to be.
-    const NO_WISH: [&str; 2] = ["unsubscribed", "complaint"];
+    const NO_WISH: [&str; 3] = ["unsubscribed", "complained", "manual"];
     let reason = match verdict {
         Verdict::Failed { bad_address: true, reason, .. } if !NO_WISH.contains(reason) => "bad_address",
         Verdict::Failed { reason, .. } => reason,
@@ -212,7 +234,7 @@ mod tests {
     fn after_an_opt_out_only_a_person_follows() {
         for verdict in [
             Verdict::Suppressed("unsubscribed".into()),
-            Verdict::Suppressed("complaint".into()),
+            Verdict::Suppressed("complained".into()),
             failed("unsubscribed", true),
         ] {
             let next = |after: &[Channel]| next(&verdict, after);

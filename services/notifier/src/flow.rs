@@ -510,6 +510,10 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     if ticket.channel == Channel::Unspecified {
         return failed("channel");
     }
+    match channel::hours(ticket.channel, &ticket.hours) {
+        Some(hours) => ticket.hours = hours,
+        None => return failed("never_open"),
+    }
     let contact = known.contacts.get(&(merchant, customer));
     if contact.is_some_and(|c| c.deleted) {
         return Some(Verdict::Suppressed("customer_deleted".to_owned()));

@@ -66,11 +66,12 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
 pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<CustomerKey, Customer>) -> sqlx::Result<()> {
     let customers = || customers.values();
     sqlx::query(
-        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted, phone)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[])
+        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted, phone, number)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
+              $9::text[])
          ON CONFLICT (merchant, customer) DO UPDATE
          SET version = EXCLUDED.version, name = EXCLUDED.name, email = EXCLUDED.email, locale = EXCLUDED.locale,
-             deleted = EXCLUDED.deleted, phone = EXCLUDED.phone
+             deleted = EXCLUDED.deleted, phone = EXCLUDED.phone, number = EXCLUDED.number
          WHERE c.version < EXCLUDED.version",
     )
     .bind(customers().map(|c| c.merchant.as_str()).bind_iter())
@@ -81,6 +82,7 @@ pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<Custom
     .bind(customers().map(|c| &c.locale).bind_iter())
     .bind(customers().map(|c| c.deleted).bind_iter())
     .bind(customers().map(|c| c.phone.reveal()).bind_iter())
+    .bind(customers().map(|c| kernel::phone::normalize(c.phone.reveal()).unwrap_or_default()).bind_iter())
     .execute(tx)
     .await
     .map(drop)

@@ -14,18 +14,23 @@ use kernel::{Clock, ManualClock, Masked};
 use notifier::config::SmtpSettings;
 use notifier::render::Templates;
 use notifier::task::{self, Done};
-use runtime::merchant::{Merchant, Webhook};
+use notifier::unknown::{self, Says};
+use runtime::merchant::sms::Provider;
+use runtime::merchant::{Merchant, Sms, Webhook};
 use runtime::{Host, Merchants};
+use sha1::Sha1;
 use sha2::Sha256;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use testkit::http::{Reaction, Request};
 use testkit::smtp::{self, Phase};
 use testkit::{HttpServer, SmtpServer, TestSystem, system, wait};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -41,6 +46,10 @@ struct Rig {
     smtp: SmtpServer,
     /// The merchant's system.
     merchant: HttpServer,
+    /// The provider of text messages.
+    provider: HttpServer,
+    /// Where it calls.
+    http: Option<SocketAddr>,
     producers: BTreeMap<Service, Host>,
     pool: PgPool,
     running: Option<(CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>)>,
@@ -74,6 +83,8 @@ impl Rig {
             pool: PgPool::connect(&system.database.admin_url).await.unwrap(),
             smtp: SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap(),
             merchant: HttpServer::start().await.unwrap(),
+            provider: HttpServer::start().await.unwrap(),
+            http: None,
             system,
             clock,
             producers,
@@ -95,9 +106,11 @@ impl Rig {
         let mut merchants = Merchants::default();
         merchants.insert(merchant);
         let host = self.system.host(Service::Notifier, &merchants, Arc::new(self.clock.clone())).await.unwrap();
-        let config = notifier::Config::new(SmtpSettings::new("127.0.0.1", self.smtp.address.port()));
+        let mut config = notifier::Config::new(SmtpSettings::new("127.0.0.1", self.smtp.address.port()));
+        config.http_listen = Some("127.0.0.1:0".parse().unwrap());
         let templates = Templates::load(Path::new("/nowhere")).unwrap();
         let service = notifier::build(config, templates, host).await.unwrap();
+        self.http = service.address("http");
         let stop = CancellationToken::new();
         self.running = Some((stop.clone(), tokio::spawn(service.run(stop))));
     }
@@ -139,6 +152,12 @@ impl Rig {
             sqlx::query_scalar::<_, i64>(sql).fetch_one(&self.pool).await.unwrap() == expected
         })
         .await;
+    }
+
+    /// As an operator's command reaches the notifier's tables.
+    fn notifier_pool(&self) -> PgPool {
+        let settings = &self.system.common.postgres;
+        runtime::database::pool(settings, Service::Notifier, runtime::database::Durability::Disk, 1).unwrap()
     }
 
     /// What was told about reminders: event, channel and reason.
@@ -453,9 +472,7 @@ async fn a_person_is_told_whom_to_call_and_why() {
 }
 
 async fn close(rig: &Rig, id: Uuid, outcome: v1::TaskOutcome, until: Option<&str>) -> Result<(), task::Denied> {
-    let settings = &rig.system.common.postgres;
-    let pool = runtime::database::pool(settings, Service::Notifier, runtime::database::Durability::Disk, 1).unwrap();
-    let mut work = bus::Work::begin_without_relay(&pool, &NOTIFIER_OPERATIONS).await.unwrap();
+    let mut work = bus::Work::begin_without_relay(&rig.notifier_pool(), &NOTIFIER_OPERATIONS).await.unwrap();
     let until = until.map(|date| date.parse().unwrap());
     let done = Done { outcome, until, note: Masked::new("rang twice".into()), by: "anna".into() };
     task::close(&mut work, id, &done, rig.clock.now()).await?;
@@ -481,5 +498,269 @@ async fn what_a_call_brought_is_told_once() {
     assert_eq!(done.len(), 1);
     assert_eq!((done[0].outcome(), done[0].until.as_str()), (v1::TaskOutcome::Promised, "2026-06-20"));
     assert_eq!((done[0].lines[0].invoice_id.as_str(), done[0].lines[0].epoch), ("in_1", 1));
+    rig.stop().await;
+}
+
+/// The merchant sends text messages by a provider that listens.
+fn with_sms(rig: &Rig, change: impl FnOnce(&mut Sms)) -> Merchant {
+    let mut sms = Sms {
+        from: "+4930555000".into(),
+        from_by_prefix: BTreeMap::new(),
+        max_segments: 3,
+        provider: Some(Provider {
+            url: format!("http://{}/Messages.json", rig.provider.address),
+            user: "AC1".into(),
+            password: Masked::new(TOKEN.into()),
+            public_url: Some(PUBLIC.into()),
+            fields: Default::default(),
+            accepted: vec![200, 201],
+            idempotency_header: None,
+        }),
+    };
+    change(&mut sms);
+    let mut acme = rig.acme();
+    acme.file.sms = Some(sms);
+    acme
+}
+
+/// The provider's secret, and what it calls us.
+const TOKEN: &str = "token-of-the-account";
+const PUBLIC: &str = "https://sms.example.com";
+
+impl Rig {
+    /// A notifier that sends text messages to a customer who owes.
+    async fn texting(change: impl FnOnce(&mut Sms)) -> Self {
+        let mut rig = Self::without_notifier().await;
+        let acme = with_sms(&rig, change);
+        rig.run(acme).await;
+        rig.provider.always(Reaction::json(201, r#"{"sid": "SM1", "status": "queued"}"#));
+        rig.owe(&["in_1"]).await;
+        rig.emit(&INGEST_INTAKE, [customer(|c| c.phone = "+49 (0)151 1234 5678".into())]).await;
+        rig.wait_for("customer", 1).await;
+        rig
+    }
+
+    /// The provider calls us. Returns status and body.
+    async fn provider_says(&self, target: &str, form: &[(&str, &str)], token: &str) -> (u16, String) {
+        let mut sorted = form.to_vec();
+        sorted.sort_unstable();
+        let mut mac = Hmac::<Sha1>::new_from_slice(token.as_bytes()).unwrap();
+        mac.update(format!("{PUBLIC}{target}").as_bytes());
+        sorted.iter().for_each(|(name, value)| mac.update(format!("{name}{value}").as_bytes()));
+        let signature = STANDARD.encode(mac.finalize().into_bytes());
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let mut stream = tokio::net::TcpStream::connect(self.http.unwrap()).await.unwrap();
+        let request = format!(
+            "POST {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-twilio-signature: {signature}\r\n\
+             content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+}
+
+fn id_of(request: &v1::ReminderDue) -> Uuid {
+    request.reminder.as_ref().unwrap().reminder_id.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_text_message_says_who_what_and_how_to_pay() {
+    let mut rig = Rig::texting(|_| {}).await;
+    let request = due(&["in_1"], &[Channel::Sms]);
+    let id = id_of(&request);
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    rig.wait_for_told(&["sent sms in_1"]).await;
+    let post = &requests(&rig.provider, 1).await[0];
+    assert_eq!(post.target, "POST /Messages.json");
+    assert_eq!(post.header("authorization"), format!("Basic {}", STANDARD.encode(format!("AC1:{TOKEN}"))));
+    let form: BTreeMap<_, _> = post.form().into_iter().collect();
+    assert_eq!((form["To"].as_str(), form["From"].as_str()), ("+4915112345678", "+4930555000"));
+    assert_eq!(form["StatusCallback"], format!("{PUBLIC}/v1/sms/acme/status/{id}"));
+    let body = &form["Body"];
+    assert!(body.starts_with("acme Ltd: invoice R-in_1 over €1,234.50 is overdue."), "{body}");
+    assert!(
+        body.contains(" Pay: http://127.0.0.1:9/p/") && body.ends_with("Reply STOP to get no more texts."),
+        "{body}"
+    );
+    let (number, raw) = notifier::store::find_message(&rig.pool, id).await.unwrap().unwrap();
+    assert_eq!((number.reveal().as_str(), raw.reveal()), ("+4915112345678", &body.clone().into_bytes()));
+    rig.wait_for("delivery WHERE accepted_as = 'SM1'", 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn without_an_answer_a_text_is_unknown_until_the_provider_says() {
+    let mut rig = Rig::texting(|_| {}).await;
+    rig.provider.will([Reaction::HangUp, Reaction::HangUp]);
+    let [first, second] = [(); 2].map(|()| due(&["in_1"], &[Channel::Sms, Channel::Email, Channel::Task]));
+    let (first_id, second_id) = (id_of(&first), id_of(&second));
+    rig.emit(&SCHEDULER_TIMERS, [first]).await;
+    rig.wait_for_told(&["unknown sms no_reply"]).await;
+    rig.emit(&SCHEDULER_TIMERS, [second]).await;
+    rig.wait_for_told(&["unknown sms no_reply"; 2]).await;
+    rig.clock.advance(SignedDuration::from_hours(1));
+    let told = |id: Uuid, status: &'static str| (format!("/v1/sms/acme/status/{id}"), [("MessageStatus", status)]);
+    let (target, form) = told(first_id, "delivered");
+    assert_eq!(rig.provider_says(&target, &form, "another-token").await.0, 401);
+    rig.wait_for("delivery WHERE state = 'unknown'", 2).await;
+    assert_eq!(rig.provider_says(&target, &form, TOKEN).await.0, 204);
+    rig.wait_for_told(&["unknown sms no_reply", "unknown sms no_reply", "sent sms in_1"]).await;
+    let sent = rig.system.emitted(Service::Notifier).await.unwrap().pop().unwrap();
+    let AnyEvent::ReminderSent(sent) = sent else { unreachable!() };
+    assert_eq!(sent.sent_at, Some(time::to_wire(at(NOW))), "when it went out, not when that was found out");
+    let (target, form) = told(second_id, "failed");
+    assert_eq!(rig.provider_says(&target, &form, TOKEN).await.0, 204);
+    rig.wait_for("delivery WHERE state = 'failed' AND reason = 'resolved_not_sent'", 1).await;
+    assert_eq!((rig.smtp.count(), requests(&rig.provider, 2).await.len()), (0, 2), "no second copy by any channel");
+    rig.wait_for("task", 0).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn where_the_provider_knows_the_key_no_answer_is_no_doubt() {
+    let header = |sms: &mut Sms| sms.provider.as_mut().unwrap().idempotency_header = Some("Idempotency-Key".into());
+    let mut rig = Rig::texting(header).await;
+    rig.provider.will([Reaction::HangUp]);
+    let request = due(&["in_1"], &[Channel::Sms]);
+    let id = id_of(&request).to_string();
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    rig.wait_for("delivery WHERE state = 'waiting' AND tries = 1", 1).await;
+    rig.clock.advance(SignedDuration::from_mins(5));
+    rig.wait_for_told(&["sent sms in_1"]).await;
+    assert!(requests(&rig.provider, 2).await.iter().all(|r| r.header("idempotency-key") == id));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_number_that_is_none_is_left_for_the_next_way() {
+    let mut rig = Rig::texting(|_| {}).await;
+    rig.provider.will([Reaction::json(400, r#"{"code": 21614, "message": "not a mobile number"}"#)]);
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms, Channel::Email])]).await;
+    rig.wait_for_told(&["sent email in_1"]).await;
+    rig.wait_for("move WHERE from_channel = 'sms' AND reason = 'bad_number' AND status_code = '400 21614'", 1).await;
+    rig.wait_for("suppression WHERE channel = 'sms' AND subject = 'address:+4915112345678'", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms, Channel::Email])]).await;
+    rig.wait_for_told(&["sent email in_1"; 2]).await;
+    requests(&rig.provider, 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_sends_to_no_american_number() {
+    let mut rig = Rig::texting(|sms| sms.from = "Acme".into()).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms])]).await;
+    rig.wait_for_told(&["sent sms in_1"]).await;
+    let body = requests(&rig.provider, 1).await[0].form().into_iter().find(|(name, _)| name == "Body").unwrap().1;
+    assert!(!body.contains("STOP"), "nobody can answer a name: {body}");
+    rig.emit(&INGEST_INTAKE, [customer(|c| (c.version, c.phone) = (2, "+1 202 555 0123".into()))]).await;
+    rig.wait_for("customer WHERE version = 2", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms])]).await;
+    rig.wait_for_told(&["sent sms in_1", "failed sms sender_rule"]).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn stop_stops_start_lifts_and_help_helps() {
+    let mut rig = Rig::texting(|_| {}).await;
+    let says = async |body: &'static str| {
+        let form = [("From", "+4915112345678"), ("Body", body), ("MessageSid", "SM9")];
+        rig.provider_says("/v1/sms/acme/inbound", &form, TOKEN).await
+    };
+    let empty = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response></Response>";
+    assert_eq!(says("Abmelden!").await, (200, empty.to_owned()));
+    rig.wait_for("suppression WHERE channel = 'sms' AND reason = 'unsubscribed'", 2).await;
+    rig.wait_for("suppression WHERE subject = 'customer:cus_1' AND source = 'text message SM9'", 1).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms, Channel::Email])]).await;
+    rig.wait_for_told(&["suppressed sms unsubscribed"]).await;
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms, Channel::Email, Channel::Task])]).await;
+    rig.wait_for_told(&["suppressed sms unsubscribed", "sent task in_1"]).await;
+    assert_eq!(rig.smtp.count(), 0, "not answered by another message");
+    assert!(says("help").await.1.contains("<Message>acme Ltd sends reminders of open invoices."));
+    assert_eq!(says("I will pay on Friday").await, (200, empty.to_owned()));
+    rig.wait_for("suppression", 2).await;
+    assert_eq!(says("START").await.0, 200);
+    rig.wait_for("suppression", 0).await;
+    let target = "/v1/sms/nobody/inbound";
+    assert_eq!(rig.provider_says(target, &[("From", "+4915112345678")], TOKEN).await.0, 404);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_is_asked_too_fast_is_left_alone() {
+    let mut rig = Rig::texting(|_| {}).await;
+    rig.provider.will([Reaction::json(429, r#"{"code": 20429}"#), Reaction::status(503)]);
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms])]).await;
+    rig.wait_for("delivery WHERE state = 'waiting' AND reason = 'too_fast' AND tries = 0", 1).await;
+    let next: jiff_sqlx::Timestamp =
+        sqlx::query_scalar("SELECT next_attempt_at FROM notifier.delivery").fetch_one(&rig.pool).await.unwrap();
+    assert_eq!(next.to_jiff(), at("2026-06-10T08:00:30Z"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn texts_wait_for_the_morning() {
+    let mut rig = Rig::texting(|_| {}).await;
+    rig.clock.set(at("2026-06-10T19:30:00Z"));
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms])]).await;
+    rig.wait_for("delivery WHERE reason = 'contact_hours' AND next_attempt_at = '2026-06-11T06:00:00Z'", 1).await;
+    rig.stop().await;
+}
+
+async fn say(rig: &Rig, id: Uuid, says: Says, by: &str) -> Result<(), unknown::Denied> {
+    let mut work = bus::Work::begin_without_relay(&rig.notifier_pool(), &NOTIFIER_OPERATIONS).await.unwrap();
+    unknown::say(&mut work, id, says, by, "asked them", rig.clock.now()).await?;
+    work.commit().await.unwrap();
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_says_what_became_of_it() {
+    let mut rig = Rig::texting(|_| {}).await;
+    rig.provider.will([Reaction::HangUp, Reaction::HangUp, Reaction::HangUp]);
+    let all = [(); 3].map(|()| due(&["in_1"], &[Channel::Sms]));
+    let ids = [0, 1, 2].map(|n| id_of(&all[n]));
+    rig.emit(&SCHEDULER_TIMERS, all).await;
+    rig.wait_for("delivery WHERE state = 'unknown'", 3).await;
+    let listed = unknown::store::list(&rig.pool, 9).await.unwrap();
+    assert_eq!((listed.len(), listed[0].channel.as_str(), listed[0].assumed_sent), (3, "sms", false));
+    assert_eq!(say(&rig, ids[0], Says::Sent, " ").await.unwrap_err().to_string(), "by: is missing");
+    say(&rig, ids[0], Says::Sent, "anna").await.unwrap();
+    say(&rig, ids[1], Says::NotSent, "anna").await.unwrap();
+    let again = say(&rig, ids[0], Says::SendAgain, "anna").await.unwrap_err().to_string();
+    assert!(again.contains("no delivery of unknown fate"), "what is known is not sent twice: {again}");
+    rig.wait_for("delivery WHERE state = 'handed_off' AND reason = 'resolved'", 1).await;
+    rig.wait_for("delivery WHERE state = 'failed' AND reason = 'resolved_not_sent'", 1).await;
+    requests(&rig.provider, 3).await;
+    say(&rig, ids[2], Says::SendAgain, "anna").await.unwrap();
+    rig.wait_for("delivery WHERE state = 'handed_off'", 2).await;
+    requests(&rig.provider, 4).await;
+    rig.wait_for("evidence WHERE says = 'send_again' AND said_by = 'anna' AND reason = 'asked them'", 1).await;
+    let mut told = rig.told().await;
+    told.sort();
+    let unknown = "unknown sms no_reply";
+    assert_eq!(told, ["failed sms resolved_not_sent", "sent sms in_1", "sent sms in_1", unknown, unknown, unknown]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_day_it_is_taken_for_sent_and_stays_on_the_list() {
+    let mut rig = Rig::texting(|_| {}).await;
+    rig.provider.will([Reaction::HangUp]);
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"], &[Channel::Sms])]).await;
+    rig.wait_for("delivery WHERE state = 'unknown'", 1).await;
+    let assume = async |now: &str| {
+        let day = SignedDuration::from_hours(24);
+        unknown::store::assume(&rig.pool, at(now), day).await.unwrap()
+    };
+    assert_eq!(assume("2026-06-11T07:59:59Z").await, 0);
+    assert_eq!(assume("2026-06-11T08:00:00Z").await, 1);
+    assert_eq!(assume("2026-06-12T08:00:00Z").await, 0, "once");
+    let listed = unknown::store::list(&rig.pool, 9).await.unwrap();
+    assert!(listed[0].assumed_sent);
+    assert_eq!(requests(&rig.provider, 1).await.len(), 1);
     rig.stop().await;
 }

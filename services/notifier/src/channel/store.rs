@@ -71,12 +71,7 @@ pub async fn claim(
 }
 
 /// Has deliveries go on by another channel, from now on. Only what this process holds, in this attempt; returns these.
-pub async fn move_on(
-    tx: &mut PgConnection,
-    owner: Uuid,
-    list: &[Move],
-    now: Timestamp,
-) -> sqlx::Result<HashSet<Uuid>> {
+pub async fn move_on(tx: &mut PgConnection, owner: Uuid, list: &[Move], now: Timestamp) -> sqlx::Result<HashSet<Uuid>> {
     if list.is_empty() {
         return Ok(HashSet::new());
     }
