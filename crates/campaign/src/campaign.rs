@@ -301,6 +301,12 @@ fn step(steps: &[StepFile], n: usize, faults: &mut Vec<Fault>) -> Option<Step> {
     if file.channels.is_empty() {
         faults.push(Fault::new(format!("{path}.channels"), "needs at least one channel, such as email"));
     }
+    for (n, channel) in file.channels.iter().enumerate() {
+        if file.channels.iter().take(n).any(|earlier| earlier == channel) {
+            let reason = format!("{} is in the list already", channel.as_str());
+            faults.push(Fault::new(format!("{path}.channels.{n}"), reason));
+        }
+    }
     let window = match (file.timing, file.window) {
         (Timing::Fixed, None) => WindowFile::default(),
         (Timing::Fixed, Some(_)) => {
@@ -480,6 +486,7 @@ end: { after_days: 7, outcome: hand_over }
             ("tone: final", "tone: final, timing: adaptive", "steps.4.window"),
             ("tone: final", "tone: final, window: { earlier_days: 1 }", "steps.4.window"),
             ("tone: final", "tone: final, channels: []", "steps.4.channels"),
+            ("tone: final", "tone: final, channels: [sms, task, sms]", "steps.4.channels.2"),
             ("tone: final", "tone: final, template: '../x'", "steps.4.template"),
             ("segment: [usually_late]", "country: [uk]", "steps.0.only_if.country.0"),
         ] {
@@ -491,6 +498,8 @@ end: { after_days: 7, outcome: hand_over }
             ("contact.from".into(), r#""9am" is not a time of day such as 09:00"#.into())
         );
         assert!(serde_saphyr::from_str::<CampaignFile>(&SAMPLE.replace("tone: final", "tone: rude")).is_err());
+        let unknown = SAMPLE.replace("tone: final", "tone: final, channels: [pigeon]");
+        assert!(serde_saphyr::from_str::<CampaignFile>(&unknown).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::campaign::{Campaign, PAYERS_CALENDAR, Trigger};
 use crate::condition::ConditionFile;
-use crate::file::{ArmFile, CampaignFile, Ending, StepFile};
+use crate::file::{ArmFile, CampaignFile, Channel, Ending, StepFile};
 use crate::terms::{Calendars, Place, Terms};
 use crate::words::{any_of, count};
 use jiff::civil::{Date, date};
@@ -54,6 +54,8 @@ pub struct Merchant {
     pub payers: PayerKind,
     /// Whether it has a system that is called when a sequence ends with `webhook`.
     pub webhook: bool,
+    /// Whether it has a sender of text messages.
+    pub sms: bool,
 }
 
 /// How bad it is.
@@ -294,6 +296,7 @@ fn check_merchant(input: &Input<'_>, merchant: &Merchant, of: &mut Of<'_>) {
             );
             of.fault(&path, reason);
         }
+        check_channels(merchant, name, file, &path, of);
         let earlier = merchant.campaigns.iter().take(n).filter_map(|other| Some((other, input.campaigns.get(other)?)));
         let own = |file: &CampaignFile| {
             // Of this merchant's invoices: asking for the merchant asks nothing.
@@ -311,6 +314,25 @@ fn check_merchant(input: &Input<'_>, merchant: &Merchant, of: &mut Of<'_>) {
                 "takes all of its invoices"
             };
             of.warn(path, format!("is never reached: {other} before it {takes}"));
+        }
+    }
+}
+
+/// Channels of steps that this merchant has nothing to send by: a step that has no other is never sent.
+fn check_channels(merchant: &Merchant, name: &str, file: &CampaignFile, path: &str, of: &mut Of<'_>) {
+    let lacks = |channel: &Channel| match channel {
+        Channel::Sms => !merchant.sms,
+        Channel::Webhook => !merchant.webhook,
+        Channel::Email | Channel::Task => false,
+    };
+    for (n, step) in file.steps.iter().enumerate() {
+        for channel in step.channels.iter().filter(|channel| lacks(channel)) {
+            let channel = channel.as_str();
+            let reason = format!(
+                "{name} reaches payers by {channel} (steps.{n}.channels), and this merchant has none: add {channel}, or \
+                 leave it out"
+            );
+            if step.channels.iter().all(lacks) { of.fault(path, reason) } else { of.warn(path, reason) }
         }
     }
 }

@@ -393,8 +393,8 @@ end: { after_days: 5, outcome: stop }
             ("customers_percent: 5", "customers_percent: 0", "the holdout of customers is 0% instead of 5%"),
             (
                 "channels: [email]",
-                "channels: [email, email]",
-                "step overdue-7 goes by email, then email instead of email",
+                "channels: [email, sms, task]",
+                "step overdue-7 goes by email, then sms, then task instead of email",
             ),
             ("tone: firm", "tone: final", "step overdue-7 speaks in the tone final instead of firm"),
             ("template: seven", "template: eight", "step overdue-7 uses the template eight instead of seven"),

@@ -34,6 +34,12 @@ impl Tone {
 pub enum Channel {
     /// Email.
     Email,
+    /// A text message.
+    Sms,
+    /// The merchant's own system reaches the payer in its way: it hears `reminder.due`.
+    Webhook,
+    /// A person of the merchant's calls: an entry of its call list.
+    Task,
 }
 
 impl Channel {
@@ -41,6 +47,9 @@ impl Channel {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Email => "email",
+            Self::Sms => "sms",
+            Self::Webhook => "webhook",
+            Self::Task => "task",
         }
     }
 }
@@ -252,7 +261,8 @@ pub struct StepFile {
     /// Ways to do the step that are tried against each other. Without it, an adaptive step follows what is known of the
     /// customer.
     pub experiment: Option<ExperimentFile>,
-    /// Ways to reach the payer, the first that works.
+    /// Ways to reach the payer, the first that works: the next one is tried where the payer has no address for one, has opted
+    /// out of it, or the address turns out to be bad. After an opt-out or a complaint only `task` follows.
     #[serde(default = "email")]
     pub channels: Vec<Channel>,
     /// How it speaks.

@@ -201,6 +201,7 @@ pub struct Customer {
     pub tags: Vec<String>,
     pub payer_kind: Option<PayerKind>,
     pub campaign: String,
+    pub phone: Masked<String>,
 }
 
 impl TryFrom<&v1::Customer> for Customer {
@@ -224,6 +225,7 @@ impl TryFrom<&v1::Customer> for Customer {
                 v1::PayerKind::Unspecified => None,
             },
             campaign: wire.campaign.clone(),
+            phone: Masked::new(wire.phone.clone()),
         })
     }
 }
@@ -248,6 +250,7 @@ impl From<&Customer> for v1::Customer {
             }
             .into(),
             campaign: customer.campaign.clone(),
+            phone: customer.phone.reveal().clone(),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::kind::Kind;
 use Kind::{
     CaseEnrolled, CustomerChanged, CustomerResponded, CustomerSegmented, InvoiceChanged, InvoiceClosed, InvoiceIssued,
     InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderDue, ReminderFailed, ReminderSent,
-    ReminderSuppressed, ReminderUnknown, SequenceEnded, SourceHeard, StepDecided,
+    ReminderSuppressed, ReminderUnknown, SequenceEnded, SourceHeard, StepDecided, TaskDone,
 };
 use std::fmt;
 
@@ -137,6 +137,7 @@ pub const SCHEDULER_CASES: Flow = Flow {
         CustomerSegmented,
         CustomerResponded,
         SourceHeard,
+        TaskDone,
     ],
     emits: &[CaseEnrolled],
 };
@@ -199,6 +200,14 @@ pub const NOTIFIER_SENDER: Flow = Flow {
     emits: &[ReminderSent, ReminderSuppressed, ReminderFailed, ReminderUnknown],
 };
 
+/// What people say: how a call went, and what became of a delivery of which nobody knew.
+pub const NOTIFIER_OPERATIONS: Flow = Flow {
+    service: Service::Notifier,
+    name: "notifier-operations",
+    takes: &[],
+    emits: &[ReminderSent, ReminderFailed, TaskDone],
+};
+
 /// Everything that figures are made of.
 pub const TRACKER_RECORDS: Flow = Flow {
     service: Service::Tracker,
@@ -228,7 +237,7 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 13] = [
+pub const FLOWS: [&Flow; 14] = [
     &INGEST_INTAKE,
     &SEGMENTER_PAYERS,
     &SEGMENTER_REVIEW,
@@ -240,6 +249,7 @@ pub const FLOWS: [&Flow; 13] = [
     &NOTIFIER_REMINDERS,
     &NOTIFIER_WEBHOOKS,
     &NOTIFIER_SENDER,
+    &NOTIFIER_OPERATIONS,
     &TRACKER_RECORDS,
     &TRACKER_PAGES,
 ];
@@ -309,7 +319,7 @@ mod tests {
     #[test]
     fn sources_group_by_stream() {
         let sources = SCHEDULER_CASES.sources();
-        assert_eq!(sources.len(), 3);
+        assert_eq!(sources.len(), 4);
         assert_eq!(sources[1], (Service::Segmenter, vec![CustomerSegmented]));
     }
 }

@@ -158,6 +158,12 @@ impl ContactHours {
         Self { zone, ..self.clone() }
     }
 
+    /// The same hours, but none before `opens` and none after `closes`; `None`: nothing is left.
+    pub fn within(&self, opens: Minute, closes: Minute) -> Option<Self> {
+        let (opens, closes) = (self.opens.max(opens), self.closes.min(closes));
+        (opens < closes).then(|| Self { opens, closes, ..self.clone() })
+    }
+
     /// The payer's zone.
     pub const fn zone(&self) -> &TimeZone {
         &self.zone
@@ -273,6 +279,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn hours_can_be_narrowed_but_not_widened() {
+        let minute = |text: &str| text.parse::<Minute>().unwrap();
+        let span = |opens, closes| hours("UTC").within(minute(opens), minute(closes)).map(|h| h.span());
+        assert_eq!(span("08:00", "21:00"), Some((minute("09:00"), minute("18:00"))));
+        assert_eq!(span("10:00", "12:00"), Some((minute("10:00"), minute("12:00"))));
+        assert_eq!(span("18:00", "21:00"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod contact;
 pub mod id;
 pub mod masked;
 pub mod money;
+pub mod phone;
 pub mod segment;
 
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock, TimeLapse};

@@ -1,9 +1,11 @@
 //! Merchants: one YAML file each, `<config_dir>/merchants/<id>.yaml`.
 
 pub mod brand;
+pub mod sms;
 pub mod webhook;
 
 pub use brand::Brand;
+pub use sms::Sms;
 pub use webhook::Webhook;
 
 use crate::config::{At, Document, Fault, Faults, Validate};
@@ -49,8 +51,10 @@ pub struct MerchantFile {
     pub brand: Brand,
     /// Stripe's webhooks.
     pub stripe: Option<Stripe>,
-    /// The merchant's own system: called when a campaign ends with `webhook`.
+    /// The merchant's own system: called when a campaign ends with `webhook`, and by steps whose channel is `webhook`.
     pub webhook: Option<Webhook>,
+    /// Text messages: who they come from. Without it, nobody gets any.
+    pub sms: Option<Sms>,
     /// Keys for the gRPC interface, as the hex SHA-256 of each: `printf %s "$key" | sha256sum`.
     #[serde(default)]
     pub api_key_sha256: Vec<String>,
@@ -149,6 +153,9 @@ impl Validate for MerchantFile {
         }
         if let Some(webhook) = &self.webhook {
             webhook.validate(&mut at.below("webhook"));
+        }
+        if let Some(sms) = &self.sms {
+            sms.validate(&mut at.below("sms"));
         }
         for (n, hash) in self.api_key_sha256.iter().enumerate() {
             if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {

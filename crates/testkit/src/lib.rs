@@ -3,6 +3,7 @@
 //! - [`servers`]: PostgreSQL and nats-server as child processes that cannot outlive their parent.
 //! - [`database`]: one database per test, cloned from a migrated template.
 //! - [`smtp`]: a mail server that keeps what it accepts and can be told to misbehave in every phase.
+//! - [`http`]: the other side of webhooks and text messages, which does as it is told.
 //! - [`stripe`]: a payment processor that posts signed webhooks.
 //! - [`world`], [`driver`]: payers with habits, and what happens to them, posted as webhooks.
 //! - [`audit`]: what arrived compared with what was paid.
@@ -13,6 +14,7 @@
 pub mod audit;
 pub mod database;
 pub mod driver;
+pub mod http;
 pub mod otlp;
 pub mod servers;
 pub mod smtp;
@@ -24,6 +26,7 @@ pub mod wait;
 pub mod world;
 
 pub use database::TestDatabase;
+pub use http::HttpServer;
 pub use servers::{Binaries, Nats, Postgres};
 pub use smtp::SmtpServer;
 pub use system::TestSystem;

@@ -113,6 +113,7 @@ pub fn merchant(id: &str, zone: &str) -> anyhow::Result<Merchant> {
         brand: Default::default(),
         stripe: Some(Stripe { signing_secrets: vec![Masked::new(STRIPE_SECRET.to_owned())], tolerance_seconds: 300 }),
         webhook: None,
+        sms: None,
         api_key_sha256: vec![API_KEY_SHA256.to_owned()],
     };
     Ok(Merchant { id: MerchantId::try_new(id)?, zone: TimeZone::get(zone)?, file })

@@ -81,6 +81,9 @@ enum Command {
     /// Sending domains that are kept from sending, since too much of their mail bounced or was complained about.
     #[command(subcommand)]
     Breaker(commands::breaker::Command),
+    /// The call list: reminders that a person carries out.
+    #[command(subcommand)]
+    Tasks(commands::tasks::Command),
     /// Calls of merchants' own systems that wait or have failed.
     #[command(subcommand)]
     Webhooks(commands::webhooks::Command),
@@ -140,6 +143,7 @@ impl Cli {
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
             Command::Breaker(command) => commands::breaker::run(config, command).await?,
+            Command::Tasks(command) => commands::tasks::run(config, command).await?,
             Command::Webhooks(command) => commands::webhooks::run(config, command).await?,
             Command::Replay(arguments) => commands::replay::run(config, arguments).await?,
             Command::Healthcheck(arguments) => commands::healthcheck::run(arguments).await?,

@@ -1,6 +1,7 @@
 //! The settings file: the sections that services share, and one of each service.
 
 use kernel::{SharedClock, SystemClock, TimeLapse};
+use notifier::channel::sms::texts::Texts;
 use notifier::render::Templates;
 use runtime::Merchants;
 use runtime::config::{At, Document, Fault, Faults, Validate};
@@ -111,6 +112,12 @@ impl Configuration {
         let merchants = Merchants::read(&config_dir, &mut faults);
         let rules = RuleFiles::read(&config_dir);
         check_references(&config_dir, &merchants, &rules, &mut faults);
+        if let Err(error) = Texts::load(&config_dir.join("sms")) {
+            faults.0.push(fault(&config_dir.join("sms"), "", error));
+        }
+        if settings.as_ref().is_some_and(|settings| settings.notifier.sms.is_none()) {
+            check_providers(&config_dir, &merchants, &mut faults);
+        }
         if let Err(error) = Templates::load(&config_dir.join("templates")) {
             faults.0.push(fault(&config_dir.join("templates"), "", error));
         }
@@ -140,6 +147,18 @@ fn check_references(config_dir: &Path, merchants: &Merchants, rules: &RuleFiles,
     }
     if merchants.iter().next().is_none() && faults.0.is_empty() {
         faults.0.push(fault(&config_dir.join("merchants"), "", "there is no merchant: add a YAML file"));
+    }
+}
+
+/// Where there is no account for all, each merchant that sends text messages needs its own.
+fn check_providers(config_dir: &Path, merchants: &Merchants, faults: &mut Faults) {
+    for merchant in merchants.iter().filter(|m| m.file.sms.as_ref().is_some_and(|sms| sms.provider.is_none())) {
+        let file = config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
+        faults.0.push(fault(
+            &file,
+            "sms.provider",
+            "is missing, and so is notifier.sms in the settings: add one of them",
+        ));
     }
 }
 

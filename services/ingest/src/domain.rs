@@ -574,6 +574,9 @@ pub struct CustomerFacts {
     pub name: Masked<String>,
     /// The address to write to.
     pub email: Masked<String>,
+    /// The number to call, as it was given.
+    #[serde(default)]
+    pub phone: Masked<String>,
     /// IANA zone, or empty.
     pub time_zone: String,
     /// BCP 47 language, or empty.
@@ -605,6 +608,7 @@ impl CustomerFacts {
     pub fn check(&self) -> Result<(), Malformed> {
         check_text("name", self.name.reveal(), MAX_TEXT)?;
         check_text("email", self.email.reveal(), MAX_TEXT)?;
+        check_text("phone", self.phone.reveal(), MAX_TEXT)?;
         check_code("locale", &self.locale)
     }
 
@@ -623,6 +627,7 @@ impl CustomerFacts {
             tags: self.tags.clone(),
             payer_kind: self.payer_kind,
             campaign: self.campaign.clone(),
+            phone: self.phone.clone(),
         }
     }
 }
@@ -669,6 +674,7 @@ mod tests {
             stage,
             name: Masked::default(),
             email: Masked::default(),
+            phone: Masked::default(),
             time_zone: String::new(),
             locale: String::new(),
             country: String::new(),

@@ -155,6 +155,7 @@ fn customer_facts(at: Timestamp, id: &str, c: &api::CustomerFact) -> Result<Cust
         stage: if c.deleted { Stage::Deleted } else { Stage::Updated },
         name: Masked::new(c.name.clone()),
         email: Masked::new(c.email.clone()),
+        phone: Masked::new(c.phone.clone()),
         time_zone: c.time_zone.clone(),
         locale: c.locale.clone(),
         country: domain::country("customer.country", &c.country)?,
@@ -171,6 +172,7 @@ fn customer_facts(at: Timestamp, id: &str, c: &api::CustomerFact) -> Result<Cust
         let field = match fault.field {
             "name" => "customer.name",
             "email" => "customer.email",
+            "phone" => "customer.phone",
             _ => "customer.locale",
         };
         Malformed { field, ..fault }

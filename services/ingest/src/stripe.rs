@@ -493,6 +493,7 @@ struct CustomerObject {
     id: Option<String>,
     name: Option<String>,
     email: Option<String>,
+    phone: Option<String>,
     preferred_locales: Option<Vec<String>>,
     address: Option<Address>,
     metadata: Option<Metadata>,
@@ -525,6 +526,7 @@ fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
         },
         name: Masked::new(object.name.unwrap_or_default()),
         email: Masked::new(object.email.unwrap_or_default()),
+        phone: Masked::new(object.phone.unwrap_or_default()),
         time_zone,
         locale: object.preferred_locales.and_then(|l| l.into_iter().next()).unwrap_or_default(),
         country: or_fault(domain::country("data.object.address.country", &country), &mut fault),
@@ -537,6 +539,7 @@ fn customer(event: &Event<'_>) -> Result<Content, Malformed> {
         let field = match fault.field {
             "name" => "data.object.name",
             "email" => "data.object.email",
+            "phone" => "data.object.phone",
             _ => "data.object.preferred_locales",
         };
         Malformed { field, ..fault }

@@ -46,6 +46,8 @@ CREATE TABLE notifier.customer (
     version  bigint  NOT NULL,
     name     text    NOT NULL,
     email    text    NOT NULL,
+    phone    text    NOT NULL,
+    number   text    NOT NULL,
     locale   text    NOT NULL,
     deleted  boolean NOT NULL,
     PRIMARY KEY (merchant, customer)
@@ -57,6 +59,8 @@ COMMENT ON COLUMN notifier.customer.customer IS 'The processor''s id';
 COMMENT ON COLUMN notifier.customer.version  IS 'Of the snapshot: a lower one never replaces a higher one';
 COMMENT ON COLUMN notifier.customer.name     IS 'To greet. Personal';
 COMMENT ON COLUMN notifier.customer.email    IS 'To write to; empty if none is known. Personal';
+COMMENT ON COLUMN notifier.customer.phone    IS 'To call, as it was given; empty if none is known. Personal';
+COMMENT ON COLUMN notifier.customer.number   IS 'The same in E.164, so that an answer finds whom it is from; empty if it has no country code. Personal';
 COMMENT ON COLUMN notifier.customer.locale   IS 'BCP 47; empty: the merchant''s';
 COMMENT ON COLUMN notifier.customer.deleted  IS 'Nobody is left to write to';
 
@@ -72,10 +76,10 @@ CREATE TABLE notifier.suppression (
 
 COMMENT ON TABLE  notifier.suppression IS 'Who must not be written to. Looked at in the transaction that permits a send';
 COMMENT ON COLUMN notifier.suppression.merchant   IS 'Whose reminders';
-COMMENT ON COLUMN notifier.suppression.channel    IS 'email';
-COMMENT ON COLUMN notifier.suppression.subject    IS 'customer:<id> or address:<lower-case address>. Personal';
-COMMENT ON COLUMN notifier.suppression.reason     IS 'unsubscribed or bad_address';
-COMMENT ON COLUMN notifier.suppression.source     IS 'The event or delivery that led to it';
+COMMENT ON COLUMN notifier.suppression.channel    IS 'email, sms, webhook or task: the way that is closed';
+COMMENT ON COLUMN notifier.suppression.subject    IS 'customer:<id>, address:<lower-case address, number or URL> (personal), or hash:<keyed hash of the address> of somebody erased';
+COMMENT ON COLUMN notifier.suppression.reason     IS 'unsubscribed, bad_address, bounced, complained, erased, an operator''s, or gone: the merchant''s system said 410';
+COMMENT ON COLUMN notifier.suppression.source     IS 'The event, delivery or person that led to it';
 COMMENT ON COLUMN notifier.suppression.created_at IS 'Business time';
 
 CREATE TABLE notifier.delivery (
@@ -95,6 +99,7 @@ CREATE TABLE notifier.delivery (
     accepted_as     text        NOT NULL DEFAULT '',
     created_at      timestamptz NOT NULL,
     settled_at      timestamptz,
+    assumed_at      timestamptz,
     traceparent     text
 ) WITH (fillfactor = 70);
 
@@ -102,7 +107,7 @@ COMMENT ON TABLE  notifier.delivery IS 'Each reminder on its way. The primary ke
 COMMENT ON COLUMN notifier.delivery.id              IS 'The reminder';
 COMMENT ON COLUMN notifier.delivery.merchant        IS 'Whose';
 COMMENT ON COLUMN notifier.delivery.customer        IS 'To whom';
-COMMENT ON COLUMN notifier.delivery.channel         IS 'email; unknown: one that this version cannot write to';
+COMMENT ON COLUMN notifier.delivery.channel         IS 'email, sms, webhook or task: the way it takes now, of those that the request lists; unknown: one that this version cannot write to';
 COMMENT ON COLUMN notifier.delivery.request         IS 'dunlin.events.v1.ReminderDue';
 COMMENT ON COLUMN notifier.delivery.invoices        IS 'The invoices it is about';
 COMMENT ON COLUMN notifier.delivery.state           IS 'waiting; claimed: being prepared, nothing handed over; imminent: the final dot may have been written; then handed_off, suppressed, failed or unknown for good';
@@ -115,9 +120,11 @@ COMMENT ON COLUMN notifier.delivery.status_code     IS 'Of the mail server''s la
 COMMENT ON COLUMN notifier.delivery.accepted_as     IS 'The mail server''s words on acceptance: its queue id';
 COMMENT ON COLUMN notifier.delivery.created_at      IS 'Business time';
 COMMENT ON COLUMN notifier.delivery.settled_at      IS 'Business time of the end';
+COMMENT ON COLUMN notifier.delivery.assumed_at      IS 'Business time at which one of unknown fate was taken for sent, since nobody had said anything for a day';
 COMMENT ON COLUMN notifier.delivery.traceparent     IS 'Trace that asked for it';
 
-CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting';
+CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting' AND channel = 'email';
+CREATE INDEX delivery_waiting_others ON notifier.delivery (channel, next_attempt_at, id) WHERE state = 'waiting' AND channel <> 'email';
 CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE state IN ('claimed', 'imminent');
 CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);

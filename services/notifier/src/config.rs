@@ -3,6 +3,7 @@
 use crate::smtp::{Login, Mechanism, Proof, Server, Start, Timeouts, Tls, roots};
 use kernel::Masked;
 use runtime::config::{At, Validate};
+use runtime::merchant::sms::Provider;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
@@ -21,12 +22,19 @@ pub struct Config {
     pub limits: Limits,
     /// Mail that comes back: bounces, complaints, answers. Without it mail comes back to the merchant's own address.
     pub inbound: Option<InboundSettings>,
+    /// The account that text messages go by, of merchants that have none of their own.
+    pub sms: Option<Provider>,
+    /// Where the provider of text messages tells what became of them, and what payers answer. The public reaches it, as the
+    /// provider's `public_url`.
+    #[serde(default)]
+    #[schemars(schema_with = "optional_address")]
+    pub http_listen: Option<SocketAddr>,
 }
 
 impl Config {
     /// A mail relay, and defaults for everything else.
     pub fn new(smtp: SmtpSettings) -> Self {
-        Self { smtp, limits: Limits::default(), inbound: None }
+        Self { smtp, limits: Limits::default(), inbound: None, sms: None, http_listen: None }
     }
 }
 
@@ -353,6 +361,9 @@ impl Validate for Config {
         self.limits.validate(&mut at.below("limits"));
         if let Some(inbound) = &self.inbound {
             inbound.validate(&mut at.below("inbound"));
+        }
+        if let Some(sms) = &self.sms {
+            sms.validate(&mut at.below("sms"));
         }
         let mut at = at.below("smtp");
         if let Some(Err(problem)) = self.smtp.ca.as_ref().map(|pem| roots(Some(pem.reveal()))) {

@@ -2,35 +2,40 @@
 //!
 //! | in | state | out |
 //! |---|---|---|
-//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `balance` by version | – |
+//! | `invoice-issued`, `-changed`, `-closed`, `payment-received`, `-failed`, `-reversed` | `balance` by version; `task` of which nothing is owed any more: closed | – |
 //! | `customer-changed` | `customer` by version | – |
 //! | `customer-responded` (unsubscribed) | `suppression` | – |
 //! | `reminder-due` | `delivery`: waiting | – |
 //! | its time has come: [`claim`] | claimed; or ended, or put back | `reminder-suppressed`, `reminder-failed` |
 //! | all but the final dot is on the wire: [`announce`], then [`permit`] | imminent, `message` kept; balances locked while dots are written | – |
-//! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
+//! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or on by the next channel, or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
 //! | the lease of a process has ended: [`take_over`] | claimed: waiting again; imminent: unknown | `reminder-unknown` |
+//! | a reminder for a person: [`crate::task`] | `task`: on the call list; handed_off | `reminder-sent` |
+//! | that person says how it went: [`crate::task::close`] | `task`: closed | `task-done` |
 //! | `sequence-ended` (by webhook) | `webhook`: pending | – |
 //! | its time has come: [`webhooks::claim`] | leased; or cancelled, or put back | – |
 //! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
 
 pub mod webhooks;
 
+use crate::channel;
+use crate::channel::store::Move;
 use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};
 use crate::freshness::{self, Freshness};
 use crate::pace::{self, Pace, Place, domain_of};
 use crate::smtp::Reply;
 use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Sending, Suppression};
+use crate::task;
 use bus::{Failure, Handler, Incoming, Work, trace};
 use events::topology::{NOTIFIER_BALANCES, NOTIFIER_REMINDERS};
-use events::v1::{self, Reminder, ReminderDue, ReminderLine};
-use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time};
+use events::v1::{self, Channel, Reminder, ReminderDue, ReminderLine};
+use events::{AnyEvent, Customer, Flow, Invoice, InvoiceStatus, Malformed, snapshot, time};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{ContactHours, CustomerId, InvoiceId, Masked, MerchantId};
 use prost::Message;
 use runtime::Host;
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -50,6 +55,9 @@ impl Handler for BalanceFeed {
         }
         if !news.invoices.is_empty() {
             store::upsert_balances(work.tx(), &news.invoices).await?;
+            let closed = news.invoices.iter().filter(|(_, i)| i.status != InvoiceStatus::Open || i.epoch > 1);
+            let closed: Vec<_> = closed.map(|(key, _)| key).collect();
+            task::store::close_settled(work.tx(), &closed, self.0.now()).await?;
         }
         if !news.customers.is_empty() {
             store::upsert_customers(work.tx(), &news.customers).await?;
@@ -81,6 +89,7 @@ impl News {
                 if e.kind() == v1::ResponseKind::Unsubscribed {
                     self.suppressions.push(Suppression {
                         merchant,
+                        channel: channel::name(Channel::Email),
                         subject: store::by_customer(&e.customer_id),
                         reason: "unsubscribed",
                         source: format!("event {}", incoming.envelope.id),
@@ -137,7 +146,7 @@ fn new_delivery(incoming: &Incoming) -> Result<NewDelivery, Malformed> {
         merchant: reminder.merchant_id.clone(),
         customer: reminder.customer_id.clone(),
         // One that is not known fails by name when its time comes.
-        channel: if v1::Channel::try_from(reminder.channel).is_ok() { "email" } else { "unknown" },
+        channel: channel::from_wire(reminder.channel).map_or("unknown", channel::name),
         request: request.encode_to_vec(),
         invoices: reminder.lines.iter().map(|l| l.invoice_id.clone()).collect(),
         due_at: time::from_wire(request.due_at).ok_or_else(|| Malformed::missing("due_at"))?,
@@ -166,6 +175,10 @@ pub struct Ticket {
     pub tries: i32,
     /// It was put back to wait for its turn, which has come.
     pub has_slot: bool,
+    /// How to reach the payer; `Unspecified`: by a way that this version does not know.
+    pub channel: Channel,
+    /// Other ways, if this one cannot, in their order.
+    pub fallbacks: Vec<Channel>,
     /// What about.
     pub reminder: Reminder,
     /// Whose.
@@ -178,10 +191,14 @@ pub struct Ticket {
     pub name: Masked<String>,
     /// The payer's language; empty if it is not known.
     pub locale: String,
-    /// Where to.
+    /// Where to: an email address, a number, the URL of the merchant's system; empty for a person, who finds out.
     pub address: Masked<String>,
     /// The domain of the merchant's From address.
     pub sending_domain: String,
+    /// The payer's email address; may be empty.
+    pub email: Masked<String>,
+    /// The payer's number, E.164; may be empty.
+    pub phone: Masked<String>,
     /// The trace that asked for it.
     pub traceparent: Option<String>,
 }
@@ -296,7 +313,7 @@ impl Verdict {
     }
 }
 
-/// Claims deliveries whose time has come, so many of each merchant, and looks at each: those worth a try come back as tickets
+/// Claims mail whose time has come, so much of each merchant, and looks at each: what is worth a try comes back as tickets
 /// with a place, the others are settled. Returns how many there were, too.
 pub async fn claim(
     work: &mut Work,
@@ -308,8 +325,62 @@ pub async fn claim(
     let now = host.now();
     let claimed = store::claim(work.tx(), owner, shares, now).await?;
     let count = claimed.len();
+    let (tickets, mut settled) = look_at(work, host, owner, claimed, now).await?;
+    let mut ready = Vec::with_capacity(tickets.len());
+    for ticket in tickets {
+        match pace.admit(&ticket.merchant, ticket.address.reveal(), ticket.has_slot) {
+            Ok(place) => ready.push((ticket, place)),
+            Err(wait) => {
+                let verdict = Verdict::put_back(host.clock.after(wait.time), wait.reason);
+                settled.push((ticket, verdict));
+            }
+        }
+    }
+    settle(work, pace, owner, &settled, now).await?;
+    Ok((count, ready))
+}
+
+/// Who claims: which process, by which channel, and whom it leaves alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimer<'a> {
+    /// The process, with a lease.
+    pub owner: Uuid,
+    /// Deliveries of this channel.
+    pub channel: &'a str,
+    /// None of these merchants: they have enough in work.
+    pub busy: &'a [String],
+}
+
+/// The same for other channels than mail. Those of merchants whose payments are not known in time are held: they stay where
+/// they are.
+pub async fn claim_other(
+    work: &mut Work,
+    host: &Host,
+    freshness: &Freshness,
+    claimer: Claimer<'_>,
+    limit: i64,
+) -> Result<Vec<Ticket>, Failure> {
+    let (now, Claimer { owner, channel, busy }) = (host.now(), claimer);
+    let mut away = freshness.held(host).iter().map(ToString::to_string).collect::<Vec<_>>();
+    away.extend_from_slice(busy);
+    let claimed = channel::store::claim(work.tx(), owner, channel, &away, now, limit).await?;
+    let (tickets, settled) = look_at(work, host, owner, claimed, now).await?;
+    settle_any(work, owner, &settled, now).await?;
+    Ok(tickets)
+}
+
+type Settled = Vec<(Ticket, Verdict)>;
+
+/// Looks at claimed deliveries of one channel: which are worth a try, and what becomes of the others.
+async fn look_at(
+    work: &mut Work,
+    host: &Host,
+    owner: Uuid,
+    claimed: Vec<Claimed>,
+    now: Timestamp,
+) -> Result<(Vec<Ticket>, Settled), Failure> {
     if claimed.is_empty() {
-        return Ok((0, Vec::new()));
+        return Ok((Vec::new(), Vec::new()));
     }
     let (mut tickets, mut unreadable, mut settled) = (Vec::new(), Vec::new(), Vec::new());
     for delivery in claimed {
@@ -323,34 +394,34 @@ pub async fn claim(
         }
     }
     end_unreadable(work, owner, &unreadable, now).await?;
-    let known = Known::load(work.tx(), &tickets).await?;
-    let mut ready = Vec::with_capacity(tickets.len());
+    let channel = tickets.first().map_or("", |t| channel::name(t.channel));
+    let known = Known::load(work.tx(), channel, &tickets).await?;
+    let mut worth = Vec::with_capacity(tickets.len());
     for mut ticket in tickets {
-        let place = match look(&mut ticket, &known, host, now) {
-            Some(verdict) => Err(verdict),
-            None => pace
-                .admit(&ticket.merchant, ticket.address.reveal(), ticket.has_slot)
-                .map_err(|wait| Verdict::put_back(host.clock.after(wait.time), wait.reason)),
-        };
-        match place {
-            Ok(place) => ready.push((ticket, place)),
-            Err(verdict) => settled.push((ticket, verdict)),
+        match look(&mut ticket, &known, host, now) {
+            Some(verdict) => settled.push((ticket, verdict)),
+            None => worth.push(ticket),
         }
     }
-    settle(work, pace, owner, &settled, now).await?;
-    Ok((count, ready))
+    Ok((worth, settled))
 }
 
 fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
     let request = ReminderDue::decode(&*delivery.request).map_err(|e| Malformed::new("request", e))?;
     let hours = contact_hours(&request).ok_or_else(|| Malformed::missing("contact_hours"))?;
-    let reminder = request.reminder.ok_or_else(|| Malformed::missing("reminder"))?;
+    let (channel, fallbacks) = channel::route(&request, &delivery.channel);
+    let mut reminder = request.reminder.ok_or_else(|| Malformed::missing("reminder"))?;
+    if channel != Channel::Unspecified {
+        reminder.channel = channel.into();
+    }
     Ok(Ticket {
         id: delivery.id,
         attempts: delivery.attempts,
         tries: delivery.tries,
         has_slot: delivery.reason == pace::RATE,
         merchant: snapshot::id("reminder.merchant_id", &reminder.merchant_id)?,
+        channel,
+        fallbacks,
         reminder,
         hours,
         owed: Vec::new(),
@@ -358,6 +429,8 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
         locale: String::new(),
         address: Masked::default(),
         sending_domain: String::new(),
+        email: Masked::default(),
+        phone: Masked::default(),
         traceparent: delivery.traceparent.clone(),
     })
 }
@@ -407,7 +480,7 @@ struct Known {
 }
 
 impl Known {
-    async fn load(tx: &mut PgConnection, tickets: &[Ticket]) -> Result<Self, Failure> {
+    async fn load(tx: &mut PgConnection, channel: &str, tickets: &[Ticket]) -> Result<Self, Failure> {
         let invoices: Vec<InvoiceKey> = tickets.iter().flat_map(Ticket::invoice_keys).collect();
         let customers: Vec<_> =
             tickets.iter().map(|t| (t.reminder.merchant_id.clone(), t.reminder.customer_id.clone())).collect();
@@ -415,7 +488,7 @@ impl Known {
         let contacts = store::load_contacts(tx, &customers).await?;
         let by_customer: Vec<_> = customers.iter().map(|(m, c)| (m.as_str(), store::by_customer(c))).collect();
         let subjects: Vec<_> = by_customer.iter().map(|(m, s)| (*m, s)).collect();
-        let suppressed = store::suppressed(tx, &subjects).await?;
+        let suppressed = store::suppressed(tx, channel, &subjects).await?;
         Ok(Self { balances, contacts, suppressed })
     }
 }
@@ -434,9 +507,12 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
     if let Some(reason) = known.suppressed.get(&(merchant.clone(), store::by_customer(&customer).into_inner())) {
         return Some(Verdict::Suppressed(reason.clone()));
     }
-    // Read as a number: what is not known must not pass for what was there before there were others.
-    if v1::Channel::try_from(ticket.reminder.channel).is_err() {
+    if ticket.channel == Channel::Unspecified {
         return failed("channel");
+    }
+    match channel::hours(ticket.channel, &ticket.hours) {
+        Some(hours) => ticket.hours = hours,
+        None => return failed("never_open"),
     }
     let contact = known.contacts.get(&(merchant, customer));
     if contact.is_some_and(|c| c.deleted) {
@@ -447,16 +523,15 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
         ticket.owed.iter().map(|(_, b)| field(b)).find(|v| !v.reveal().is_empty()).cloned().unwrap_or_default()
     };
     let own = |field: fn(&Contact) -> &Masked<String>| contact.map(field).filter(|v| !v.reveal().is_empty()).cloned();
-    let address = own(|c| &c.email).unwrap_or_else(|| billed(|b| &b.bill_to_email));
-    let name = own(|c| &c.name).unwrap_or_else(|| billed(|b| &b.bill_to_name));
-    (ticket.address, ticket.name) = (address, name);
+    ticket.email = own(|c| &c.email).unwrap_or_else(|| billed(|b| &b.bill_to_email));
+    ticket.phone = own(|c| &c.phone).unwrap_or_default();
+    ticket.name = own(|c| &c.name).unwrap_or_else(|| billed(|b| &b.bill_to_name));
     ticket.locale = contact.map(|c| c.locale.clone()).unwrap_or_default();
-    if ticket.address.reveal().is_empty() {
-        return failed("no_address");
-    }
-    match host.merchants.get(&ticket.merchant) {
-        Some(merchant) => ticket.sending_domain = domain_of(&merchant.file.sender.email),
-        None => return Some(Verdict::merchant_unknown(now)),
+    let Some(merchant) = host.merchants.get(&ticket.merchant) else { return Some(Verdict::merchant_unknown(now)) };
+    ticket.sending_domain = domain_of(&merchant.file.sender.email);
+    match channel::address(ticket, merchant) {
+        Ok(address) => ticket.address = address,
+        Err(reason) => return failed(reason),
     }
     closed_now(&ticket.hours, now)
 }
@@ -516,7 +591,9 @@ pub async fn permit(
         })
         .collect();
     let subjects: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
-    let suppressed = store::suppressed(tx, &subjects).await?;
+    // Each sender has tickets of one channel only.
+    let channel = tickets.first().map_or("", |t| channel::name(t.channel));
+    let suppressed = store::suppressed(tx, channel, &subjects).await?;
     let look = |ticket: &&Ticket| {
         let fresh = host.merchants.get(&ticket.merchant).and_then(|merchant| freshness.permits_until(merchant));
         match (last_look(ticket, &balances, &suppressed, now), fresh) {
@@ -550,7 +627,7 @@ fn last_look(
     }
 }
 
-/// Settles deliveries: ends them and tells, or puts them back.
+/// Settles mail, and counts what became of it, by sending domain.
 pub async fn settle(
     work: &mut Work,
     pace: &Pace,
@@ -558,9 +635,34 @@ pub async fn settle(
     settled: &[(Ticket, Verdict)],
     now: Timestamp,
 ) -> Result<(), Failure> {
+    let done = settle_any(work, owner, settled, now).await?;
+    let mut sending: BTreeMap<String, Sending> = BTreeMap::new();
+    for (ticket, verdict) in settled.iter().filter(|(t, _)| done.contains(&t.id)) {
+        let bounced = matches!(verdict, Verdict::Failed { bad_address: true, .. });
+        if bounced || matches!(verdict, Verdict::Sent(_)) {
+            let counts = sending.entry(ticket.sending_domain.clone()).or_default();
+            counts.sent += 1;
+            counts.bounced += i64::from(bounced);
+        }
+    }
+    Ok(store::count_sending(work.tx(), &sending, pace.limits(), now).await?)
+}
+
+/// Settles deliveries: ends them and tells, has them go on by the next channel, or puts them back. Returns those that really
+/// ended or went on.
+pub async fn settle_any(
+    work: &mut Work,
+    owner: Uuid,
+    settled: &[(Ticket, Verdict)],
+    now: Timestamp,
+) -> Result<HashSet<Uuid>, Failure> {
     let (mut ends, mut put_back, mut suppressions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut moves = Vec::new();
     for (ticket, verdict) in settled {
         match verdict {
+            verdict if let Some(next) = channel::next(verdict, &ticket.fallbacks) => {
+                moves.push(Move::new(ticket, verdict, next));
+            }
             Verdict::PutBack { at, reason, status_code, tried } => put_back.push(PutBack {
                 delivery: ticket.id,
                 attempts: ticket.attempts,
@@ -571,32 +673,27 @@ pub async fn settle(
             }),
             verdict => ends.push(end_of(ticket, verdict)),
         }
-        if matches!(verdict, Verdict::Failed { bad_address: true, .. }) {
+        if let Verdict::Failed { bad_address: true, reason, .. } = verdict {
             suppressions.push(Suppression {
                 merchant: ticket.merchant.clone(),
+                channel: channel::name(ticket.channel),
                 subject: store::by_address(ticket.address.reveal()),
-                reason: "bad_address",
+                reason: channel::suppression_reason(reason),
                 source: format!("delivery {}", ticket.id),
             });
         }
     }
     store::put_back(work.tx(), owner, &put_back).await?;
+    let moved = channel::store::move_on(work.tx(), owner, &moves, now).await?;
     store::suppress(work.tx(), &suppressions, now).await?;
     if ends.is_empty() {
-        return Ok(());
+        return Ok(moved);
     }
     let ended = store::end(work.tx(), owner, &ends, now).await?;
-    let mut sending: BTreeMap<String, Sending> = BTreeMap::new();
     for (ticket, verdict) in settled.iter().filter(|(t, _)| ended.contains(&t.id)) {
         tell(work, ticket, verdict, now)?;
-        let bounced = matches!(verdict, Verdict::Failed { bad_address: true, .. });
-        if bounced || matches!(verdict, Verdict::Sent(_)) {
-            let counts = sending.entry(ticket.sending_domain.clone()).or_default();
-            counts.sent += 1;
-            counts.bounced += i64::from(bounced);
-        }
     }
-    Ok(store::count_sending(work.tx(), &sending, pace.limits(), now).await?)
+    Ok(ended.into_iter().chain(moved).collect())
 }
 
 fn end_of(ticket: &Ticket, verdict: &Verdict) -> End {

@@ -118,10 +118,12 @@ struct More {
     amount: String,
 }
 
+/// A text that a rule requires.
 #[derive(Debug, Serialize)]
-struct Required<'a> {
+pub struct Required<'a> {
     locale: &'a str,
-    text: &'a str,
+    /// What it says.
+    pub text: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -362,7 +364,7 @@ fn shown_charge<'a>(charge: &'a Charge, balance: &Balance, voice: &'a Voice) -> 
 
 /// The texts that a rule requires, each once: those in the payer's language, or the merchant's, English, or whichever comes
 /// first. If another language has more of them, some are not translated: then all of that one's are printed too.
-fn wording<'a>(texts: &'a [Wording], payer: &str, merchant: &str) -> Vec<Required<'a>> {
+pub fn wording<'a>(texts: &'a [Wording], payer: &str, merchant: &str) -> Vec<Required<'a>> {
     let mut distinct: Vec<&Wording> = Vec::with_capacity(texts.len());
     for text in texts {
         if !text.text.trim().is_empty() && distinct.iter().all(|known| known.text != text.text) {
@@ -441,7 +443,7 @@ pub fn try_out(set: &Set, name: &str) -> Result<(), String> {
 }
 
 /// Whether a payer may be sent there. Plain HTTP only on this machine, for demos.
-fn is_safe(pay_url: &str) -> bool {
+pub fn is_safe(pay_url: &str) -> bool {
     ["https://", "http://127.0.0.1", "http://localhost"].iter().any(|scheme| pay_url.starts_with(scheme))
 }
 

@@ -66,11 +66,12 @@ pub async fn upsert_balances(tx: &mut PgConnection, invoices: &BTreeMap<InvoiceK
 pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<CustomerKey, Customer>) -> sqlx::Result<()> {
     let customers = || customers.values();
     sqlx::query(
-        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted)
-         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[])
+        "INSERT INTO notifier.customer AS c (merchant, customer, version, name, email, locale, deleted, phone, number)
+         SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
+              $9::text[])
          ON CONFLICT (merchant, customer) DO UPDATE
          SET version = EXCLUDED.version, name = EXCLUDED.name, email = EXCLUDED.email, locale = EXCLUDED.locale,
-             deleted = EXCLUDED.deleted
+             deleted = EXCLUDED.deleted, phone = EXCLUDED.phone, number = EXCLUDED.number
          WHERE c.version < EXCLUDED.version",
     )
     .bind(customers().map(|c| c.merchant.as_str()).bind_iter())
@@ -80,6 +81,8 @@ pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<Custom
     .bind(customers().map(|c| c.email.reveal()).bind_iter())
     .bind(customers().map(|c| &c.locale).bind_iter())
     .bind(customers().map(|c| c.deleted).bind_iter())
+    .bind(customers().map(|c| c.phone.reveal()).bind_iter())
+    .bind(customers().map(|c| kernel::phone::normalize(c.phone.reveal()).unwrap_or_default()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
@@ -90,6 +93,8 @@ pub async fn upsert_customers(tx: &mut PgConnection, customers: &BTreeMap<Custom
 pub struct Suppression {
     /// Whose reminders.
     pub merchant: MerchantId,
+    /// By which way; see [`crate::channel::name`].
+    pub channel: &'static str,
     /// See [`by_customer`] and [`by_address`].
     pub subject: Masked<String>,
     /// `unsubscribed` or `bad_address`.
@@ -108,19 +113,21 @@ pub fn by_address(address: &str) -> Masked<String> {
     Masked::new(format!("address:{}", address.trim().to_lowercase()))
 }
 
-/// Adds suppressions of email; one that is there stays as it is.
+/// Adds suppressions; one that is there stays as it is.
 pub async fn suppress(tx: &mut PgConnection, list: &[Suppression], now: Timestamp) -> sqlx::Result<()> {
     if list.is_empty() {
         return Ok(());
     }
     sqlx::query(
         r#"INSERT INTO notifier.suppression (merchant, channel, subject, reason, source, created_at)
-           SELECT merchant, 'email', subject, reason, source, $5
-           FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS s (merchant, subject, reason, source)
-           ORDER BY merchant COLLATE "C", subject COLLATE "C"
+           SELECT merchant, channel, subject, reason, source, $6
+           FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+                AS s (merchant, channel, subject, reason, source)
+           ORDER BY merchant COLLATE "C", channel COLLATE "C", subject COLLATE "C"
            ON CONFLICT DO NOTHING"#,
     )
     .bind(list.iter().map(|s| s.merchant.as_str()).bind_iter())
+    .bind(list.iter().map(|s| s.channel).bind_iter())
     .bind(list.iter().map(|s| s.subject.reveal()).bind_iter())
     .bind(list.iter().map(|s| s.reason).bind_iter())
     .bind(list.iter().map(|s| &s.source).bind_iter())
@@ -176,6 +183,7 @@ pub struct Claimed {
     pub id: Uuid,
     pub merchant: String,
     pub customer: String,
+    pub channel: String,
     pub attempts: i32,
     pub tries: i32,
     pub reason: String,
@@ -183,19 +191,19 @@ pub struct Claimed {
     pub traceparent: Option<String>,
 }
 
-/// The merchants with deliveries whose time has come: a probe of the index for each that has some waiting.
+/// The merchants with mail whose time has come: a probe of the index for each that has some waiting.
 pub async fn due_merchants(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Result<Vec<MerchantId>> {
     let names: Vec<String> = sqlx::query_scalar(
         "WITH RECURSIVE waiting AS (
-             (SELECT merchant FROM notifier.delivery WHERE state = 'waiting' ORDER BY merchant LIMIT 1)
+             (SELECT merchant FROM notifier.delivery WHERE state = 'waiting' AND channel = 'email' ORDER BY merchant LIMIT 1)
              UNION ALL
              SELECT (SELECT d.merchant FROM notifier.delivery AS d
-                     WHERE d.state = 'waiting' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
+                     WHERE d.state = 'waiting' AND d.channel = 'email' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
              FROM waiting AS w WHERE w.merchant IS NOT NULL
          )
          SELECT merchant FROM waiting AS w
          WHERE EXISTS (SELECT FROM notifier.delivery AS d
-                       WHERE d.state = 'waiting' AND d.merchant = w.merchant AND d.next_attempt_at <= $1)",
+                       WHERE d.state = 'waiting' AND d.channel = 'email' AND d.merchant = w.merchant AND d.next_attempt_at <= $1)",
     )
     .bind(now.to_sqlx())
     .fetch_all(db)
@@ -203,7 +211,7 @@ pub async fn due_merchants(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Res
     Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// Claims deliveries whose time has come, at most so many of each merchant, oldest first, skipping those another process is
+/// Claims mail whose time has come, at most so much of each merchant, oldest first, skipping those another process is
 /// claiming. A process without a lease gets none: others could not tell that it lives.
 pub async fn claim(
     tx: &mut PgConnection,
@@ -216,7 +224,7 @@ pub async fn claim(
              SELECT d.id FROM UNNEST($3::text[], $4::int8[]) AS s (merchant, share)
              CROSS JOIN LATERAL (
                  SELECT id FROM notifier.delivery
-                 WHERE state = 'waiting' AND merchant = s.merchant AND next_attempt_at <= $2
+                 WHERE state = 'waiting' AND channel = 'email' AND merchant = s.merchant AND next_attempt_at <= $2
                  ORDER BY next_attempt_at, id
                  LIMIT s.share
                  FOR UPDATE SKIP LOCKED
@@ -225,7 +233,7 @@ pub async fn claim(
          )
          UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1
          FROM due WHERE d.id = due.id
-         RETURNING d.id, d.merchant, d.customer, d.attempts, d.tries, d.reason, d.request, d.traceparent",
+         RETURNING d.id, d.merchant, d.customer, d.channel, d.attempts, d.tries, d.reason, d.request, d.traceparent",
     )
     .bind(owner)
     .bind(now.to_sqlx())
@@ -353,7 +361,7 @@ pub async fn note_held(
         "UPDATE notifier.delivery SET reason = $2
          WHERE id IN (
              SELECT id FROM notifier.delivery
-             WHERE state = 'waiting' AND next_attempt_at <= $3 AND merchant = ANY($1) AND reason <> $2
+             WHERE state = 'waiting' AND channel = 'email' AND next_attempt_at <= $3 AND merchant = ANY($1) AND reason <> $2
              LIMIT $4
              FOR UPDATE SKIP LOCKED)",
     )
@@ -452,6 +460,7 @@ fn stored<T>(column: &str, value: Option<T>) -> sqlx::Result<T> {
 pub struct Contact {
     pub name: Masked<String>,
     pub email: Masked<String>,
+    pub phone: Masked<String>,
     pub locale: String,
     pub deleted: bool,
 }
@@ -461,31 +470,35 @@ pub async fn load_contacts(
     tx: &mut PgConnection,
     keys: &[(String, String)],
 ) -> sqlx::Result<BTreeMap<(String, String), Contact>> {
-    let rows: Vec<(String, String, String, String, String, bool)> = sqlx::query_as(
-        "SELECT merchant, customer, name, email, locale, deleted FROM notifier.customer
+    type Row = (String, String, String, String, String, String, bool);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT merchant, customer, name, email, phone, locale, deleted FROM notifier.customer
          WHERE (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
     )
     .bind(keys.iter().map(|k| &k.0).bind_iter())
     .bind(keys.iter().map(|k| &k.1).bind_iter())
     .fetch_all(tx)
     .await?;
-    let contact = |(merchant, customer, name, email, locale, deleted)| {
-        ((merchant, customer), Contact { name: Masked::new(name), email: Masked::new(email), locale, deleted })
+    let contact = |(merchant, customer, name, email, phone, locale, deleted): Row| {
+        let (name, email, phone) = (Masked::new(name), Masked::new(email), Masked::new(phone));
+        ((merchant, customer), Contact { name, email, phone, locale, deleted })
     };
     Ok(rows.into_iter().map(contact).collect())
 }
 
-/// Which of these must not be written to: (merchant, subject) with the reason.
+/// Which of these must not be written to by a channel: (merchant, subject) with the reason.
 pub async fn suppressed(
     tx: &mut PgConnection,
+    channel: &str,
     subjects: &[(&str, &Masked<String>)],
 ) -> sqlx::Result<BTreeMap<(String, String), String>> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT merchant, subject, reason FROM notifier.suppression
-         WHERE channel = 'email' AND (merchant, subject) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
+         WHERE channel = $3 AND (merchant, subject) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
     )
     .bind(subjects.iter().map(|s| s.0).bind_iter())
     .bind(subjects.iter().map(|s| s.1.reveal()).bind_iter())
+    .bind(channel)
     .fetch_all(tx)
     .await?;
     Ok(rows.into_iter().map(|(m, s, r)| ((m, s), r)).collect())
@@ -640,14 +653,14 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
 /// How long after the end of a lease others wait before they take over: its owner must have noticed by then.
 const MARGIN_SECONDS: f64 = 4.0;
 
-/// Takes over what is held by processes without a lease. What was only claimed goes back; what may have been handed over
-/// is unknown, and is returned.
+/// Takes over what is held by processes without a lease. What was only claimed goes back, and so does what the merchant's
+/// system knows by its id however often it comes; what else may have been handed over is unknown, and is returned.
 pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query(
         "UPDATE notifier.delivery SET state = 'waiting', owner = NULL, reason = 'crashed'
          WHERE id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE d.state = 'claimed' AND NOT EXISTS (
+             WHERE (d.state = 'claimed' OR d.state = 'imminent' AND d.channel = 'webhook') AND NOT EXISTS (
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
              FOR UPDATE OF d SKIP LOCKED)",
@@ -660,11 +673,11 @@ pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Ve
         "UPDATE notifier.delivery SET state = 'unknown', reason = 'crashed', settled_at = $2
          WHERE id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE d.state = 'imminent' AND NOT EXISTS (
+             WHERE d.state = 'imminent' AND d.channel <> 'webhook' AND NOT EXISTS (
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
              FOR UPDATE OF d SKIP LOCKED)
-         RETURNING id, merchant, customer, attempts, tries, reason, request, traceparent",
+         RETURNING id, merchant, customer, channel, attempts, tries, reason, request, traceparent",
     )
     .bind(MARGIN_SECONDS)
     .bind(now.to_sqlx())
@@ -697,6 +710,7 @@ pub struct DeliveryRow {
     pub id: Uuid,
     pub merchant: String,
     pub customer: String,
+    pub channel: String,
     pub invoices: Vec<String>,
     pub state: String,
     pub attempts: i32,
@@ -717,7 +731,7 @@ pub async fn list_deliveries(
     limit: i64,
 ) -> sqlx::Result<Vec<DeliveryRow>> {
     sqlx::query_as(
-        "SELECT id, merchant, customer, invoices, state, attempts, reason, status_code, next_attempt_at
+        "SELECT id, merchant, customer, channel, invoices, state, attempts, reason, status_code, next_attempt_at
          FROM notifier.delivery WHERE $1::text IS NULL OR state = $1 ORDER BY created_at DESC, id DESC LIMIT $2",
     )
     .bind(state)
@@ -752,8 +766,11 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          )
          SELECT created_at, 'took reminder on', array_length(invoices, 1) || ' invoice(s)', id, traceparent FROM mine
          UNION ALL
+         SELECT m.moved_at, 'reminder goes on by ' || m.to_channel, m.from_channel || ': ' || m.reason, m.delivery, traceparent
+         FROM notifier.move AS m JOIN mine ON mine.id = m.delivery
+         UNION ALL
          SELECT settled_at, 'reminder ended: ' || state,
-                concat_ws(', ', attempts || ' attempt(s)', nullif(reason, ''), nullif(status_code, ''), nullif(accepted_as, '')),
+                concat_ws(', ', 'by ' || channel, attempts || ' attempt(s)', nullif(reason, ''), nullif(status_code, ''), nullif(accepted_as, '')),
                 id, traceparent FROM mine WHERE settled_at IS NOT NULL
          UNION ALL
          SELECT next_attempt_at, 'will try the reminder', concat_ws(', ', attempts || ' attempt(s) so far', nullif(reason, '')),

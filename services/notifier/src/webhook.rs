@@ -142,7 +142,7 @@ impl Caller {
 }
 
 /// Merchants that have enough calls out.
-fn busy(merchants: &HashMap<Id, String>) -> Vec<String> {
+pub fn busy(merchants: &HashMap<Id, String>) -> Vec<String> {
     let mut calls: HashMap<&String, usize> = HashMap::new();
     for merchant in merchants.values() {
         *calls.entry(merchant).or_default() += 1;

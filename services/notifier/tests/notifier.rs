@@ -218,6 +218,7 @@ fn due(invoices: &[&str]) -> v1::ReminderDue {
             closes_minute: 18 * 60,
             closed_on: Vec::new(),
         }),
+        ..Default::default()
     }
 }
 

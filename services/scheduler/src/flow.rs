@@ -6,6 +6,7 @@
 //! | `customer-changed` | `customer` slice by version; the customer's open cases planned anew | `case-enrolled` |
 //! | `customer-segmented` | segment and outlook by version; where they may choose the campaign or move a step, the customer's open cases planned anew | `case-enrolled` |
 //! | `customer-responded` (unsubscribed) | opted out (looked at when a step is due) | – |
+//! | `task-done` (promised, paid, disputed, wrong person) | hold; the customer's open cases planned anew | – |
 //! | `source-heard` | when the source spoke last (looked at when a step is due) | – |
 //! | an operator holds, releases, skips or sends ([`crate::operations`]) | hold; case planned; decisions; next timer | `reminder-due`, `step-decided`, `invoice-overdue` |
 //! | a timer is due | timer gone; case planned; decisions; next timer | `case-enrolled`, `invoice-overdue`, `reminder-due`, `step-decided`, `sequence-ended` |
@@ -15,12 +16,13 @@
 //! one place that sends, and it sees all cases of a customer at once.
 
 use crate::domain::{self, CaseState, Outlook, Situation, case_id};
+use crate::operations::store::{CallHold, place_holds};
 use crate::rules::{InForce, Rules};
 use crate::store::{
     self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled,
 };
 use bus::{Failure, Handler, Incoming, Work, trace};
-use campaign::{Campaign, Ending, Message, Outcome, Planned, Reason, Tone, law};
+use campaign::{Campaign, Channel, Ending, Message, Outcome, Planned, Reason, Tone, law};
 use events::topology::{SCHEDULER_CASES, SCHEDULER_OUTCOMES};
 use events::{AnyEvent, Customer, Flow, Invoice, Malformed, snapshot, time, v1};
 use jiff::civil::Date;
@@ -93,6 +95,7 @@ impl Handler for Cases {
             store::opt_out(work.tx(), &news.opted_out).await?;
         }
         store::note_heard(work.tx(), &news.sources).await?;
+        place_holds(work.tx(), &news.holds, now).await?;
         let in_force = self.0.in_force();
         let mut changed = HashSet::new();
         if !news.invoices.is_empty() {
@@ -138,6 +141,7 @@ impl Cases {
     /// them changed, or something that chooses between campaigns.
     fn people_to_plan(&self, news: &News, in_force: &InForce, changed: &HashSet<InvoiceKey>) -> BTreeSet<CustomerKey> {
         let mut people: BTreeSet<CustomerKey> = news.customers.keys().cloned().collect();
+        people.extend(news.holds.iter().map(|hold| hold.customer.clone()));
         let has_choice = |key: &&CustomerKey| {
             let order = self.0.merchant(&key.0).map(|m| &m.file.campaigns);
             order.is_some_and(|order| in_force.chooses(order) || in_force.advises(order))
@@ -225,6 +229,7 @@ struct News {
     segments: BTreeMap<CustomerKey, Segmented>,
     opted_out: BTreeSet<CustomerKey>,
     sources: BTreeMap<(MerchantId, String), Timestamp>,
+    holds: Vec<CallHold>,
 }
 
 impl News {
@@ -241,7 +246,7 @@ impl News {
     /// The customers that something is said about.
     fn people(&self) -> BTreeSet<CustomerKey> {
         let keys = self.customers.keys().chain(self.segments.keys()).chain(&self.opted_out);
-        keys.cloned().collect()
+        keys.chain(self.holds.iter().map(|hold| &hold.customer)).cloned().collect()
     }
 
     fn add(&mut self, rules: &Rules, incoming: &Incoming) -> Result<(), Malformed> {
@@ -265,6 +270,7 @@ impl News {
                     self.opted_out.insert(key);
                 }
             }
+            AnyEvent::TaskDone(e) => self.holds.extend(holds_of(e)?),
             AnyEvent::SourceHeard(e) => {
                 let key = (snapshot::id("merchant_id", &e.merchant_id)?, e.source.clone());
                 let at = time::from_wire(e.heard_at).ok_or_else(|| Malformed::missing("heard_at"))?;
@@ -285,6 +291,39 @@ impl News {
         }
         Ok(())
     }
+}
+
+/// What a call leads to. One that reached nobody, or settled nothing, changes nothing: the plan goes on.
+fn holds_of(done: &v1::TaskDone) -> Result<Vec<CallHold>, Malformed> {
+    /// What the payer says is paid should be there by then.
+    const SAID_TO_BE_PAID_DAYS: i64 = 7;
+    let customer = customer_key(&done.merchant_id, &done.customer_id)?;
+    let at = time::from_wire(done.done_at).ok_or_else(|| Malformed::missing("done_at"))?;
+    let promised = time::date_from_wire(&done.until).map_err(|e| Malformed::new("until", e))?;
+    let week = at.to_zoned(TimeZone::UTC).date().checked_add(SAID_TO_BE_PAID_DAYS.days()).ok();
+    let (is_promise, until, reason) = match done.outcome() {
+        v1::TaskOutcome::Promised => {
+            (true, Some(promised.ok_or_else(|| Malformed::missing("until"))?), "promised to pay on the phone")
+        }
+        v1::TaskOutcome::Paid => (false, week, "says on the phone that it is paid"),
+        v1::TaskOutcome::Disputed => (false, None, "says on the phone that something is wrong"),
+        v1::TaskOutcome::WrongPerson => (false, None, "somebody else answered the phone"),
+        v1::TaskOutcome::Reached | v1::TaskOutcome::NoAnswer | v1::TaskOutcome::Voicemail => return Ok(Vec::new()),
+        v1::TaskOutcome::Unspecified => return Err(Malformed::new("outcome", "is not a known outcome")),
+    };
+    let hold = |invoice: Option<String>| CallHold {
+        customer: customer.clone(),
+        invoice,
+        is_promise,
+        until,
+        reason,
+        by: done.done_by.clone(),
+    };
+    // Who does not belong to that number does not for any invoice.
+    if done.outcome() == v1::TaskOutcome::WrongPerson {
+        return Ok(vec![hold(None)]);
+    }
+    Ok(done.lines.iter().map(|line| hold(Some(line.invoice_id.clone()))).collect())
 }
 
 fn key_of(invoice: &Invoice) -> InvoiceKey {
@@ -381,6 +420,12 @@ impl<'a> Line<'a> {
 
     fn tone(self) -> Tone {
         self.ready.campaign.step(self.step()).map_or(Tone::Friendly, |s| s.tone)
+    }
+
+    /// The ways to reach the payer after the first, as the step lists them.
+    fn fallbacks(self) -> Vec<i32> {
+        let channels = self.ready.campaign.step(self.step()).map_or(&[][..], |s| &s.channels);
+        channels.iter().skip(1).map(|channel| wire_channel(*channel).into()).collect()
     }
 
     fn template(self) -> String {
@@ -613,6 +658,7 @@ impl Round {
             reminder: Some(reminder_due(reminder_id, message, speaker, lines, today)),
             due_at: Some(time::to_wire(due_at)),
             contact_hours: Some(contact_hours(hours, today)),
+            fallbacks: speaker.fallbacks(),
         };
         work.emit_as(reminder_id, self.now, &event, trace::current())?;
         self.reminded.push(((case.merchant.clone(), case.customer.clone()), reminder_id, today));
@@ -739,10 +785,17 @@ fn reminder_due(
         lines: lines.iter().map(wire).collect(),
         segment: snapshot::segment_to_wire(case.segment()).into(),
         template: speaker.template(),
-        channel: match message.channel {
-            campaign::Channel::Email => v1::Channel::Email.into(),
-        },
+        channel: wire_channel(message.channel).into(),
         wording: speaker.planned.terms.law.iter().flat_map(|rules| &rules.wording).map(wording).collect(),
+    }
+}
+
+const fn wire_channel(channel: Channel) -> v1::Channel {
+    match channel {
+        Channel::Email => v1::Channel::Email,
+        Channel::Sms => v1::Channel::Sms,
+        Channel::Webhook => v1::Channel::Webhook,
+        Channel::Task => v1::Channel::Task,
     }
 }
 

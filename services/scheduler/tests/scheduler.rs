@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SEGMENTER_PAYERS};
+use events::topology::{INGEST_INTAKE, NOTIFIER_OPERATIONS, NOTIFIER_SENDER, SEGMENTER_PAYERS};
 use events::{AnyEvent, Event, Flow, Service, v1};
 use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
@@ -37,6 +37,11 @@ impl Rig {
 
     /// With more in the default campaign than there is.
     async fn start_with(now: &str, replicas: usize, more: &str) -> Self {
+        Self::start_edited(now, replicas, |text| text + more).await
+    }
+
+    /// With another default campaign.
+    async fn start_edited(now: &str, replicas: usize, edit: impl FnOnce(String) -> String) -> Self {
         let others = [Service::Ingest, Service::Segmenter, Service::Notifier];
         let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
         services.push((Service::Scheduler, &scheduler::MIGRATIONS));
@@ -52,7 +57,7 @@ impl Rig {
         let mut files = RuleFiles::read(&config);
         assert_eq!(files.faults.0, []);
         let (campaign, text) = files.campaigns.get_mut("default").unwrap();
-        *text += more;
+        *text = edit(std::mem::take(text));
         *campaign = scheduler::config::parse_campaign(text).unwrap();
         let (stop, mut running, mut pool) = (CancellationToken::new(), Vec::new(), None);
         for _ in 0..replicas {
@@ -293,6 +298,69 @@ async fn a_dispute_holds_and_a_new_epoch_begins_anew() {
         rig.decisions().await,
         ["in_1/1 upcoming skipped too_late", "in_1/2 upcoming skipped too_late", "in_1/2 overdue-3 requested"]
     );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_notifier_is_told_every_way_of_the_step() {
+    let edit = |text: String| text.replace("tone: final", "channels: [sms, email, task]\n    tone: final");
+    let rig = Rig::start_edited("2026-06-03T10:00:00Z", 1, edit).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("timer", 1).await;
+    rig.advance_to("2026-06-04T09:00:00Z").await;
+    rig.sent(&rig.reminders().await[0], &["in_1"]).await;
+    rig.advance_to("2026-06-08T09:00:00Z").await;
+    let ways = |due: &v1::ReminderDue| {
+        let first = due.reminder.as_ref().unwrap().channel();
+        [first].into_iter().chain(due.fallbacks()).collect::<Vec<_>>()
+    };
+    let reminders = rig.reminders().await;
+    assert_eq!(ways(&reminders[0]), [v1::Channel::Email]);
+    assert_eq!(ways(&reminders[1]), [v1::Channel::Sms, v1::Channel::Email, v1::Channel::Task]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_payers_say_on_the_phone_holds_or_does_not() {
+    let rig = Rig::start("2026-06-03T10:00:00Z", 1).await;
+    let of = |n: u8| invoice(&format!("in_{n}"), &format!("cus_{n}"), 1, "2026-06-01");
+    rig.emit(&INGEST_INTAKE, (1..=5).map(|n| issued(of(n)))).await;
+    rig.wait_for("timer", 5).await;
+    let done = |n: u8, outcome: v1::TaskOutcome, until: &str| v1::TaskDone {
+        merchant_id: "acme".into(),
+        customer_id: format!("cus_{n}"),
+        lines: vec![v1::TaskLine { invoice_id: format!("in_{n}"), epoch: 1 }],
+        outcome: outcome.into(),
+        until: until.into(),
+        done_by: "anna".into(),
+        done_at: Some(events::time::to_wire(at("2026-06-03T10:00:00Z"))),
+        ..Default::default()
+    };
+    use v1::TaskOutcome as T;
+    let calls = [
+        done(1, T::Promised, "2026-06-10"),
+        done(2, T::Paid, ""),
+        done(3, T::Disputed, ""),
+        done(4, T::WrongPerson, ""),
+        done(5, T::NoAnswer, ""),
+    ];
+    rig.emit(&NOTIFIER_OPERATIONS, calls).await;
+    rig.wait_for("hold", 4).await;
+    assert_eq!(rig.count("hold WHERE kind = 'promise' AND until = '2026-06-10' AND invoice = 'in_1'").await, 1);
+    assert_eq!(rig.count("hold WHERE kind = 'manual' AND until = '2026-06-10' AND invoice = 'in_2'").await, 1);
+    assert_eq!(rig.count("hold WHERE until IS NULL AND invoice = 'in_3' AND placed_by = 'anna'").await, 1);
+    assert_eq!(rig.count("hold WHERE until IS NULL AND invoice IS NULL AND customer = 'cus_4'").await, 1);
+    rig.advance_to("2026-06-04T09:00:00Z").await;
+    let reminded = async || {
+        let reminders = rig.reminders().await.into_iter();
+        reminders.map(|r| r.reminder.unwrap().customer_id).collect::<Vec<_>>()
+    };
+    assert_eq!(reminded().await, ["cus_5"], "nobody answered: the plan goes on");
+    rig.advance_to("2026-06-12T09:00:00Z").await;
+    let mut later = reminded().await;
+    later.sort();
+    later.dedup();
+    assert_eq!(later, ["cus_1", "cus_2", "cus_5"], "a promise and a claim end; the others wait for a person");
     rig.end().await;
 }
 

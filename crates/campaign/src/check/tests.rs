@@ -20,6 +20,7 @@ fn merchant(campaigns: &[&str]) -> Merchant {
         country: "DE".to_owned(),
         payers: PayerKind::Business,
         webhook: false,
+        sms: false,
     }
 }
 
@@ -216,6 +217,28 @@ fn a_campaign_that_may_end_with_webhook_needs_one() {
     let for_others = format!("{by_end}audience: {{ merchant: [globex] }}\n");
     let found = found(&[("main", for_others)], merchant(&["main"]), "2026-05-01");
     assert!(!found.iter().any(|line| line.starts_with("fault")), "never followed by this one: {found:?}");
+}
+
+#[test]
+fn a_campaign_needs_something_to_send_by() {
+    let said = |channels: &str, merchant: Merchant| {
+        let text = SAMPLE.replace("tone: firm", &format!("tone: firm, channels: {channels}"));
+        let mut found = found(&[("main", text)], merchant, "2026-05-01");
+        found.retain(|line| line.contains("channels"));
+        found
+    };
+    let lacks = |severity: &str, channel: &str| {
+        format!(
+            "{severity}: merchant acme: campaigns.0: main reaches payers by {channel} (steps.1.channels), and this \
+             merchant has none: add {channel}, or leave it out"
+        )
+    };
+    let acme = || merchant(&["main"]);
+    assert_eq!(said("[email, task]", acme()), [] as [&str; 0]);
+    assert_eq!(said("[sms, task]", acme()), [lacks("warning", "sms")]);
+    assert_eq!(said("[sms, webhook]", acme()), [lacks("fault", "sms"), lacks("fault", "webhook")]);
+    assert_eq!(said("[sms, webhook]", Merchant { sms: true, ..acme() }), [lacks("warning", "webhook")]);
+    assert_eq!(said("[webhook]", Merchant { webhook: true, ..acme() }), [] as [&str; 0]);
 }
 
 const ADAPTIVE: &str = "

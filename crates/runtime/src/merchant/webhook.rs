@@ -22,27 +22,7 @@ pub struct Webhook {
 impl Webhook {
     /// Where it listens. Errors: why nothing may be posted there.
     pub fn target(&self) -> Result<Url, &'static str> {
-        let url = Url::parse(&self.url).map_err(|_| "is no URL such as https://example.com/dunlin")?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("contains a user or a password: calls are signed instead");
-        }
-        let is_development = is_development(&url);
-        match url.scheme() {
-            "https" => {}
-            "http" if is_development => {}
-            "http" => return Err("must begin with https:// (http is for localhost only)"),
-            _ => return Err("must begin with https://"),
-        }
-        let address = match url.host() {
-            None => return Err("has no host"),
-            Some(Host::Domain(_)) => None,
-            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-        };
-        if !is_development && address.is_some_and(|a| !is_public(a)) {
-            return Err("leads to an address that is not public (for development, use localhost)");
-        }
-        Ok(url)
+        target(&self.url)
     }
 
     /// The key of signatures. Errors: why the secret gives none.
@@ -62,6 +42,31 @@ impl Validate for Webhook {
         at.check("url", self.target());
         at.check("signing_secret", self.key());
     }
+}
+
+/// Reads a URL that requests may be sent to. Errors: why none may.
+pub fn target(url: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(url).map_err(|_| "is no URL such as https://example.com/dunlin")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("contains a user or a password: calls are signed instead");
+    }
+    let is_development = is_development(&url);
+    match url.scheme() {
+        "https" => {}
+        "http" if is_development => {}
+        "http" => return Err("must begin with https:// (http is for localhost only)"),
+        _ => return Err("must begin with https://"),
+    }
+    let address = match url.host() {
+        None => return Err("has no host"),
+        Some(Host::Domain(_)) => None,
+        Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+    };
+    if !is_development && address.is_some_and(|a| !is_public(a)) {
+        return Err("leads to an address that is not public (for development, use localhost)");
+    }
+    Ok(url)
 }
 
 /// Whether a URL leads to this machine by name, as in development.

@@ -133,6 +133,7 @@ fn of_merchant(merchant: &runtime::merchant::Merchant) -> Merchant {
         country: file.country.clone(),
         payers: file.payers,
         webhook: file.webhook.is_some(),
+        sms: file.sms.is_some(),
     }
 }
 

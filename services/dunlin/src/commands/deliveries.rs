@@ -2,8 +2,13 @@
 
 use super::{configuration, pool, print_table};
 use crate::cli::{ListOptions, Output};
-use anyhow::Context;
+use anyhow::{Context, bail};
+use bus::Work;
 use events::Service;
+use events::topology::NOTIFIER_OPERATIONS;
+use jiff::Timestamp;
+use notifier::unknown::Says;
+use sqlx::PgPool;
 use std::io::Write;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -26,6 +31,25 @@ pub enum Command {
         #[command(flatten)]
         options: ListOptions,
     },
+    /// Say what became of one of those.
+    ///
+    /// After a day without evidence they are taken for sent, and stay on the list.
+    Resolve {
+        /// The reminder's id.
+        id: Uuid,
+        /// What became of it.
+        #[arg(long = "as", value_enum)]
+        fate: Fate,
+        /// Hand it over once more. If the first one did arrive, the payer gets two.
+        #[arg(long)]
+        send_again: bool,
+        /// Who says so.
+        #[arg(long, env = "USER", hide_env_values = true)]
+        by: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
     /// Print the message as it was sent (RFC 5322). Personal.
     Show {
         /// The reminder's id.
@@ -33,12 +57,36 @@ pub enum Command {
     },
 }
 
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fate {
+    /// It was accepted.
+    Sent,
+    /// It was not.
+    NotSent,
+}
+
 /// `dunlin deliveries`.
 pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()> {
-    let pool = pool(&configuration(config)?, Service::Notifier)?;
+    let configuration = configuration(config)?;
+    let pool = pool(&configuration, Service::Notifier)?;
+    let now = configuration.settings.clock().now();
     let (state, options) = match command {
         Command::List { state, options } => (state, options),
-        Command::Unknown { options } => (Some("unknown".to_owned()), options),
+        Command::Unknown { options } => return unknown(&pool, &options, now).await,
+        Command::Resolve { id, fate, send_again, by, reason } => {
+            let says = match (fate, send_again) {
+                (Fate::Sent, false) => Says::Sent,
+                (Fate::NotSent, false) => Says::NotSent,
+                (Fate::NotSent, true) => Says::SendAgain,
+                (Fate::Sent, true) => bail!("--send-again is for what was not sent: --as not-sent"),
+            };
+            let mut work = Work::begin_without_relay(&pool, &NOTIFIER_OPERATIONS).await?;
+            notifier::unknown::say(&mut work, id, says, &by, &reason, now).await?;
+            work.commit().await?;
+            println!("{id}: {}", says.as_str().replace('_', " "));
+            return Ok(());
+        }
         Command::Show { id } => {
             let found = notifier::store::find_message(&pool, id).await?;
             let (_, raw) = found.context("no such message: not rendered yet, or more than 30 days ago")?;
@@ -58,6 +106,7 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
                 d.id.to_string(),
                 d.merchant,
                 d.customer,
+                d.channel,
                 d.invoices.join(","),
                 d.state,
                 d.attempts.to_string(),
@@ -65,6 +114,35 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
             ]
         })
         .collect();
-    print_table(&["REMINDER", "MERCHANT", "CUSTOMER", "INVOICES", "STATE", "TRIES", "REASON"], &rows);
+    print_table(&["REMINDER", "MERCHANT", "CUSTOMER", "CHANNEL", "INVOICES", "STATE", "TRIES", "REASON"], &rows);
+    Ok(())
+}
+
+async fn unknown(pool: &PgPool, options: &ListOptions, now: Timestamp) -> anyhow::Result<()> {
+    let list = notifier::unknown::store::list(pool, options.limit).await?;
+    if options.output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(());
+    }
+    if list.is_empty() {
+        println!("of all deliveries it is known what became of them");
+        return Ok(());
+    }
+    let row = |d: notifier::unknown::store::UnknownRow| {
+        let age = now.duration_since(d.settled_at.to_jiff());
+        let assumed = d.assumed_sent.then(|| "taken for sent".to_owned());
+        let evidence: Vec<String> = assumed.into_iter().chain(d.evidence).collect();
+        vec![
+            d.id.to_string(),
+            format!("{}h{:02}", age.as_hours(), age.as_mins() % 60),
+            format!("{}/{}", d.merchant, d.customer),
+            d.channel,
+            d.invoices.join(","),
+            d.reason,
+            evidence.join("; "),
+        ]
+    };
+    let rows: Vec<_> = list.into_iter().map(row).collect();
+    print_table(&["REMINDER", "AGE", "CUSTOMER", "CHANNEL", "INVOICES", "REASON", "EVIDENCE"], &rows);
     Ok(())
 }

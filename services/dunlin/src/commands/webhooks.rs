@@ -4,6 +4,8 @@ use super::{configuration, pool, print_table};
 use crate::cli::{ListOptions, Output};
 use anyhow::bail;
 use events::Service;
+use kernel::MerchantId;
+use notifier::channel::store::Disabled;
 use notifier::webhook::store;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -21,6 +23,17 @@ pub enum Command {
     Retry {
         /// Its id; all that failed if left out.
         id: Option<Uuid>,
+    },
+    /// List merchants' systems that said 410: reminders are not posted there any more.
+    Disabled {
+        /// How to print.
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Have reminders posted again to a merchant's system that said 410. Another URL in its settings does the same.
+    Enable {
+        /// The merchant.
+        merchant: MerchantId,
     },
 }
 
@@ -46,6 +59,23 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
                 None if asked == 0 => println!("no webhook has failed"),
                 _ => println!("{asked} will be tried within a second or so; `dunlin webhooks list` shows what is left"),
             }
+        }
+        Command::Disabled { output } => {
+            let list = notifier::channel::store::disabled(&pool).await?;
+            if output == Output::Json {
+                println!("{}", serde_json::to_string_pretty(&list)?);
+            } else if list.is_empty() {
+                println!("no merchant's system is disabled");
+            } else {
+                let row = |d: Disabled| vec![d.merchant, d.url, d.created_at.to_jiff().to_string(), d.source];
+                print_table(&["MERCHANT", "URL", "SINCE", "BY"], &list.into_iter().map(row).collect::<Vec<_>>());
+            }
+        }
+        Command::Enable { merchant } => {
+            if !notifier::channel::store::enable(&pool, &merchant).await? {
+                bail!("{merchant}: its system is not disabled");
+            }
+            println!("reminders are posted to {merchant}'s system again");
         }
     }
     Ok(())

@@ -192,7 +192,7 @@ fn look(host: &Host, row: &Claimed, balances: &Balances, now: Timestamp) -> Look
 }
 
 /// A moment later in business time. However fast the clock runs, the other side needs a moment.
-fn later(host: &Host, by: SignedDuration, now: Timestamp) -> Timestamp {
+pub fn later(host: &Host, by: SignedDuration, now: Timestamp) -> Timestamp {
     now.saturating_add(by).unwrap_or(Timestamp::MAX).max(host.clock.after(Duration::from_secs(1)))
 }
 

@@ -8,12 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use hmac::{Hmac, KeyInit, Mac};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, SystemClock};
 use runtime::merchant::Webhook;
 use runtime::merchant::webhook::{is_development, is_public};
@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use url::{Host, Url};
 
 /// A call that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Finds the addresses of a host.
 type Lookup = Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
@@ -89,23 +89,28 @@ impl Client {
     }
 
     async fn try_post(&self, webhook: &Webhook, message: &Message<'_>) -> Result<Answer, String> {
-        // Checked with the merchant's file; looked at again because nobody is harmed by it.
-        let url = webhook.target().map_err(|problem| format!("the URL {problem}"))?;
-        let key = webhook.key().map_err(|problem| format!("the signing secret {problem}"))?;
-        let request = request(&url, message, key.reveal()).ok_or("no request can be made of it")?;
-        let stream = self.connect(&url).await?;
-        let response = if url.scheme() == "https" {
+        let (url, request) = prepare(webhook, message)?;
+        let response = self.open(&url).await?.send(request).await?;
+        Ok(Answer::Status { code: response.status().as_u16(), retry_after: asked_to_wait(&response) })
+    }
+
+    /// Connects, so that only the request is left to be written. Gives up after ten seconds.
+    pub async fn open(&self, url: &Url) -> Result<Connection, String> {
+        let opened = tokio::time::timeout(TIMEOUT, self.try_open(url)).await;
+        opened.unwrap_or_else(|_| Err(format!("not connected within {} seconds", TIMEOUT.as_secs())))
+    }
+
+    async fn try_open(&self, url: &Url) -> Result<Connection, String> {
+        let stream = self.connect(url).await?;
+        let opened = if url.scheme() == "https" {
             let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(name).map_err(|_| "the host is no name for TLS".to_owned())?;
             let stream = self.tls.connect(name, stream).await.map_err(|e| format!("TLS: {e}"))?;
-            send(stream, request).await
+            Connection::begin(stream).await
         } else {
-            send(stream, request).await
+            Connection::begin(stream).await
         };
-        let response = response.map_err(|e| format!("HTTP: {e}"))?;
-        let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let retry_after = header.and_then(|v| retry_after(v, SystemClock.now()));
-        Ok(Answer::Status { code: response.status().as_u16(), retry_after })
+        opened.map_err(|e| format!("HTTP: {e}"))
     }
 
     /// Connects to one of the host's addresses; to none that it should not lead to.
@@ -117,7 +122,11 @@ impl Client {
                 continue;
             }
             match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => {
+                    // What is written has to leave at once.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
                 Err(error) => problem = format!("not connected: {error}"),
             }
         }
@@ -139,13 +148,31 @@ fn may_connect(url: &Url, address: IpAddr) -> bool {
     if is_development(url) { address.is_loopback() } else { is_public(address) }
 }
 
-fn request(url: &Url, message: &Message<'_>, key: &[u8]) -> Option<Request<Full<Bytes>>> {
+/// Where a message goes, and the signed request. Errors: the merchant's settings make none possible.
+pub fn prepare(webhook: &Webhook, message: &Message<'_>) -> Result<(Url, Request<Full<Bytes>>), String> {
+    // Checked with the merchant's file; looked at again because nobody is harmed by it.
+    let url = webhook.target().map_err(|problem| format!("the URL {problem}"))?;
+    let key = webhook.key().map_err(|problem| format!("the signing secret {problem}"))?;
+    let request = request(&url, message, key.reveal()).ok_or("no request can be made of it")?;
+    Ok((url, request))
+}
+
+/// How long an answer asks us to wait, if it does.
+pub fn asked_to_wait(response: &Response<Incoming>) -> Option<SignedDuration> {
+    let header = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    retry_after(header, SystemClock.now())
+}
+
+/// A POST to a URL, so far without a body.
+pub fn post_to(url: &Url) -> Option<hyper::http::request::Builder> {
     let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
     let host =
         url.port().map_or_else(|| url.host_str().map(str::to_owned), |p| Some(format!("{}:{p}", url.host_str()?)));
-    Request::post(target)
-        .header(HOST, host?)
-        .header(USER_AGENT, concat!("dunlin/", env!("CARGO_PKG_VERSION")))
+    Some(Request::post(target).header(HOST, host?).header(USER_AGENT, concat!("dunlin/", env!("CARGO_PKG_VERSION"))))
+}
+
+fn request(url: &Url, message: &Message<'_>, key: &[u8]) -> Option<Request<Full<Bytes>>> {
+    post_to(url)?
         .header(CONTENT_TYPE, "application/json")
         .header("webhook-id", message.id)
         .header("webhook-timestamp", message.sent_at.as_second())
@@ -154,14 +181,42 @@ fn request(url: &Url, message: &Message<'_>, key: &[u8]) -> Option<Request<Full<
         .ok()
 }
 
-/// Sends over a connection of its own, and reads the head of the answer: its body says nothing to us.
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    sender.send_request(request).await
+/// An open connection that nothing was written to yet. Dropping it closes it.
+pub struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    _driver: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+impl Connection {
+    async fn begin<S>(stream: S) -> hyper::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Self { sender, _driver: AbortOnDropHandle::new(tokio::spawn(connection)) })
+    }
+
+    /// Writes a request and reads the head of the answer. Errors: whether it arrived is not known.
+    pub async fn send(mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        self.sender.send_request(request).await.map_err(|e| format!("HTTP: {e}"))
+    }
+
+    /// The same with the beginning of the answer's body, up to `most` bytes.
+    pub async fn exchange(
+        mut self,
+        request: Request<Full<Bytes>>,
+        most: usize,
+    ) -> Result<(Response<Incoming>, Vec<u8>), String> {
+        let mut response = self.sender.send_request(request).await.map_err(|e| format!("HTTP: {e}"))?;
+        let mut body = Vec::new();
+        while body.len() < most
+            && let Some(Ok(frame)) = response.body_mut().frame().await
+        {
+            body.extend(frame.into_data().unwrap_or_default());
+        }
+        body.truncate(most);
+        Ok((response, body))
+    }
 }
 
 #[cfg(test)]

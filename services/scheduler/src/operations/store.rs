@@ -66,6 +66,40 @@ pub async fn insert_hold(tx: &mut PgConnection, hold: &NewHold<'_>) -> sqlx::Res
     .await
 }
 
+/// A hold that follows from a call.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct CallHold {
+    pub customer: CustomerKey,
+    pub invoice: Option<String>,
+    pub is_promise: bool,
+    pub until: Option<Date>,
+    pub reason: &'static str,
+    pub by: String,
+}
+
+/// Keeps holds that follow from calls.
+pub async fn place_holds(tx: &mut PgConnection, holds: &[CallHold], now: Timestamp) -> sqlx::Result<()> {
+    if holds.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO scheduler.hold (merchant, customer, invoice, kind, until, reason, placed_by, placed_at)
+         SELECT *, $8 FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::date[], $6::text[], $7::text[])",
+    )
+    .bind(holds.iter().map(|h| h.customer.0.as_str()).bind_iter())
+    .bind(holds.iter().map(|h| h.customer.1.as_str()).bind_iter())
+    .bind(holds.iter().map(|h| h.invoice.as_ref()).bind_iter())
+    .bind(holds.iter().map(|h| if h.is_promise { "promise" } else { "manual" }).bind_iter())
+    .bind(holds.iter().map(|h| h.until.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(holds.iter().map(|h| h.reason).bind_iter())
+    .bind(holds.iter().map(|h| &h.by).bind_iter())
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
 /// A hold that somebody placed.
 #[derive(Debug)]
 pub struct FoundHold {

@@ -213,5 +213,6 @@ fn reminder(n: usize, due: Timestamp) -> v1::ReminderDue {
             closes_minute: 1_440,
             closed_on: Vec::new(),
         }),
+        ..Default::default()
     }
 }
