@@ -104,7 +104,20 @@ impl Letter<'_> {
             whole = mixed;
         }
         let message = builder.multipart(whole).map_err(|e| RenderError::Template(e.to_string()))?;
-        Ok(message.formatted())
+        let message = message.formatted();
+        let signatures: Vec<String> =
+            self.stationery.signers.iter().filter_map(|signer| signer.sign(&message, self.now)).collect();
+        if signatures.len() < self.stationery.signers.len() {
+            return Err(RenderError::Template("message cannot be signed".to_owned()));
+        }
+        let mut signed = signatures.concat().into_bytes();
+        signed.extend(message);
+        Ok(signed)
+    }
+
+    /// How many bytes HTML has on its way.
+    pub fn html_size(html: &str) -> usize {
+        ascii_html(html).len()
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Voice {
     pub text: String,
     /// Name of the compiled HTML body.
     pub html: String,
+    /// Name of the compiled title of a calendar entry.
+    pub calendar_title: String,
 }
 
 type Sources = BTreeMap<String, String>;
@@ -316,11 +318,13 @@ impl<'a> Compiler<'a> {
             let (text_name, html_name) = (format!("{locale}/body.txt"), format!("{locale}/body.html"));
             let text_problem = add(&text_name, &text, text_file.as_ref());
             let html_problem = add(&html_name, &html, html_file.as_ref());
-            let sound = text_problem.is_none() && html_problem.is_none();
-            problems.extend(text_problem.into_iter().chain(html_problem));
+            let calendar_title = format!("{locale}/calendar.title");
+            let title_problem = add(&calendar_title, "[[calendar_title]]", None);
+            let sound = [&text_problem, &html_problem, &title_problem].iter().all(|problem| problem.is_none());
+            problems.extend(text_problem.into_iter().chain(html_problem).chain(title_problem));
             if sound {
                 Self::catalogue_texts(set, &locale, &catalogue, &catalogue_files, problems);
-                set.voices.push(Voice { locale, catalogue, text: text_name, html: html_name });
+                set.voices.push(Voice { locale, catalogue, text: text_name, html: html_name, calendar_title });
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod quarantine;
 pub mod replay;
 pub mod run;
 pub mod simulate;
+pub mod template;
 pub mod webhooks;
 
 use crate::settings::Configuration;
