@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod check;
 pub mod config;
 pub mod dkim;
+pub mod document;
 pub mod domain;
 pub mod flow;
 pub mod freshness;

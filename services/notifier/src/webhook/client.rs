@@ -8,9 +8,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use hmac::{Hmac, KeyInit, Mac};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::http::request::Builder;
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
@@ -56,7 +57,16 @@ impl Message<'_> {
     }
 }
 
-/// Posts. Cheap to clone.
+/// What was fetched.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// The media type that the server gives it.
+    pub kind: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+/// Posts and fetches. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     tls: TlsConnector,
@@ -93,8 +103,55 @@ impl Client {
         let url = webhook.target().map_err(|problem| format!("the URL {problem}"))?;
         let key = webhook.key().map_err(|problem| format!("the signing secret {problem}"))?;
         let request = request(&url, message, key.reveal()).ok_or("no request can be made of it")?;
-        let stream = self.connect(&url).await?;
-        let response = if url.scheme() == "https" {
+        let (response, _) = self.exchange(&url, request).await?;
+        let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        let retry_after = header.and_then(|v| retry_after(v, SystemClock.now()));
+        Ok(Answer::Status { code: response.status().as_u16(), retry_after })
+    }
+
+    /// Fetches a file of at most so many bytes. What may pass begins with "unreachable" in the error.
+    pub async fn get(&self, address: &str, limit: usize) -> Result<Fetched, String> {
+        const REDIRECTS: usize = 3;
+        let mut url = Url::parse(address).map_err(|_| "the address is no URL".to_owned())?;
+        for _ in 0..=REDIRECTS {
+            if url.scheme() != "https" && !is_development(&url) {
+                return Err("the address does not begin with https://".to_owned());
+            }
+            let request = to(&url, Request::get(target(&url))).and_then(|r| r.body(Full::default()).ok());
+            let request = request.ok_or("no request can be made of it")?;
+            let answered = self.exchange(&url, request).await;
+            let (response, _connection) = answered.map_err(|e| format!("unreachable: {e}"))?;
+            let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            match response.status().as_u16() {
+                200 => {
+                    let kind = header(CONTENT_TYPE).to_owned();
+                    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|error| {
+                        if error.is::<LengthLimitError>() {
+                            format!("is larger than {limit} bytes")
+                        } else {
+                            format!("unreachable: {error}")
+                        }
+                    })?;
+                    return Ok(Fetched { kind, bytes: body.to_bytes().to_vec() });
+                }
+                301 | 302 | 303 | 307 | 308 => {
+                    url = url.join(header(LOCATION)).map_err(|_| "leads to an address that is no URL".to_owned())?;
+                }
+                code @ (400..=407 | 409..=428 | 430..=499) => return Err(format!("the server says {code}")),
+                code => return Err(format!("unreachable: the server says {code}")),
+            }
+        }
+        Err("leads from one address to the next".to_owned())
+    }
+
+    /// Sends a request. The answer's body can be read as long as the handle is there.
+    async fn exchange(
+        &self,
+        url: &Url,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<hyper::Result<()>>), String> {
+        let stream = self.connect(url).await?;
+        let answered = if url.scheme() == "https" {
             let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(name).map_err(|_| "the host is no name for TLS".to_owned())?;
             let stream = self.tls.connect(name, stream).await.map_err(|e| format!("TLS: {e}"))?;
@@ -102,10 +159,7 @@ impl Client {
         } else {
             send(stream, request).await
         };
-        let response = response.map_err(|e| format!("HTTP: {e}"))?;
-        let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let retry_after = header.and_then(|v| retry_after(v, SystemClock.now()));
-        Ok(Answer::Status { code: response.status().as_u16(), retry_after })
+        answered.map_err(|e| format!("HTTP: {e}"))
     }
 
     /// Connects to one of the host's addresses; to none that it should not lead to.
@@ -140,12 +194,7 @@ fn may_connect(url: &Url, address: IpAddr) -> bool {
 }
 
 fn request(url: &Url, message: &Message<'_>, key: &[u8]) -> Option<Request<Full<Bytes>>> {
-    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-    let host =
-        url.port().map_or_else(|| url.host_str().map(str::to_owned), |p| Some(format!("{}:{p}", url.host_str()?)));
-    Request::post(target)
-        .header(HOST, host?)
-        .header(USER_AGENT, concat!("dunlin/", env!("CARGO_PKG_VERSION")))
+    to(url, Request::post(target(url)))?
         .header(CONTENT_TYPE, "application/json")
         .header("webhook-id", message.id)
         .header("webhook-timestamp", message.sent_at.as_second())
@@ -154,14 +203,28 @@ fn request(url: &Url, message: &Message<'_>, key: &[u8]) -> Option<Request<Full<
         .ok()
 }
 
-/// Sends over a connection of its own, and reads the head of the answer: its body says nothing to us.
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>>
+fn target(url: &Url) -> String {
+    url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
+}
+
+/// Says whom a request is for, and whom it is from.
+fn to(url: &Url, request: Builder) -> Option<Builder> {
+    let host =
+        url.port().map_or_else(|| url.host_str().map(str::to_owned), |p| Some(format!("{}:{p}", url.host_str()?)));
+    Some(request.header(HOST, host?).header(USER_AGENT, concat!("dunlin/", env!("CARGO_PKG_VERSION"))))
+}
+
+/// Sends over a connection of its own, and reads the head of the answer.
+async fn send<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<(Response<Incoming>, AbortOnDropHandle<hyper::Result<()>>)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    sender.send_request(request).await
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    Ok((sender.send_request(request).await?, connection))
 }
 
 #[cfg(test)]
