@@ -5,7 +5,7 @@ use jiff::{Timestamp, ToSpan};
 use std::fmt::Write;
 
 /// A day to be marked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Stays the same: a later one of the same invoice takes its place.
     pub uid: String,

@@ -1,5 +1,6 @@
 //! What is wrong with messages before anybody gets one: every template in every language, filled with samples.
 
+use crate::locale;
 use crate::message::Letter;
 use crate::render::Rendered;
 use crate::sample::{About, Sample};
@@ -67,9 +68,16 @@ type Tell<'a> = &'a mut dyn FnMut(&str, bool, String);
 
 fn check_locale(set: &Set, merchant: &Merchant, told: Tell<'_>) {
     let wanted = &merchant.file.locale;
-    let speaks = |locale: &str| crate::locale::same(crate::locale::language(locale), crate::locale::language(wanted));
+    let speaks = |locale: &str| locale::same(locale::language(locale), locale::language(wanted));
     if !set.voices().iter().any(|voice| speaks(&voice.locale)) {
         told("locale", false, format!("there is no {wanted}.yaml in templates: messages will be in English"));
+    }
+    for (name, voice) in set.names().flat_map(|name| set.voices().iter().map(move |voice| (name, voice))) {
+        let spoken = set.text(name, &voice.locale, "").map_or("", |(text, _)| text.locale.as_str());
+        if !spoken.is_empty() && !locale::same(locale::language(spoken), locale::language(&voice.locale)) {
+            let reason = format!("there is no text: add {name}.{0}.subject and {name}.{0}.opening", voice.locale);
+            told(&format!("{name} in {}", voice.locale), false, reason);
+        }
     }
 }
 
@@ -111,12 +119,12 @@ fn check_message(said: &Rendered, told: Tell<'_>, what: &str) {
     // Who reads the text only must not know less.
     for (part, body) in [("text", &said.text), ("HTML", &said.html)] {
         for (needed, text) in [
-            ("a link to pay", "https://pay.example.com/"),
-            ("a way to unsubscribe", "/u/"),
-            ("the invoice's number", "2026-0429"),
+            ("link to pay", "https://pay.example.com/"),
+            ("way to unsubscribe", "/u/"),
+            ("number of an invoice", "2026-0429"),
         ] {
             if !body.contains(text) {
-                told(what, true, format!("the {part} has no {needed}"));
+                told(what, true, format!("there is no {needed} in the {part}"));
             }
         }
     }

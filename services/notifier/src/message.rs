@@ -13,8 +13,7 @@ pub const LOGO_LINK: &str = "cid:logo@dunlin";
 /// The Content-ID of the logo.
 const LOGO_ID: &str = "logo@dunlin";
 
-/// What a message consists of.
-#[derive(Debug)]
+/// What a message consists of. Personal: it has no `Debug`.
 pub struct Letter<'a> {
     /// The delivery: Message-ID and boundaries derive from it, so that every attempt gives the same message. Some mail
     /// stores drop a second copy by its Message-ID.

@@ -70,8 +70,8 @@ pub struct Input<'a> {
     pub attachments: &'a [Attachment],
 }
 
-/// What templates can say.
-#[derive(Debug, Serialize)]
+/// What templates can say. Personal: it has no `Debug`.
+#[derive(Serialize)]
 struct Context<'a> {
     language: &'a str,
     merchant: &'a str,
@@ -99,7 +99,7 @@ struct Context<'a> {
     footer: &'a str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Line<'a> {
     number: &'a str,
     amount: String,
@@ -133,8 +133,8 @@ struct ShownCharge<'a> {
     as_of: Option<String>,
 }
 
-/// A message as a reader sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A message as a reader sees it. Personal: it has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// One line.
     pub subject: String,
