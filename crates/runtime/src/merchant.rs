@@ -91,6 +91,21 @@ pub struct Sender {
     pub email: String,
     /// Where answers go, if not to the From address.
     pub reply_to: Option<String>,
+    /// Keys that messages are signed with (DKIM), if the relay does not sign them. Several are several signatures.
+    #[serde(default)]
+    pub dkim: Vec<DkimKey>,
+}
+
+/// A key that messages are signed with.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DkimKey {
+    /// The domain that signs: that of the From address, or one above it.
+    pub domain: String,
+    /// The public key is in the DNS at `<selector>._domainkey.<domain>`.
+    pub selector: String,
+    /// RSA or Ed25519, in PEM (PKCS #8): `openssl genpkey -algorithm ed25519`.
+    pub private_key: Masked<String>,
 }
 
 /// Stripe's webhooks.
@@ -134,6 +149,17 @@ impl Validate for MerchantFile {
         for (key, address) in [("email", Some(&self.sender.email)), ("reply_to", self.sender.reply_to.as_ref())] {
             if address.is_some_and(|a| !looks_like_address(a)) {
                 sender.fault(key, "is no e-mail address");
+            }
+        }
+        for (n, key) in self.sender.dkim.iter().enumerate() {
+            let is_name =
+                |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            if !is_name(&key.selector) {
+                sender.fault(&format!("dkim.{n}.selector"), "is no DNS name");
+            }
+            let domain = self.sender.email.rsplit_once('@').map_or("", |(_, domain)| domain);
+            if !is_name(&key.domain) || !format!(".{domain}").ends_with(&format!(".{}", key.domain)) {
+                sender.fault(&format!("dkim.{n}.domain"), "is neither the domain of the From address nor one above it");
             }
         }
         if self.sender.name.chars().any(char::is_control) {

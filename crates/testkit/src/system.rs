@@ -109,7 +109,12 @@ pub fn merchant(id: &str, zone: &str) -> anyhow::Result<Merchant> {
         payers: PayerKind::Business,
         stale_after_hours: None,
         freshness_seconds: 5,
-        sender: Sender { name: format!("Anna from {id}"), email: format!("billing@{id}.example"), reply_to: None },
+        sender: Sender {
+            name: format!("Anna from {id}"),
+            email: format!("billing@{id}.example"),
+            reply_to: None,
+            dkim: Vec::new(),
+        },
         brand: Default::default(),
         stripe: Some(Stripe { signing_secrets: vec![Masked::new(STRIPE_SECRET.to_owned())], tolerance_seconds: 300 }),
         webhook: None,

@@ -27,6 +27,7 @@ Examples:
   dunlin payer evaluate --ledger ledger.csv  how well its payments could have been foreseen
   dunlin simulate                        policies of reminding among simulated payers
   dunlin campaign check --strict         all faults and warnings of campaigns, for CI
+  dunlin template preview --out look      every message in every language, to look at
   dunlin hold list --waiting             what waits for a person
   dunlin dead-letters list               what needs an operator
 
@@ -45,6 +46,9 @@ enum Command {
     /// Check campaigns with everything they refer to, say what differs between two, put running cases on another version.
     #[command(subcommand)]
     Campaign(commands::campaign::Command),
+    /// Check messages in every language, and write previews of them.
+    #[command(subcommand)]
+    Template(commands::template::Command),
     /// Say what this machine is missing, and how to get it.
     Doctor,
     /// Bring invoices (and payments already known) in from CSV.
@@ -128,6 +132,7 @@ impl Cli {
             Command::Migrate => commands::run::migrate(config).await?,
             Command::Check => commands::run::check(config)?,
             Command::Campaign(command) => return commands::campaign::run(config, command).await,
+            Command::Template(command) => return commands::template::run(config, command),
             Command::Doctor => return Ok(commands::doctor::run()),
             Command::Import(arguments) => return commands::import::run(config, arguments).await,
             Command::Backtest(arguments) => return commands::backtest::run(config, arguments).await,

@@ -3,6 +3,7 @@
 use kernel::{SharedClock, SystemClock, TimeLapse};
 use notifier::channel::sms::texts::Texts;
 use notifier::render::Templates;
+use notifier::stationery::Stationery;
 use runtime::Merchants;
 use runtime::config::{At, Document, Fault, Faults, Validate};
 use runtime::settings::{CommonSettings, LinkSettings, NatsSettings, PostgresSettings, TelemetrySettings};
@@ -96,7 +97,14 @@ impl Configuration {
     /// once.
     pub fn check(path: &Path) -> Result<Self, Faults> {
         let configuration = Self::load(path)?;
-        let faults = configuration.rules.faults.clone();
+        let mut faults = configuration.rules.faults.clone();
+        let config_dir = &configuration.settings.config_dir;
+        if let Ok(templates) = configuration.templates() {
+            let findings = notifier::check::check(config_dir, &templates, &configuration.merchants);
+            for finding in findings.into_iter().filter(|finding| finding.fault) {
+                faults.0.push(fault(config_dir, &finding.about, finding.reason));
+            }
+        }
         faults.into_result(Some(configuration))
     }
 
@@ -120,6 +128,13 @@ impl Configuration {
         }
         if let Err(error) = Templates::load(&config_dir.join("templates")) {
             faults.0.push(fault(&config_dir.join("templates"), "", error));
+        }
+        // What messages cannot be made without. What they can go without keeps nothing from running.
+        for merchant in merchants.iter() {
+            for problem in Stationery::load(&config_dir, merchant).err().into_iter().flatten() {
+                let file = config_dir.join("merchants").join(format!("{}.yaml", merchant.id));
+                faults.0.push(fault(&file, &problem.key, problem.reason));
+            }
         }
         let settings = settings.map(|settings| Settings { config_dir, ..settings });
         if !faults.0.is_empty() {

@@ -3,9 +3,13 @@
 //! [`flow`] shows what happens to an event and to a delivery; [`domain`] holds the rules; [`sender`] is the machinery around
 //! the mail relay; [`smtp`] speaks to it and holds the final dot back; [`render`] makes the message of [`templates`]; [`webhook`] calls merchants' own systems.
 
+pub mod calendar;
 pub mod catalogue;
 pub mod channel;
+pub mod check;
 pub mod config;
+pub mod dkim;
+pub mod document;
 pub mod domain;
 pub mod flow;
 pub mod freshness;
@@ -13,6 +17,7 @@ pub mod inbound;
 pub mod locale;
 pub mod message;
 pub mod pace;
+pub mod preview;
 pub mod render;
 pub mod retention;
 pub mod return_path;

@@ -13,8 +13,7 @@ pub const LOGO_LINK: &str = "cid:logo@dunlin";
 /// The Content-ID of the logo.
 const LOGO_ID: &str = "logo@dunlin";
 
-/// What a message consists of.
-#[derive(Debug)]
+/// What a message consists of. Personal: it has no `Debug`.
 pub struct Letter<'a> {
     /// The delivery: Message-ID and boundaries derive from it, so that every attempt gives the same message. Some mail
     /// stores drop a second copy by its Message-ID.
@@ -104,7 +103,20 @@ impl Letter<'_> {
             whole = mixed;
         }
         let message = builder.multipart(whole).map_err(|e| RenderError::Template(e.to_string()))?;
-        Ok(message.formatted())
+        let message = message.formatted();
+        let signatures: Vec<String> =
+            self.stationery.signers.iter().filter_map(|signer| signer.sign(&message, self.now)).collect();
+        if signatures.len() < self.stationery.signers.len() {
+            return Err(RenderError::Template("message cannot be signed".to_owned()));
+        }
+        let mut signed = signatures.concat().into_bytes();
+        signed.extend(message);
+        Ok(signed)
+    }
+
+    /// How many bytes HTML has on its way.
+    pub fn html_size(html: &str) -> usize {
+        ascii_html(html).len()
     }
 }
 

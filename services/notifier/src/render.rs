@@ -2,6 +2,7 @@
 
 pub use crate::templates::Templates;
 
+use crate::calendar::{self, Entry};
 use crate::catalogue::{Format, Plural};
 use crate::domain::Balance;
 use crate::locale;
@@ -69,8 +70,8 @@ pub struct Input<'a> {
     pub attachments: &'a [Attachment],
 }
 
-/// What templates can say.
-#[derive(Debug, Serialize)]
+/// What templates can say. Personal: it has no `Debug`.
+#[derive(Serialize)]
 struct Context<'a> {
     language: &'a str,
     merchant: &'a str,
@@ -98,7 +99,7 @@ struct Context<'a> {
     footer: &'a str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Line<'a> {
     number: &'a str,
     amount: String,
@@ -134,8 +135,8 @@ struct ShownCharge<'a> {
     as_of: Option<String>,
 }
 
-/// A message as a reader sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A message as a reader sees it. Personal: it has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// One line.
     pub subject: String,
@@ -153,6 +154,8 @@ impl Templates {
     /// The RFC 5322 message with its headers.
     pub fn render(&self, input: Input<'_>) -> Result<Vec<u8>, RenderError> {
         let said = self.say(&input)?;
+        let mut attachments = input.attachments.to_vec();
+        attachments.extend(self.calendar(&input, &said)?);
         let steps = input.owed.iter().map(|(line, _)| format!("{}/{}/{}", line.invoice_id, line.epoch, line.step));
         let letter = Letter {
             id: reminder_id(input.reminder)?,
@@ -166,9 +169,31 @@ impl Templates {
             now: input.now,
             unsubscribe_url: said.unsubscribe_url,
             steps: steps.collect::<Vec<_>>().join(", "),
-            attachments: input.attachments.to_vec(),
+            attachments,
         };
         letter.build()
+    }
+
+    /// The due dates as a calendar entry, if they lie ahead and the merchant wants it.
+    fn calendar(&self, input: &Input<'_>, said: &Rendered) -> Result<Option<Attachment>, RenderError> {
+        if !input.merchant.file.brand.calendar_entry {
+            return Ok(None);
+        }
+        let set = self.of(input.merchant.id.as_str());
+        let Some(voice) = set.voices().iter().find(|voice| voice.locale == said.locale) else { return Ok(None) };
+        let mut entries = Vec::new();
+        for owed @ (line, balance) in input.owed {
+            let Some(day) = balance.due_on.filter(|due_on| *due_on > input.today) else { continue };
+            let url = pay_url(input, owed)?;
+            let shown = self::line(owed, voice, url.clone());
+            let values = context! { merchant => &input.merchant.file.name, line => Value::from(Serde(shown)) };
+            let title = set.fill(&voice.calendar_title, values).map_err(RenderError::Template)?;
+            let uid = format!("{}@{}", thread(&input.merchant.id, std::iter::once(*line)), input.stationery.domain());
+            entries.push(Entry { uid, day, title, url });
+        }
+        let bytes = Masked::new(calendar::file(&entries, input.now).into_bytes());
+        let kind = "text/calendar; charset=utf-8; method=PUBLISH";
+        Ok((!entries.is_empty()).then(|| Attachment { name: "due.ics".to_owned(), kind, bytes }))
     }
 
     /// Subject, text and HTML.
@@ -263,24 +288,17 @@ fn thread<'a>(merchant: &MerchantId, lines: impl Iterator<Item = &'a ReminderLin
 
 fn context<'a>(input: &'a Input<'a>, voice: &'a Voice, unsubscribe_url: &'a str) -> Result<Context<'a>, RenderError> {
     let format = &voice.catalogue.format;
-    let (merchant, customer) = (input.merchant.id.clone(), customer_id(input.reminder)?);
-    let reminder = reminder_id(input.reminder)?;
-    let pay = |invoice: InvoiceId| {
-        let (merchant, customer) = (merchant.clone(), customer.clone());
-        Link::Pay { merchant, customer, invoice, reminder }.url(input.links)
-    };
-    let payable = |(line, balance): &(&ReminderLine, &Balance)| {
-        InvoiceId::try_new(&line.invoice_id).ok().filter(|_| is_safe(balance.pay_url.reveal()))
-    };
     let listed = input.owed.get(..LISTED).unwrap_or(input.owed);
     let rest = input.owed.get(LISTED..).unwrap_or_default();
-    let lines: Vec<Line<'_>> = listed.iter().map(|owed| line(owed, voice, payable(owed).map(pay))).collect();
+    let line = |owed: &(&'a ReminderLine, &'a Balance)| Ok(line(owed, voice, pay_url(input, owed)?));
+    let lines = listed.iter().map(line).collect::<Result<Vec<_>, RenderError>>()?;
     let all: Vec<InvoiceId> = input.owed.iter().filter_map(payable).take(LINKED).collect();
     let pay_url = match &all[..] {
         [] => None,
         [_] => lines.iter().find_map(|line| line.pay_url.clone()),
         _ => {
-            let (merchant, customer) = (merchant.clone(), customer.clone());
+            let (merchant, customer) = (input.merchant.id.clone(), customer_id(input.reminder)?);
+            let reminder = reminder_id(input.reminder)?;
             Some(Link::PayAll { merchant, customer, invoices: all, reminder }.url(input.links))
         }
     };
@@ -325,6 +343,18 @@ fn context<'a>(input: &'a Input<'a>, voice: &'a Voice, unsubscribe_url: &'a str)
         on_colour: input.stationery.on_colour,
         footer: &input.merchant.file.brand.footer,
     })
+}
+
+/// The invoice of a line, if there is somewhere to pay it.
+fn payable((line, balance): &(&ReminderLine, &Balance)) -> Option<InvoiceId> {
+    InvoiceId::try_new(&line.invoice_id).ok().filter(|_| is_safe(balance.pay_url.reveal()))
+}
+
+fn pay_url(input: &Input<'_>, owed: &(&ReminderLine, &Balance)) -> Result<Option<String>, RenderError> {
+    let Some(invoice) = payable(owed) else { return Ok(None) };
+    let (merchant, customer) = (input.merchant.id.clone(), customer_id(input.reminder)?);
+    let reminder = reminder_id(input.reminder)?;
+    Ok(Some(Link::Pay { merchant, customer, invoice, reminder }.url(input.links)))
 }
 
 fn line<'a>((line, balance): &(&'a ReminderLine, &'a Balance), voice: &'a Voice, pay_url: Option<String>) -> Line<'a> {
@@ -431,6 +461,8 @@ pub fn try_out(set: &Set, name: &str) -> Result<(), String> {
         let values = Value::from(Serde(context));
         let values = if is_body {
             context! { subject => "Subject", opening => "Opening", paragraphs => ["Opening"], ..values }
+        } else if name.ends_with("calendar.title") {
+            context! { line => Value::from(Serde(line(full))), ..values }
         } else {
             values
         };

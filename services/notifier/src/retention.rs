@@ -1,11 +1,11 @@
 //! Messages are personal: they go after 30 days. So do the bodies of webhooks that nobody needs any more.
 
-use crate::{store, webhook};
+use crate::{document, store, webhook};
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long rendered messages and the bodies of webhooks are kept.
+/// How long rendered messages, documents and the bodies of webhooks are kept.
 const KEEP_DAYS: i32 = 30;
 /// Rows per statement.
 const CHUNK: i64 = 1_000;
@@ -31,5 +31,6 @@ pub async fn run(pool: PgPool, stop: CancellationToken) {
 /// One chunk of each. Returns the size of the larger one.
 async fn trim(pool: &PgPool) -> sqlx::Result<u64> {
     let messages = store::trim_messages(pool, KEEP_DAYS, CHUNK).await?;
-    Ok(messages.max(webhook::store::trim_bodies(pool, KEEP_DAYS, CHUNK).await?))
+    let documents = document::store::trim(pool, KEEP_DAYS, CHUNK).await?;
+    Ok(messages.max(documents).max(webhook::store::trim_bodies(pool, KEEP_DAYS, CHUNK).await?))
 }

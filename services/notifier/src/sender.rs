@@ -10,6 +10,7 @@
 //! ```
 
 use crate::config::{Config, SmtpSettings};
+use crate::document::Documents;
 use crate::domain::Attempt;
 use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
@@ -63,6 +64,7 @@ pub struct Desk {
     host: Host,
     owner: Uuid,
     templates: Arc<Live>,
+    documents: Documents,
     freshness: Freshness,
     pace: Pace,
     smtp: SmtpSettings,
@@ -137,6 +139,7 @@ impl Desk {
         Ok(Self {
             owner: kernel::id::new(&*host.clock),
             return_path: config.inbound.map(|inbound| ReturnPath::new(&inbound.domain, &host.links)),
+            documents: Documents::try_new(host.clone())?,
             host,
             templates,
             freshness,
@@ -441,11 +444,12 @@ impl Desk {
     }
 
     /// Renders a ticket.
-    fn render(&self, ticket: &Ticket) -> Result<Mail, Verdict> {
+    async fn render(&self, ticket: &Ticket) -> Result<Mail, Verdict> {
         let failed = |reason| Verdict::Failed { reason, status_code: String::new(), bad_address: false };
         let now = self.host.now();
         let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
         let stationery = self.templates.stationery(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
+        let attachments = self.documents.of(merchant, &ticket.owed).await;
         let owed: Vec<_> = ticket.owed.iter().map(|(l, b)| (l, b)).collect();
         let address = stationery::address(ticket.address.reveal()).ok_or_else(|| failed("bad_address"))?;
         let address = Masked::new(address.to_string());
@@ -460,7 +464,7 @@ impl Desk {
             today: ticket.hours.date_at(now),
             now,
             links: &self.host.links,
-            attachments: &[],
+            attachments: &attachments,
         };
         match self.templates.current().render(input) {
             Ok(data) => {
@@ -538,7 +542,7 @@ impl Worker {
 
     /// Hands one message over, or finds out why not.
     async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
-        let mail = match self.desk.render(&ticket) {
+        let mail = match self.desk.render(&ticket).await {
             Ok(mail) => Arc::new(mail),
             Err(verdict) => return (ticket, verdict),
         };

@@ -1,11 +1,13 @@
 //! What a merchant's messages carry whatever they say: sender, colours, logo.
 
+use crate::dkim::Signer;
 use crate::smtp::ascii_domain;
 use lettre::Address;
 use lettre::message::Mailbox;
 use runtime::Merchant;
 use runtime::merchant::Brand;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A larger logo travels with no message: it would weigh more than everything else in it.
 pub const MAX_LOGO: u64 = 64 * 1_024;
@@ -23,6 +25,8 @@ pub struct Stationery {
     pub on_colour: &'static str,
     /// In the place of the name.
     pub logo: Option<Logo>,
+    /// Each signs every message.
+    pub signers: Arc<[Signer]>,
 }
 
 /// A logo.
@@ -64,6 +68,13 @@ impl Stationery {
         };
         let from = mailbox("email", Some(one_line(&sender.name)), &sender.email);
         let reply_to = sender.reply_to.as_ref().and_then(|email| mailbox("reply_to", None, email));
+        let mut signers = Vec::new();
+        for (n, key) in sender.dkim.iter().enumerate() {
+            match Signer::try_new(&key.domain, &key.selector, &key.private_key) {
+                Ok(signer) => signers.push(signer),
+                Err(reason) => fatal.push(Problem { key: format!("sender.dkim.{n}.private_key"), reason }),
+            }
+        }
         let logo = match load_logo(config_dir, &merchant.file.brand) {
             Ok(logo) => logo,
             Err(reason) => {
@@ -74,7 +85,7 @@ impl Stationery {
         let Some(from) = from.filter(|_| fatal.is_empty()) else { return Err(fatal) };
         let rgb = merchant.file.brand.rgb().unwrap_or_default();
         let colour = merchant.file.brand.colour.clone();
-        Ok((Self { from, reply_to, colour, on_colour: readable_on(rgb), logo }, problems))
+        Ok((Self { from, reply_to, colour, on_colour: readable_on(rgb), logo, signers: signers.into() }, problems))
     }
 
     /// The domain of Message-IDs.

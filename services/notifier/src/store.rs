@@ -755,7 +755,7 @@ pub async fn find_message(
 
 /// What the notifier knows of an invoice: every reminder about it and every call of the merchant's system, and how they ended.
 pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
-    type Row = (jiff_sqlx::Timestamp, String, String, Uuid, Option<String>);
+    type Row = (jiff_sqlx::Timestamp, String, String, Option<Uuid>, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
         "WITH mine AS (
              SELECT * FROM notifier.delivery
@@ -763,6 +763,8 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
                AND customer = (SELECT customer FROM notifier.balance WHERE merchant = $1 AND invoice = $2)
          ), called AS (
              SELECT * FROM notifier.webhook WHERE merchant = $1 AND invoice = $2
+         ), document AS (
+             SELECT * FROM notifier.document WHERE merchant = $1 AND invoice = $2
          )
          SELECT created_at, 'took reminder on', array_length(invoices, 1) || ' invoice(s)', id, traceparent FROM mine
          UNION ALL
@@ -786,6 +788,9 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
          SELECT next_at, 'will call the webhook',
                 concat_ws(', ', tries || ' call(s) in vain so far', nullif(reason, ''), nullif(last_error, '')), id, traceparent
          FROM called WHERE state = 'pending'
+         UNION ALL
+         SELECT fetched_at, CASE WHEN reason = '' THEN 'attached the invoice' ELSE 'went without the invoice as PDF' END, reason,
+                NULL, NULL FROM document
          ORDER BY 1",
     )
     .bind(merchant)
@@ -797,7 +802,7 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
         by: "notifier",
         what,
         detail,
-        id: Some(id.to_string()),
+        id: id.map(|id| id.to_string()),
         trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
     };
     Ok(rows.into_iter().map(line).collect())

@@ -73,6 +73,8 @@ pub struct Voice {
     pub text: String,
     /// Name of the compiled HTML body.
     pub html: String,
+    /// Name of the compiled title of a calendar entry.
+    pub calendar_title: String,
 }
 
 type Sources = BTreeMap<String, String>;
@@ -277,7 +279,12 @@ impl<'a> Compiler<'a> {
     }
 
     /// What stands around every message, as text or as HTML, with its file. One that does not work is told and left out.
-    fn body(&self, kind: &str, problems: &mut Problems) -> (Cow<'static, str>, Option<String>) {
+    fn body(
+        &self,
+        kind: &str,
+        catalogues: &BTreeMap<String, (Catalogue, Vec<String>)>,
+        problems: &mut Problems,
+    ) -> (Cow<'static, str>, Option<String>) {
         static HTML: LazyLock<String> = LazyLock::new(|| mjml(BODY_MJML).unwrap_or_default());
         let levels = self.levels();
         let names = BODY.iter().filter(|name| name.ends_with(".txt") == (kind == "txt"));
@@ -285,10 +292,13 @@ impl<'a> Compiler<'a> {
         for file in files {
             let Some(source) = self.sources.get(&file) else { continue };
             let body = if file.ends_with(".mjml") { mjml(source) } else { Ok(source.clone()) };
-            // In English, which is built in: what goes wrong is its own fault.
-            let english = catalogue::built_in(FALLBACK).cloned().unwrap_or_default();
+            // In English, with own texts or without: if it works in neither, that is its own fault.
+            let own = catalogues.get(FALLBACK).map(|(catalogue, _)| catalogue);
             let tried = body.and_then(|body| {
-                Self::add_body(&mut Set::empty(), &format!("body.{kind}"), &body, &english).map(|()| body)
+                let name = format!("body.{kind}");
+                let add = |english: &Catalogue| Self::add_body(&mut Set::empty(), &name, &body, english);
+                let works = own.map_or_else(|| Err("there is no English".to_owned()), add);
+                works.or_else(|problem| catalogue::built_in(FALLBACK).map_or(Err(problem), add)).map(|()| body)
             });
             match tried {
                 Ok(body) => return (body.into(), Some(file)),
@@ -299,8 +309,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn voices(&self, set: &mut Set, catalogues: BTreeMap<String, (Catalogue, Vec<String>)>, problems: &mut Problems) {
-        let (text, text_file) = self.body("txt", problems);
-        let (html, html_file) = self.body("html", problems);
+        let (text, text_file) = self.body("txt", &catalogues, problems);
+        let (html, html_file) = self.body("html", &catalogues, problems);
         for (locale, (catalogue, catalogue_files)) in catalogues {
             let mut add = |name: &str, body: &str, file: Option<&String>| {
                 let problem = Self::add_body(set, name, body, &catalogue).err()?;
@@ -316,11 +326,13 @@ impl<'a> Compiler<'a> {
             let (text_name, html_name) = (format!("{locale}/body.txt"), format!("{locale}/body.html"));
             let text_problem = add(&text_name, &text, text_file.as_ref());
             let html_problem = add(&html_name, &html, html_file.as_ref());
-            let sound = text_problem.is_none() && html_problem.is_none();
-            problems.extend(text_problem.into_iter().chain(html_problem));
+            let calendar_title = format!("{locale}/calendar.title");
+            let title_problem = add(&calendar_title, "[[calendar_title]]", None);
+            let sound = [&text_problem, &html_problem, &title_problem].iter().all(|problem| problem.is_none());
+            problems.extend(text_problem.into_iter().chain(html_problem).chain(title_problem));
             if sound {
                 Self::catalogue_texts(set, &locale, &catalogue, &catalogue_files, problems);
-                set.voices.push(Voice { locale, catalogue, text: text_name, html: html_name });
+                set.voices.push(Voice { locale, catalogue, text: text_name, html: html_name, calendar_title });
             }
         }
     }
@@ -734,6 +746,14 @@ mod tests {
             ("firm.opening", "o"),
             ("de.yaml", "templates: { final: { subject: letztmals, opening: o } }\ntexts: { pay_now: Los }"),
         ]);
+        directory.write_below(
+            "globex",
+            &[("body.txt", "[[own]] {{ wording[0].text }}"), ("en.yaml", "texts: { own: text }")],
+        );
+        let faults = Templates::load(&directory.0).unwrap_err().to_string();
+        assert!(faults.contains("globex/body.txt: there is no text \"own\""), "in other languages: {faults}");
+        assert!(!faults.contains("en.yaml"), "{faults}");
+        std::fs::remove_dir_all(directory.0.join("globex")).unwrap();
         directory.write_below(
             "acme",
             &[

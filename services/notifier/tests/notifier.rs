@@ -835,6 +835,75 @@ async fn a_reminder_is_held_while_its_template_does_not_work() {
 }
 
 #[tokio::test]
+async fn the_invoice_is_attached_where_it_can_be_had() {
+    // A server of documents that counts what it is asked for.
+    let asked = Arc::new(std::sync::Mutex::new(BTreeMap::<String, usize>::new()));
+    let log = asked.clone();
+    let serve = move |uri: axum::http::Uri| {
+        let log = log.clone();
+        async move {
+            use axum::http::header::{CONTENT_TYPE, LOCATION};
+            use axum::response::IntoResponse;
+            *log.lock().unwrap().entry(uri.path().to_owned()).or_default() += 1;
+            let pdf = |body: Vec<u8>| ([(CONTENT_TYPE, "application/pdf")], body).into_response();
+            match uri.path() {
+                "/moved" => (axum::http::StatusCode::FOUND, [(LOCATION, "/good")]).into_response(),
+                "/good" => pdf(b"%PDF-1.7 harmless".to_vec()),
+                "/huge" => pdf([b"%PDF-1.7".as_slice(), &vec![b' '; 2 * 1_024 * 1_024]].concat()),
+                "/script" => pdf(b"%PDF-1.7 /JavaScript".to_vec()),
+                "/page" => ([(CONTENT_TYPE, "text/html")], "<html>").into_response(),
+                _ => axum::http::StatusCode::NOT_FOUND.into_response(),
+            }
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(axum::serve(listener, axum::Router::new().fallback(serve)).into_future());
+
+    let rig = Rig::start().await;
+    let url = |path: &str| format!("http://127.0.0.1:{port}/{path}");
+    let private = "https://10.0.0.1/secret".to_owned();
+    let all =
+        [url("moved"), url("huge"), url("script"), url("page"), url("gone"), private, "ftp://x.example/".to_owned()];
+    for (n, document_url) in all.into_iter().enumerate() {
+        let id = format!("in_{n}");
+        let invoice = v1::Invoice { document_url, ..invoice(&id, 1, 123_450) };
+        rig.emit(&INGEST_INTAKE, [v1::InvoiceIssued { invoice: Some(invoice) }]).await;
+    }
+    rig.wait_for("balance", 7).await;
+    let attached = |mail: &Mail| -> Vec<(String, Vec<u8>)> {
+        use mail_parser::MimeHeaders;
+        let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
+        parsed.attachments().map(|a| (a.attachment_name().unwrap().to_owned(), a.contents().to_vec())).collect()
+    };
+    for count in [1, 2] {
+        rig.emit(&SCHEDULER_TIMERS, [due(&["in_0"])]).await;
+        let mail = rig.mails(count).await.pop().unwrap();
+        assert_eq!(attached(&mail), [("R-in_0.pdf".to_owned(), b"%PDF-1.7 harmless".to_vec())]);
+    }
+    assert_eq!(asked.lock().unwrap()["/good"], 1, "fetched once");
+    let reasons = [
+        "is larger than 1048576 bytes",
+        "contains scripts",
+        "is not served as a PDF",
+        "the server says 404",
+        "unreachable: address refused: the host leads to one that is not public",
+        "the address does not begin with https://",
+    ];
+    for (n, reason) in reasons.into_iter().enumerate() {
+        let id = format!("in_{}", n + 1);
+        rig.emit(&SCHEDULER_TIMERS, [due(&[&id])]).await;
+        let mail = rig.mails(n + 3).await.pop().unwrap();
+        assert_eq!(attached(&mail), [], "{reason}");
+        let story = notifier::store::story(&rig.pool, "acme", &id).await.unwrap();
+        let told = story.iter().find(|line| line.what == "went without the invoice as PDF");
+        assert_eq!(told.map(|line| line.detail.as_str()), Some(reason));
+    }
+    server.abort();
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn what_comes_from_outside_stays_in_its_place() {
     const EVIL: &str = "A\r\nBcc: all@example.com\r\n\r\n<script>x</script> =?utf-8?q?=0D=0ABcc:?= {{ 1 }}";
     let rig = Rig::start().await;

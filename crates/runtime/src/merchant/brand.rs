@@ -15,11 +15,21 @@ pub struct Brand {
     pub colour: String,
     /// Printed below every message, line by line: what the law wants to be said of the sender.
     pub footer: String,
+    /// Attach the invoice as a PDF where the processor gives a link to it.
+    pub attach_invoice: bool,
+    /// Attach a calendar entry for the due date to reminders before it.
+    pub calendar_entry: bool,
 }
 
 impl Default for Brand {
     fn default() -> Self {
-        Self { logo: None, colour: "#12513f".to_owned(), footer: String::new() }
+        Self {
+            logo: None,
+            colour: "#12513f".to_owned(),
+            footer: String::new(),
+            attach_invoice: true,
+            calendar_entry: false,
+        }
     }
 }
 

@@ -83,7 +83,8 @@ impl Line {
     }
 }
 
-fn config_dir(settings: &Path) -> anyhow::Result<PathBuf> {
+/// The configuration directory that a settings file names.
+pub fn config_dir(settings: &Path) -> anyhow::Result<PathBuf> {
     let document = Document::read(settings).map_err(|fault| Faults(vec![fault]))?;
     let document = document.override_from::<Settings>(std::env::vars());
     let name = document.text("config_dir").with_context(|| format!("{} has no config_dir", settings.display()))?;

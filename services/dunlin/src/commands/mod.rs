@@ -19,6 +19,7 @@ pub mod replay;
 pub mod run;
 pub mod simulate;
 pub mod tasks;
+pub mod template;
 pub mod webhooks;
 
 use crate::settings::Configuration;

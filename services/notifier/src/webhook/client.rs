@@ -8,9 +8,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use hmac::{Hmac, KeyInit, Mac};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::http::request::Builder;
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
@@ -56,7 +57,16 @@ impl Message<'_> {
     }
 }
 
-/// Posts. Cheap to clone.
+/// What was fetched.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// The media type that the server gives it.
+    pub kind: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+/// Posts and fetches. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     tls: TlsConnector,
@@ -92,6 +102,42 @@ impl Client {
         let (url, request) = prepare(webhook, message)?;
         let response = self.open(&url).await?.send(request).await?;
         Ok(Answer::Status { code: response.status().as_u16(), retry_after: asked_to_wait(&response) })
+    }
+
+    /// Fetches a file of at most so many bytes. What may pass begins with "unreachable" in the error.
+    pub async fn get(&self, address: &str, limit: usize) -> Result<Fetched, String> {
+        const REDIRECTS: usize = 3;
+        let mut url = Url::parse(address).map_err(|_| "the address is no URL".to_owned())?;
+        for _ in 0..=REDIRECTS {
+            if url.scheme() != "https" && !is_development(&url) {
+                return Err("the address does not begin with https://".to_owned());
+            }
+            let request = to(&url, Request::get(target(&url))).and_then(|r| r.body(Full::default()).ok());
+            let request = request.ok_or("no request can be made of it")?;
+            let answered = async { self.open(&url).await?.answer(request).await }.await;
+            // The body can be read as long as the connection is there.
+            let (response, _connection) = answered.map_err(|e| format!("unreachable: {e}"))?;
+            let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            match response.status().as_u16() {
+                200 => {
+                    let kind = header(CONTENT_TYPE).to_owned();
+                    let body = Limited::new(response.into_body(), limit).collect().await.map_err(|error| {
+                        if error.is::<LengthLimitError>() {
+                            format!("is larger than {limit} bytes")
+                        } else {
+                            format!("unreachable: {error}")
+                        }
+                    })?;
+                    return Ok(Fetched { kind, bytes: body.to_bytes().to_vec() });
+                }
+                301 | 302 | 303 | 307 | 308 => {
+                    url = url.join(header(LOCATION)).map_err(|_| "leads to an address that is no URL".to_owned())?;
+                }
+                code @ (400..=407 | 409..=428 | 430..=499) => return Err(format!("the server says {code}")),
+                code => return Err(format!("unreachable: the server says {code}")),
+            }
+        }
+        Err("leads from one address to the next".to_owned())
     }
 
     /// Connects, so that only the request is left to be written. Gives up after ten seconds.
@@ -164,11 +210,19 @@ pub fn asked_to_wait(response: &Response<Incoming>) -> Option<SignedDuration> {
 }
 
 /// A POST to a URL, so far without a body.
-pub fn post_to(url: &Url) -> Option<hyper::http::request::Builder> {
-    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+pub fn post_to(url: &Url) -> Option<Builder> {
+    to(url, Request::post(target(url)))
+}
+
+fn target(url: &Url) -> String {
+    url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
+}
+
+/// Says whom a request is for, and whom it is from.
+fn to(url: &Url, request: Builder) -> Option<Builder> {
     let host =
         url.port().map_or_else(|| url.host_str().map(str::to_owned), |p| Some(format!("{}:{p}", url.host_str()?)));
-    Some(Request::post(target).header(HOST, host?).header(USER_AGENT, concat!("dunlin/", env!("CARGO_PKG_VERSION"))))
+    Some(request.header(HOST, host?).header(USER_AGENT, concat!("dunlin/", env!("CARGO_PKG_VERSION"))))
 }
 
 fn request(url: &Url, message: &Message<'_>, key: &[u8]) -> Option<Request<Full<Bytes>>> {
@@ -194,6 +248,11 @@ impl Connection {
     {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self { sender, _driver: AbortOnDropHandle::new(tokio::spawn(connection)) })
+    }
+
+    async fn answer(mut self, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Self), String> {
+        let response = self.sender.send_request(request).await.map_err(|e| format!("HTTP: {e}"))?;
+        Ok((response, self))
     }
 
     /// Writes a request and reads the head of the answer. Errors: whether it arrived is not known.
