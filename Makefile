@@ -23,8 +23,9 @@ dev-reset: ## forget the data of `make dev`
 test: build ## all tests, on a real PostgreSQL and real nats-servers
 	$(WITH_SERVERS)
 
-soak: build ## kill services and servers at random for ten minutes (SOAK_SECONDS), then audit
+soak: build ## kill services and servers at random for ten minutes (SOAK_SECONDS), then audit; 100,000 payments at final dots (RACE_TRIALS)
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} target/debug/with-servers cargo test --workspace --test faults -- --nocapture
+	RACE_TRIALS=$${RACE_TRIALS:-100000} target/debug/with-servers cargo test --workspace --test notifier race:: -- --nocapture
 
 bench: setup ## measure speed and memory on a release build; BENCH=<name> runs one
 	@deploy/postfix.sh .dunlin/postfix
