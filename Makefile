@@ -1,6 +1,6 @@
 # What you can do with dunlin. Everything is fetched into .dunlin/ and target/; nothing needs Docker or root.
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo dev dev-reset test soak lint generate bench clean
+.PHONY: help setup tools demo dev dev-reset test test-mta soak lint generate bench clean
 
 DUNLIN := target/debug/dunlin
 SERVERS := .dunlin/servers
@@ -23,8 +23,13 @@ dev-reset: ## forget the data of `make dev`
 test: build ## all tests, on a real PostgreSQL and real nats-servers
 	$(WITH_SERVERS)
 
-soak: build ## kill services and servers at random for ten minutes (SOAK_SECONDS), then audit
+test-mta: build ## hand mail to Postfix, Exim and OpenSMTPD from Debian's packages, unpacked into .dunlin/mta (chroot takes root)
+	@deploy/mta.sh $(CURDIR)/.dunlin/mta
+	MTA_TREES=$(CURDIR)/.dunlin/mta cargo test --workspace --test mta -- --nocapture
+
+soak: build ## kill services and servers at random for ten minutes (SOAK_SECONDS), then audit; 100,000 payments at final dots (RACE_TRIALS)
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} target/debug/with-servers cargo test --workspace --test faults -- --nocapture
+	RACE_TRIALS=$${RACE_TRIALS:-100000} target/debug/with-servers cargo test --workspace --test notifier race:: -- --nocapture
 
 bench: setup ## measure speed and memory on a release build; BENCH=<name> runs one
 	@deploy/postfix.sh .dunlin/postfix

@@ -2,6 +2,7 @@
 //!
 //! - [`config`], [`settings`], [`merchant`]: files, environment, every fault at once.
 //! - [`database`]: one pool per role, schemas and migrations.
+//! - [`failpoint`]: where tests make a process die.
 //! - [`host`]: what a service is given, and how it starts and drains.
 //! - [`health`], [`http`], [`problem`]: `/livez`, `/readyz`, `/metrics`, server spans, RFC 9457 errors.
 //! - [`grpc`]: API keys, health and reflection of gRPC edges.
@@ -10,6 +11,7 @@
 
 pub mod config;
 pub mod database;
+pub mod failpoint;
 pub mod grpc;
 pub mod health;
 pub mod host;

@@ -200,9 +200,11 @@ struct Shared {
     abilities: Abilities,
     script: Mutex<Script>,
     mails: Mutex<Vec<Arc<Mail>>>,
+    accepted: AtomicU64,
     arrivals: broadcast::Sender<Arc<Mail>>,
     connections: AtomicU64,
     round_trips: AtomicU64,
+    sessions: Mutex<CancellationToken>,
 }
 
 impl SmtpServer {
@@ -221,9 +223,11 @@ impl SmtpServer {
                 abilities,
                 script: Mutex::new(Arc::new(|_, _| Reaction::Proceed)),
                 mails: Mutex::default(),
+                accepted: AtomicU64::new(0),
                 arrivals: broadcast::Sender::new(4096),
                 connections: AtomicU64::new(0),
                 round_trips: AtomicU64::new(0),
+                sessions: Mutex::default(),
             }),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
@@ -246,6 +250,11 @@ impl SmtpServer {
         lock(&self.shared.mails).len()
     }
 
+    /// Takes what was accepted so far: it is not kept any longer.
+    pub fn take_mails(&self) -> Vec<Arc<Mail>> {
+        std::mem::take(&mut lock(&self.shared.mails))
+    }
+
     /// What will be accepted from now on.
     pub fn arrivals(&self) -> broadcast::Receiver<Arc<Mail>> {
         self.shared.arrivals.subscribe()
@@ -254,6 +263,13 @@ impl SmtpServer {
     /// How many connections were opened so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Closes all connections.
+    pub fn hang_up(&self) {
+        let mut sessions = lock(&self.shared.sessions);
+        sessions.cancel();
+        *sessions = CancellationToken::new();
     }
 
     /// How often a client has waited for an answer so far: whatever it asked at once counts once.
@@ -285,10 +301,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
         };
         let Ok((socket, _)) = socket else { continue };
         shared.connections.fetch_add(1, Ordering::Relaxed);
-        let (shared, stop) = (shared.clone(), stop.clone());
+        let (shared, stop, over) = (shared.clone(), stop.clone(), lock(&shared.sessions).clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = over.cancelled() => {}
                 // A client that goes away in the middle is an everyday event.
                 _ = serve(socket, shared) => {}
             }
@@ -598,7 +615,7 @@ impl Session {
     fn keep(&mut self, data: Vec<u8>) -> u64 {
         let mut mails = lock(&self.shared.mails);
         let mail = Arc::new(Mail {
-            number: mails.len() as u64 + 1,
+            number: self.shared.accepted.fetch_add(1, Ordering::Relaxed) + 1,
             accepted_at: SystemClock.now(),
             from: self.from.clone(),
             to: std::mem::take(&mut self.to),

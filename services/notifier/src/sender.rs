@@ -26,6 +26,7 @@ use kernel::MerchantId;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 use runtime::Host;
+use runtime::failpoint::reached;
 use std::future::Future;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
@@ -232,6 +233,7 @@ impl Desk {
         if claimed < shares.iter().map(|(_, share)| *share as usize).sum() {
             due.looked = None;
         }
+        tickets.iter().for_each(|(ticket, _)| reached("claimed", ticket.id));
         Ok(tickets)
     }
 
@@ -277,6 +279,7 @@ impl Desk {
             store::only_lock(&mut tx).await?;
             let tickets: Vec<&Ticket> = group.iter().map(|ask| &*ask.ticket).collect();
             let looks = flow::permit(&mut tx, &self.host, &self.freshness, &tickets).await?;
+            tickets.iter().for_each(|ticket| reached("locked", ticket.id));
             Ok::<_, bus::Failure>((tx, deadline, looks))
         };
         let (tx, deadline, looks) = match looked.await {
@@ -308,6 +311,7 @@ impl Desk {
         let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, ask.raw.data.as_slice())).collect();
         let ours = flow::announce(&mut tx, self.owner, &messages, self.host.now()).await?;
         tx.commit().await?;
+        ours.iter().for_each(|id| reached("imminent", *id));
         Ok(ours)
     }
 
@@ -369,7 +373,9 @@ impl Desk {
     async fn record_group(&self, group: &[(Ticket, Verdict)]) -> Result<(), bus::Failure> {
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
         flow::settle(&mut work, &self.pace, self.owner, group, self.host.now()).await?;
-        Ok(work.commit().await?)
+        work.commit().await?;
+        group.iter().for_each(|(ticket, _)| reached("saved", ticket.id));
+        Ok(())
     }
 
     /// Keeps our lease, and takes over what others left.
@@ -603,6 +609,7 @@ impl Worker {
 
     /// Asks for the permit, writes the dot and waits for the answer. `Ok` is a verdict that needs no more thought.
     async fn commit(&mut self, prepared: Prepared, ticket: &Arc<Ticket>, mail: Arc<Mail>) -> Result<Verdict, Attempt> {
+        reached("body written", ticket.id);
         let (permit, answer) = oneshot::channel();
         let ask = Ask { ticket: ticket.clone(), raw: mail, permit };
         if self.asks.send(ask).await.is_err() {
@@ -622,9 +629,12 @@ impl Worker {
             return Ok(Verdict::put_back(self.desk.host.now(), "permit_expired"));
         }
         let committed = prepared.write_dot(deadline).await;
+        reached("dot written", ticket.id);
         drop(written);
         let committed = committed.map_err(|failure| Attempt::of_failure(&failure))?;
-        match committed.verdict().await {
+        let verdict = committed.verdict().await;
+        reached("reply read", ticket.id);
+        match verdict {
             Ok((reply, connection)) => {
                 self.keep(Some(connection));
                 Err(accepted(reply))

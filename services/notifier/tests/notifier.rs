@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "notifier/phases.rs"]
+mod phases;
+#[path = "notifier/race.rs"]
+mod race;
+
 use events::topology::{INGEST_INTAKE, SCHEDULER_TIMERS, TRACKER_PAGES};
 use events::{AnyEvent, Event, Flow, Service, time, v1};
 use jiff::Timestamp;
@@ -48,12 +53,22 @@ impl Rig {
     }
 
     async fn start_as(merchant: Merchant, templates: &Path) -> Self {
+        let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let settings = impatient(&smtp);
+        Self::start_on(smtp, settings, merchant, templates).await
+    }
+
+    async fn start_by(smtp: SmtpServer, settings: SmtpSettings) -> Self {
+        let merchant = system::merchant("acme", "Europe/Berlin").unwrap();
+        Self::start_on(smtp, settings, merchant, Path::new("/nowhere")).await
+    }
+
+    async fn start_on(smtp: SmtpServer, settings: SmtpSettings, merchant: Merchant, templates: &Path) -> Self {
         let others = [Service::Ingest, Service::Scheduler, Service::Tracker];
         let mut services: Vec<_> = others.map(|s| (s, &*NO_MIGRATIONS)).to_vec();
         services.push((Service::Notifier, &notifier::MIGRATIONS));
         let system = TestSystem::start(&services).await.unwrap();
         let clock = ManualClock::new(at(NOW));
-        let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut merchants = Merchants::default();
         merchants.insert(merchant);
         merchants.insert(system::merchant("few", "Europe/Berlin").unwrap());
@@ -62,7 +77,7 @@ impl Rig {
             producers.insert(service, system.host(service, &merchants, Arc::new(clock.clone())).await.unwrap());
         }
         let pool = PgPool::connect(&system.database.admin_url).await.unwrap();
-        let (stop, running) = notifier_with(templates, &system, &merchants, &clock, &smtp).await;
+        let (stop, running) = notifier_by(settings, templates, &system, &merchants, &clock).await;
         let told = CancellationToken::new();
         tokio::spawn(bus::watermark::tell(producers[&Service::Ingest].bus.clone(), told.clone()));
         let _watermarks = told.drop_guard();
@@ -127,25 +142,28 @@ impl Rig {
 type Running = (CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>);
 
 async fn notifier(system: &TestSystem, merchants: &Merchants, clock: &ManualClock, smtp: &SmtpServer) -> Running {
-    notifier_with(Path::new("/nowhere"), system, merchants, clock, smtp).await
+    notifier_by(impatient(smtp), Path::new("/nowhere"), system, merchants, clock).await
 }
 
-async fn notifier_with(
-    templates: &Path,
-    system: &TestSystem,
-    merchants: &Merchants,
-    clock: &ManualClock,
-    smtp: &SmtpServer,
-) -> Running {
-    let host = system.host(Service::Notifier, merchants, Arc::new(clock.clone())).await.unwrap();
-    let settings = SmtpSettings {
+fn impatient(smtp: &SmtpServer) -> SmtpSettings {
+    SmtpSettings {
         connections: 4,
         hello_seconds: 1,
         envelope_seconds: 1,
         data_seconds: 1,
         reply_seconds: 2,
         ..SmtpSettings::new("127.0.0.1", smtp.address.port())
-    };
+    }
+}
+
+async fn notifier_by(
+    settings: SmtpSettings,
+    templates: &Path,
+    system: &TestSystem,
+    merchants: &Merchants,
+    clock: &ManualClock,
+) -> Running {
+    let host = system.host(Service::Notifier, merchants, Arc::new(clock.clone())).await.unwrap();
     let templates = Templates::load(templates).unwrap();
     let service = notifier::build(notifier::Config::new(settings), templates, host).await.unwrap();
     let stop = CancellationToken::new();
