@@ -94,6 +94,7 @@ CREATE TABLE notifier.delivery (
     attempts        integer     NOT NULL DEFAULT 0,
     tries           integer     NOT NULL DEFAULT 0,
     owner           uuid,
+    held_since      timestamptz,
     reason          text        NOT NULL DEFAULT '',
     status_code     text        NOT NULL DEFAULT '',
     accepted_as     text        NOT NULL DEFAULT '',
@@ -115,6 +116,7 @@ COMMENT ON COLUMN notifier.delivery.next_attempt_at IS 'Business time before whi
 COMMENT ON COLUMN notifier.delivery.attempts        IS 'How often it was claimed: tells one claim from another';
 COMMENT ON COLUMN notifier.delivery.tries           IS 'How often the mail relay was tried in vain: too often, and it is given up';
 COMMENT ON COLUMN notifier.delivery.owner           IS 'The process that claimed it';
+COMMENT ON COLUMN notifier.delivery.held_since      IS 'Machine time since which it has been claimed or imminent, if it is';
 COMMENT ON COLUMN notifier.delivery.reason          IS 'Why it waits, or why it ended so';
 COMMENT ON COLUMN notifier.delivery.status_code     IS 'Of the mail server''s last reply';
 COMMENT ON COLUMN notifier.delivery.accepted_as     IS 'The mail server''s words on acceptance: its queue id';

@@ -545,7 +545,8 @@ fn closed_now(hours: &ContactHours, now: Timestamp) -> Option<Verdict> {
 }
 
 /// T1: notes that the final dots of these messages may be written next, and keeps what they say. Must be committed before
-/// any dot. Returns the deliveries that are still ours; the connections of the others are to be dropped.
+/// any dot. Returns the deliveries that are still ours; the connections of the others are to be dropped. Modelled in
+/// `tests/model.rs`.
 pub async fn announce(
     tx: &mut PgConnection,
     owner: Uuid,
@@ -573,6 +574,7 @@ pub enum Look {
 
 /// T2: the last look. Locks the balances of all messages and says for each whether its dot may be written. The dots must be
 /// written before the transaction ends; a payment waits for it, or has been seen here, or is younger than the merchant's bound.
+/// Modelled in `tests/model.rs`.
 pub async fn permit(
     tx: &mut PgConnection,
     host: &Host,

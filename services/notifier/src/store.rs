@@ -11,6 +11,7 @@ use serde::Serialize;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A customer of a merchant.
@@ -231,7 +232,7 @@ pub async fn claim(
              ) AS d
              WHERE EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
          )
-         UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1
+         UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1, held_since = now()
          FROM due WHERE d.id = due.id
          RETURNING d.id, d.merchant, d.customer, d.channel, d.attempts, d.tries, d.reason, d.request, d.traceparent",
     )
@@ -514,7 +515,8 @@ pub struct Imminent<'a> {
     pub raw: &'a [u8],
 }
 
-/// Marks deliveries whose final dot may be written next, and keeps what they say. Returns those that were still ours.
+/// Marks deliveries whose final dot may be written next, and keeps what they say. Returns those that were still ours: a
+/// process without a lease has none. From then on nobody takes them over for [`MARGIN`]. Modelled in `tests/model.rs`.
 pub async fn mark_imminent(
     tx: &mut PgConnection,
     owner: Uuid,
@@ -523,9 +525,10 @@ pub async fn mark_imminent(
 ) -> sqlx::Result<HashSet<Uuid>> {
     let marked: Vec<Uuid> = sqlx::query_scalar(
         "WITH marked AS (
-             UPDATE notifier.delivery AS d SET state = 'imminent'
+             UPDATE notifier.delivery AS d SET state = 'imminent', held_since = now()
              FROM UNNEST($2::uuid[], $3::int4[]) AS n (id, attempts)
              WHERE d.id = n.id AND d.owner = $1 AND d.attempts = n.attempts AND d.state = 'claimed'
+               AND EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
              RETURNING d.id
          ), kept AS (
              INSERT INTO notifier.message (delivery, recipient, raw, rendered_at)
@@ -650,22 +653,25 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
         .map(drop)
 }
 
-/// How long after the end of a lease others wait before they take over: its owner must have noticed by then.
-const MARGIN_SECONDS: f64 = 4.0;
+/// How long after the end of a lease others wait before they take over: what was marked under that lease must not be handed
+/// over any more.
+pub const MARGIN: Duration = Duration::from_secs(4);
 
-/// Takes over what is held by processes without a lease. What was only claimed goes back, and so does what the merchant's
-/// system knows by its id however often it comes; what else may have been handed over is unknown, and is returned.
+/// Takes over what is held by processes without a lease, or for longer than anything is in work: a claim whose commit was
+/// never confirmed is in nobody's hands. What was only claimed goes back, and so does what the merchant's system knows by its
+/// id however often it comes; what else may have been handed over is unknown, and is returned. Modelled in `tests/model.rs`.
 pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query(
         "UPDATE notifier.delivery SET state = 'waiting', owner = NULL, reason = 'crashed'
          WHERE id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE (d.state = 'claimed' OR d.state = 'imminent' AND d.channel = 'webhook') AND NOT EXISTS (
+             WHERE (d.state = 'claimed' OR d.state = 'imminent' AND d.channel = 'webhook')
+               AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (
                  SELECT FROM notifier.sender AS s
-                 WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
+                 WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1)))
              FOR UPDATE OF d SKIP LOCKED)",
     )
-    .bind(MARGIN_SECONDS)
+    .bind(MARGIN.as_secs_f64())
     .execute(&mut *tx)
     .await?;
     let unknown = sqlx::query_as(
@@ -673,18 +679,19 @@ pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Ve
         "UPDATE notifier.delivery SET state = 'unknown', reason = 'crashed', settled_at = $2
          WHERE id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE d.state = 'imminent' AND d.channel <> 'webhook' AND NOT EXISTS (
+             WHERE d.state = 'imminent' AND d.channel <> 'webhook'
+               AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (
                  SELECT FROM notifier.sender AS s
-                 WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1))
+                 WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1)))
              FOR UPDATE OF d SKIP LOCKED)
          RETURNING id, merchant, customer, channel, attempts, tries, reason, request, traceparent",
     )
-    .bind(MARGIN_SECONDS)
+    .bind(MARGIN.as_secs_f64())
     .bind(now.to_sqlx())
     .fetch_all(&mut *tx)
     .await?;
     sqlx::query("DELETE FROM notifier.sender WHERE alive_until <= now() - make_interval(secs => $1)")
-        .bind(MARGIN_SECONDS)
+        .bind(MARGIN.as_secs_f64())
         .execute(tx)
         .await?;
     Ok(unknown)

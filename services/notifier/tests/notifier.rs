@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
 use notifier::config::SmtpSettings;
 use notifier::render::Templates;
+use notifier::store::Imminent;
 use runtime::{Host, Merchant, Merchants};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -23,6 +24,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use testkit::smtp::{Mail, Phase, Reaction};
 use testkit::{SmtpServer, TestSystem, system, wait};
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -164,6 +166,10 @@ async fn notifier_by(
     clock: &ManualClock,
 ) -> Running {
     let host = system.host(Service::Notifier, merchants, Arc::new(clock.clone())).await.unwrap();
+    notifier_on(host, settings, templates).await
+}
+
+async fn notifier_on(host: Host, settings: SmtpSettings, templates: &Path) -> Running {
     let templates = Templates::load(templates).unwrap();
     let service = notifier::build(notifier::Config::new(settings), templates, host).await.unwrap();
     let stop = CancellationToken::new();
@@ -475,6 +481,87 @@ async fn what_a_dead_sender_held_is_taken_over() {
     rig.end().await;
 }
 
+/// A claim that was committed unheard is in nobody's hands, and its owner lives.
+#[tokio::test]
+async fn a_claim_that_was_forgotten_ends() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let alive = Uuid::from_u128(7);
+    lease_ended(&rig, alive, "-1 day").await;
+    for state in ["claimed", "imminent"] {
+        left_behind(&rig, &due(&["in_1"]), state, alive).await;
+    }
+    sqlx::query("UPDATE notifier.delivery SET held_since = now() - interval '61 minutes'")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.mails(1).await;
+    rig.wait_for("delivery WHERE state = 'handed_off'", 1).await;
+    rig.wait_for("delivery WHERE state = 'unknown'", 1).await;
+    rig.end().await;
+}
+
+/// It is told that it may be unknown whether it was sent, somebody finds out that it was not and sends it again: then the
+/// first sender must not go on where it fell asleep.
+#[tokio::test]
+async fn a_sender_that_slept_after_t1_does_not_write_the_dot() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    rig.stop.cancel();
+    rig.running.await.unwrap().unwrap();
+    let rig = Rig { running: tokio::spawn(async { Ok(()) }), ..rig };
+    let host = rig.system.host(Service::Notifier, &rig.merchants, Arc::new(rig.clock.clone())).await.unwrap();
+    let slow_pool = host.pool.clone();
+    let (stop_slow, slow) = notifier_on(host, impatient(&rig.smtp), Path::new("/nowhere")).await;
+
+    // It sleeps because it gets no connection for T2: we wait for them all while T1 waits for us.
+    let mut before_t1 = rig.pool.begin().await.unwrap();
+    let request = due(&["in_1"]);
+    sqlx::query("INSERT INTO notifier.message VALUES ($1::text::uuid, '', '', now())")
+        .bind(&request.reminder.as_ref().unwrap().reminder_id)
+        .execute(&mut *before_t1)
+        .await
+        .unwrap();
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    wait::until_true("T1", SOON, || async {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE '%notifier.message%'";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&rig.pool).await.unwrap() == 1
+    })
+    .await;
+    let size = slow_pool.options().get_max_connections();
+    let mut waiting = JoinSet::new();
+    for _ in 0..size {
+        let pool = slow_pool.clone();
+        waiting.spawn(async move { pool.acquire().await.unwrap() });
+    }
+    let mut taken = Vec::new();
+    while taken.len() + 1 < size as usize {
+        taken.push(waiting.join_next().await.unwrap().unwrap());
+    }
+    before_t1.rollback().await.unwrap();
+    taken.push(waiting.join_next().await.unwrap().unwrap());
+    rig.wait_for("delivery WHERE state = 'imminent'", 1).await;
+
+    let (stop, running) = notifier(&rig.system, &rig.merchants, &rig.clock, &rig.smtp).await;
+    rig.wait_for("delivery WHERE held_since < clock_timestamp() - interval '4 seconds'", 1).await;
+    let lapse = "UPDATE notifier.sender SET alive_until = now() - interval '5 seconds'
+                 WHERE owner = (SELECT owner FROM notifier.delivery)";
+    sqlx::query(lapse).execute(&rig.pool).await.unwrap();
+    rig.wait_for_told(&["unknown crashed"]).await;
+    let again = "UPDATE notifier.delivery SET state = 'waiting', owner = NULL, settled_at = NULL";
+    sqlx::query(again).execute(&rig.pool).await.unwrap();
+    rig.wait_for_told(&["unknown crashed", "sent in_1"]).await;
+    drop(taken);
+    stop_slow.cancel();
+    slow.await.unwrap().unwrap();
+    rig.mails(1).await;
+    let rig = Rig { stop, running, ..rig };
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
     let rig = Rig::start().await;
@@ -492,8 +579,19 @@ async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
         async |owner| notifier::store::claim(&mut tx, owner, &shares, Timestamp::MAX).await.unwrap().len();
     assert_eq!((claimed(slow).await, claimed(new).await), (0, 0));
     notifier::store::heartbeat(&mut tx, new, 6.0).await.unwrap();
-    let claimed = notifier::store::claim(&mut tx, new, &shares, Timestamp::MAX).await.unwrap().len();
-    assert_eq!(claimed, 1);
+    let claimed = notifier::store::claim(&mut tx, new, &shares, Timestamp::MAX).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    let message =
+        Imminent { delivery: claimed[0].id, attempts: claimed[0].attempts, recipient: "a@b.example", raw: b"" };
+    notifier::store::heartbeat(&mut tx, new, -1.0).await.unwrap();
+    let marked = notifier::store::mark_imminent(&mut tx, new, &[message], at(NOW)).await.unwrap();
+    assert!(marked.is_empty(), "others may take it over before its dot");
+    notifier::store::heartbeat(&mut tx, new, 6.0).await.unwrap();
+    let held_long = "UPDATE notifier.delivery SET held_since = now() - interval '2 hours' WHERE id = $1";
+    sqlx::query(held_long).bind(message.delivery).execute(&mut *tx).await.unwrap();
+    let marked = notifier::store::mark_imminent(&mut tx, new, &[message], at(NOW)).await.unwrap();
+    assert_eq!(marked.len(), 1);
+    assert_eq!(notifier::store::take_over(&mut tx, at(NOW)).await.unwrap().len(), 0, "not before its dot");
 }
 
 #[tokio::test]
