@@ -109,6 +109,9 @@ events! {
     ReminderSuppressed = "reminder-suppressed" from Notifier, |e| About::reminder(&e.reminder);
     ReminderFailed = "reminder-failed" from Notifier, |e| About::reminder(&e.reminder);
     ReminderUnknown = "reminder-unknown" from Notifier, |e| About::reminder(&e.reminder);
+    ReminderBounced = "reminder-bounced" from Notifier, |e| About::reminder(&e.reminder);
+    ReminderComplained = "reminder-complained" from Notifier, |e| About::reminder(&e.reminder);
+    CustomerReplied = "customer-replied" from Notifier, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
     CustomerResponded = "customer-responded" from Tracker, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
 }
 

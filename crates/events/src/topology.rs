@@ -5,9 +5,10 @@
 
 use crate::kind::Kind;
 use Kind::{
-    CaseEnrolled, CustomerChanged, CustomerResponded, CustomerSegmented, InvoiceChanged, InvoiceClosed, InvoiceIssued,
-    InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderDue, ReminderFailed, ReminderSent,
-    ReminderSuppressed, ReminderUnknown, SequenceEnded, SourceHeard, StepDecided,
+    CaseEnrolled, CustomerChanged, CustomerReplied, CustomerResponded, CustomerSegmented, InvoiceChanged,
+    InvoiceClosed, InvoiceIssued, InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderBounced,
+    ReminderComplained, ReminderDue, ReminderFailed, ReminderSent, ReminderSuppressed, ReminderUnknown, SequenceEnded,
+    SourceHeard, StepDecided,
 };
 use std::fmt;
 
@@ -165,6 +166,14 @@ pub const SCHEDULER_OUTCOMES: Flow = Flow {
     emits: &[],
 };
 
+/// What came back of reminders: customers and invoices that a person has to look at. Apart from the outcomes: it plans anew.
+pub const SCHEDULER_RETURNS: Flow = Flow {
+    service: Service::Scheduler,
+    name: "scheduler-returns",
+    takes: &[ReminderBounced, ReminderComplained, CustomerReplied],
+    emits: &[CaseEnrolled],
+};
+
 /// What is owed, and who must not be written to. Apart from the reminders, so that a payment never waits behind them.
 pub const NOTIFIER_BALANCES: Flow = Flow {
     service: Service::Notifier,
@@ -199,6 +208,14 @@ pub const NOTIFIER_SENDER: Flow = Flow {
     emits: &[ReminderSent, ReminderSuppressed, ReminderFailed, ReminderUnknown],
 };
 
+/// Mail that comes back.
+pub const NOTIFIER_INBOUND: Flow = Flow {
+    service: Service::Notifier,
+    name: "notifier-inbound",
+    takes: &[],
+    emits: &[ReminderSent, ReminderBounced, ReminderComplained, CustomerReplied],
+};
+
 /// Everything that figures are made of.
 pub const TRACKER_RECORDS: Flow = Flow {
     service: Service::Tracker,
@@ -219,6 +236,8 @@ pub const TRACKER_RECORDS: Flow = Flow {
         ReminderSuppressed,
         ReminderFailed,
         ReminderUnknown,
+        ReminderBounced,
+        ReminderComplained,
     ],
     emits: &[],
 };
@@ -228,7 +247,7 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 13] = [
+pub const FLOWS: [&Flow; 15] = [
     &INGEST_INTAKE,
     &SEGMENTER_PAYERS,
     &SEGMENTER_REVIEW,
@@ -236,10 +255,12 @@ pub const FLOWS: [&Flow; 13] = [
     &SCHEDULER_TIMERS,
     &SCHEDULER_OPERATIONS,
     &SCHEDULER_OUTCOMES,
+    &SCHEDULER_RETURNS,
     &NOTIFIER_BALANCES,
     &NOTIFIER_REMINDERS,
     &NOTIFIER_WEBHOOKS,
     &NOTIFIER_SENDER,
+    &NOTIFIER_INBOUND,
     &TRACKER_RECORDS,
     &TRACKER_PAGES,
 ];

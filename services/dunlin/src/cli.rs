@@ -81,6 +81,12 @@ enum Command {
     /// Sending domains that are kept from sending, since too much of their mail bounced or was complained about.
     #[command(subcommand)]
     Breaker(commands::breaker::Command),
+    /// Mail that comes back: bounces, complaints, answers.
+    #[command(subcommand)]
+    Inbound(commands::inbound::Command),
+    /// Who is not written to.
+    #[command(subcommand)]
+    Suppression(commands::suppression::Command),
     /// Calls of merchants' own systems that wait or have failed.
     #[command(subcommand)]
     Webhooks(commands::webhooks::Command),
@@ -140,6 +146,8 @@ impl Cli {
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
             Command::Breaker(command) => commands::breaker::run(config, command).await?,
+            Command::Inbound(command) => commands::inbound::run(config, command).await?,
+            Command::Suppression(command) => return commands::suppression::run(config, command).await,
             Command::Webhooks(command) => commands::webhooks::run(config, command).await?,
             Command::Replay(arguments) => commands::replay::run(config, arguments).await?,
             Command::Healthcheck(arguments) => commands::healthcheck::run(arguments).await?,

@@ -73,9 +73,9 @@ CREATE TABLE notifier.suppression (
 COMMENT ON TABLE  notifier.suppression IS 'Who must not be written to. Looked at in the transaction that permits a send';
 COMMENT ON COLUMN notifier.suppression.merchant   IS 'Whose reminders';
 COMMENT ON COLUMN notifier.suppression.channel    IS 'email';
-COMMENT ON COLUMN notifier.suppression.subject    IS 'customer:<id> or address:<lower-case address>. Personal';
-COMMENT ON COLUMN notifier.suppression.reason     IS 'unsubscribed or bad_address';
-COMMENT ON COLUMN notifier.suppression.source     IS 'The event or delivery that led to it';
+COMMENT ON COLUMN notifier.suppression.subject    IS 'customer:<id>, address:<lower-case address> (personal), or hash:<keyed hash of the address> of somebody erased';
+COMMENT ON COLUMN notifier.suppression.reason     IS 'unsubscribed, bad_address, bounced, complained, erased, or an operator''s';
+COMMENT ON COLUMN notifier.suppression.source     IS 'The event, delivery or person that led to it';
 COMMENT ON COLUMN notifier.suppression.created_at IS 'Business time';
 
 CREATE TABLE notifier.delivery (

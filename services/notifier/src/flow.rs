@@ -13,7 +13,9 @@
 //! | `sequence-ended` (by webhook) | `webhook`: pending | – |
 //! | its time has come: [`webhooks::claim`] | leased; or cancelled, or put back | – |
 //! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
+//! | mail comes back: [`inbound::take`] | `inbound`; `suppression`; unknown: handed_off | `reminder-bounced`, `-complained`, `-sent`, `customer-replied` |
 
+pub mod inbound;
 pub mod webhooks;
 
 use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};

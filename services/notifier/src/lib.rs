@@ -20,15 +20,18 @@ pub mod sender;
 pub mod smtp;
 pub mod stationery;
 pub mod store;
+pub mod suppression;
 pub mod templates;
 pub mod webhook;
 
 pub use config::Config;
 
+use anyhow::Context;
 use render::Templates;
 use runtime::{Host, Service};
 use std::sync::Arc;
 use templates::Live;
+use tokio::net::TcpListener;
 
 /// The notifier's schema.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -41,6 +44,14 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.handle(flow::webhooks::Webhooks(host.clone()));
     service.task("retention", retention::run(host.pool.clone(), service.stop()));
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
+    if let Some(inbound) = config.inbound.clone()
+        && let Some(listen) = inbound.listen
+    {
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("notifier.inbound.listen {listen}"))?;
+        service.listens("inbound", listener.local_addr()?);
+        let proofs = config.proofs(&host.links);
+        service.task("inbound", inbound::listener::run(host.clone(), proofs, inbound, listener, service.stop()));
+    }
     let templates = Arc::new(Live::new(templates, &host.merchants));
     service.task("templates", templates.clone().follow(service.stop()));
     let freshness = freshness::Freshness::unknown();

@@ -1209,7 +1209,7 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
                 f.case_id, NULL
          FROM scheduler.deferral AS f JOIN mine ON mine.id = f.case_id
          UNION ALL
-         SELECT h.placed_at, CASE h.kind WHEN 'promise' THEN 'promise to pay' ELSE 'hold' END || ' ' || h.id
+         SELECT h.placed_at, CASE h.kind WHEN 'promise' THEN 'promise to pay' WHEN 'manual' THEN 'hold' ELSE 'hold (' || h.kind || ')' END || ' ' || h.id
                              || coalesce(' until ' || h.until, ''), h.reason || ', by ' || h.placed_by, NULL, NULL
          FROM scheduler.hold AS h
          WHERE EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod generate;
 pub mod healthcheck;
 pub mod import;
+pub mod inbound;
 pub mod operations;
 pub mod payer;
 pub mod plan;
@@ -18,6 +19,7 @@ pub mod quarantine;
 pub mod replay;
 pub mod run;
 pub mod simulate;
+pub mod suppression;
 pub mod webhooks;
 
 use crate::settings::Configuration;
