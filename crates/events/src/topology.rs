@@ -5,10 +5,10 @@
 
 use crate::kind::Kind;
 use Kind::{
-    CaseEnrolled, CustomerChanged, CustomerReplied, CustomerResponded, CustomerSegmented, InvoiceChanged,
-    InvoiceClosed, InvoiceIssued, InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderBounced,
-    ReminderComplained, ReminderDue, ReminderFailed, ReminderSent, ReminderSuppressed, ReminderUnknown, SequenceEnded,
-    SourceHeard, StepDecided,
+    CaseEnrolled, CustomerChanged, CustomerErased, CustomerReplied, CustomerResponded, CustomerSegmented,
+    InvoiceChanged, InvoiceClosed, InvoiceIssued, InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed,
+    ReminderBounced, ReminderComplained, ReminderDue, ReminderFailed, ReminderSent, ReminderSuppressed,
+    ReminderUnknown, SequenceEnded, SourceHeard, StepDecided,
 };
 use std::fmt;
 
@@ -115,6 +115,14 @@ pub const INGEST_INTAKE: Flow = Flow {
     ],
 };
 
+/// An operator has a person's data erased.
+pub const INGEST_ERASURE: Flow = Flow {
+    service: Service::Ingest,
+    name: "ingest-erasure",
+    takes: &[],
+    emits: &[InvoiceChanged, CustomerChanged, CustomerErased],
+};
+
 /// How customers pay.
 pub const SEGMENTER_PAYERS: Flow =
     Flow { service: Service::Segmenter, name: "segmenter-payers", takes: &INVOICE_EVENTS, emits: &[CustomerSegmented] };
@@ -170,7 +178,7 @@ pub const SCHEDULER_OUTCOMES: Flow = Flow {
 pub const SCHEDULER_RETURNS: Flow = Flow {
     service: Service::Scheduler,
     name: "scheduler-returns",
-    takes: &[ReminderBounced, ReminderComplained, CustomerReplied],
+    takes: &[ReminderBounced, ReminderComplained, CustomerReplied, CustomerErased],
     emits: &[CaseEnrolled],
 };
 
@@ -216,6 +224,10 @@ pub const NOTIFIER_INBOUND: Flow = Flow {
     emits: &[ReminderSent, ReminderBounced, ReminderComplained, CustomerReplied],
 };
 
+/// A person's messages go.
+pub const NOTIFIER_ERASURE: Flow =
+    Flow { service: Service::Notifier, name: "notifier-erasure", takes: &[CustomerErased], emits: &[] };
+
 /// Everything that figures are made of.
 pub const TRACKER_RECORDS: Flow = Flow {
     service: Service::Tracker,
@@ -247,8 +259,9 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 15] = [
+pub const FLOWS: [&Flow; 17] = [
     &INGEST_INTAKE,
+    &INGEST_ERASURE,
     &SEGMENTER_PAYERS,
     &SEGMENTER_REVIEW,
     &SCHEDULER_CASES,
@@ -261,6 +274,7 @@ pub const FLOWS: [&Flow; 15] = [
     &NOTIFIER_WEBHOOKS,
     &NOTIFIER_SENDER,
     &NOTIFIER_INBOUND,
+    &NOTIFIER_ERASURE,
     &TRACKER_RECORDS,
     &TRACKER_PAGES,
 ];

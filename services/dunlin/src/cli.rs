@@ -81,6 +81,9 @@ enum Command {
     /// Sending domains that are kept from sending, since too much of their mail bounced or was complained about.
     #[command(subcommand)]
     Breaker(commands::breaker::Command),
+    /// What is kept of a person, and the end of it.
+    #[command(subcommand)]
+    Customer(commands::customer::Command),
     /// Mail that comes back: bounces, complaints, answers.
     #[command(subcommand)]
     Inbound(commands::inbound::Command),
@@ -146,6 +149,7 @@ impl Cli {
             Command::Quarantine(command) => commands::quarantine::run(config, command).await?,
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
             Command::Breaker(command) => commands::breaker::run(config, command).await?,
+            Command::Customer(command) => return commands::customer::run(config, command).await,
             Command::Inbound(command) => commands::inbound::run(config, command).await?,
             Command::Suppression(command) => return commands::suppression::run(config, command).await,
             Command::Webhooks(command) => commands::webhooks::run(config, command).await?,

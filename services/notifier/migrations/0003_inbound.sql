@@ -56,3 +56,18 @@ COMMENT ON COLUMN notifier.suppression_change.what       IS 'added or removed';
 COMMENT ON COLUMN notifier.suppression_change.reason     IS 'Why, in their words';
 COMMENT ON COLUMN notifier.suppression_change.changed_by IS 'Who';
 COMMENT ON COLUMN notifier.suppression_change.changed_at IS 'Business time';
+
+CREATE TABLE notifier.erasure (
+    id        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    merchant  text        NOT NULL,
+    customer  text        NOT NULL,
+    counts    jsonb       NOT NULL,
+    erased_at timestamptz NOT NULL
+);
+
+COMMENT ON TABLE  notifier.erasure IS 'What was erased here of persons; by whom and why, ingest knows';
+COMMENT ON COLUMN notifier.erasure.id        IS 'In the order of the erasures';
+COMMENT ON COLUMN notifier.erasure.merchant  IS 'Whose customer';
+COMMENT ON COLUMN notifier.erasure.customer  IS 'The processor''s id';
+COMMENT ON COLUMN notifier.erasure.counts    IS 'How many rows of what';
+COMMENT ON COLUMN notifier.erasure.erased_at IS 'Business time';

@@ -13,6 +13,7 @@
 //! | `sequence-ended` (by webhook) | `webhook`: pending | – |
 //! | its time has come: [`webhooks::claim`] | leased; or cancelled, or put back | – |
 //! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
+//! | `customer-erased` ([`crate::erasure`]) | `message`, `inbound` emptied; `suppression` by hash | – |
 //! | mail comes back: [`inbound::take`] | `inbound`; `suppression`; unknown: handed_off | `reminder-bounced`, `-complained`, `-sent`, `customer-replied` |
 
 pub mod inbound;
@@ -31,6 +32,7 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::{ContactHours, CustomerId, InvoiceId, Masked, MerchantId};
 use prost::Message;
 use runtime::Host;
+use runtime::links::address_hash;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -513,15 +515,14 @@ pub async fn permit(
         .iter()
         .flat_map(|t| {
             let merchant = t.reminder.merchant_id.as_str();
-            let subjects = [store::by_customer(&t.reminder.customer_id), store::by_address(t.address.reveal())];
-            subjects.map(|subject| (merchant, subject))
+            subjects(t, host).map(|subject| (merchant, subject))
         })
         .collect();
-    let subjects: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
-    let suppressed = store::suppressed(tx, &subjects).await?;
+    let all: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
+    let suppressed = store::suppressed(tx, &all).await?;
     let look = |ticket: &&Ticket| {
         let fresh = host.merchants.get(&ticket.merchant).and_then(|merchant| freshness.permits_until(merchant));
-        match (last_look(ticket, &balances, &suppressed, now), fresh) {
+        match (last_look(ticket, &subjects(ticket, host), &balances, &suppressed, now), fresh) {
             (Some(refusal), _) => Look::Refused(refusal),
             (None, Some(until)) => Look::Granted { until },
             (None, None) => Look::Refused(Verdict::put_back(now, freshness::STALE)),
@@ -530,8 +531,16 @@ pub async fn permit(
     Ok(tickets.iter().map(look).collect())
 }
 
+/// Under which names somebody may be on the suppression list.
+fn subjects(ticket: &Ticket, host: &Host) -> [Masked<String>; 3] {
+    let address = ticket.address.reveal();
+    let hash = address_hash(&host.links, &ticket.reminder.merchant_id, address);
+    [store::by_customer(&ticket.reminder.customer_id), store::by_address(address), Masked::new(format!("hash:{hash}"))]
+}
+
 fn last_look(
     ticket: &Ticket,
+    subjects: &[Masked<String>],
     balances: &Balances,
     suppressed: &BTreeMap<(String, String), String>,
     now: Timestamp,
@@ -544,7 +553,6 @@ fn last_look(
         Claims::Owed(_) => {}
     }
     let merchant = &ticket.reminder.merchant_id;
-    let subjects = [store::by_customer(&ticket.reminder.customer_id), store::by_address(ticket.address.reveal())];
     let reason = subjects.iter().find_map(|s| suppressed.get(&(merchant.clone(), s.reveal().clone())));
     match reason {
         Some(reason) => Some(Verdict::Suppressed(reason.clone())),

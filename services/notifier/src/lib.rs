@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod config;
 pub mod domain;
+pub mod erasure;
 pub mod flow;
 pub mod freshness;
 pub mod inbound;
@@ -42,6 +43,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.handle(flow::BalanceFeed(host.clone()));
     service.handle(flow::Reminders(host.clone()));
     service.handle(flow::webhooks::Webhooks(host.clone()));
+    service.handle(erasure::Erasures(host.clone()));
     service.task("retention", retention::run(host.pool.clone(), service.stop()));
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
     if let Some(inbound) = config.inbound.clone()

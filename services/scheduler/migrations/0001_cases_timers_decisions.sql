@@ -307,7 +307,7 @@ CREATE TABLE scheduler.hold (
     released_by text,
     released_at timestamptz,
     release_reason text     NOT NULL DEFAULT '',
-    CHECK (kind IN ('manual', 'promise', 'bounced', 'complained', 'replied')),
+    CHECK (kind IN ('manual', 'promise', 'bounced', 'complained', 'replied', 'erased')),
     CHECK (kind <> 'promise' OR until IS NOT NULL)
 );
 

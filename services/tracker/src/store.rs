@@ -772,3 +772,19 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
     };
     Ok(rows.into_iter().map(line).collect())
 }
+
+/// Everything that the tracker keeps of a customer, as JSON.
+pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
+    sqlx::query_scalar(
+        "SELECT jsonb_build_object(
+             'invoices', (SELECT jsonb_agg(to_jsonb(i)) FROM tracker.invoice AS i WHERE i.merchant = $1 AND i.customer = $2),
+             'reminders', (SELECT jsonb_agg(to_jsonb(r) ORDER BY r.settled_at) FROM tracker.reminder AS r
+                           WHERE r.merchant = $1 AND r.customer = $2),
+             'responses', (SELECT jsonb_agg(to_jsonb(v) ORDER BY v.responded_at) FROM tracker.response AS v
+                           WHERE v.merchant = $1 AND v.customer = $2))",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_one(db)
+    .await
+}

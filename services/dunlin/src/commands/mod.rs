@@ -4,6 +4,7 @@ pub mod backtest;
 pub mod breaker;
 pub mod campaign;
 pub mod campaign_migrate;
+pub mod customer;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod doctor;

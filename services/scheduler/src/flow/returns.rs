@@ -79,6 +79,12 @@ fn read(incoming: &Incoming) -> Result<Option<Return>, Malformed> {
         AnyEvent::ReminderComplained(e) => {
             of_reminder(&e.reminder, "complained", format!("the payer complained ({})", e.feedback_type))
         }
+        AnyEvent::CustomerErased(e) if e.was_open => Ok(Some(Return {
+            customer: super::customer_key(&e.merchant_id, &e.customer_id)?,
+            kind: "erased",
+            reason: "the person was erased".to_owned(),
+            invoices: Vec::new(),
+        })),
         AnyEvent::CustomerReplied(e) => Ok(Some(Return {
             customer: super::customer_key(&e.merchant_id, &e.customer_id)?,
             kind: "replied",

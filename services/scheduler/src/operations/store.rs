@@ -175,6 +175,8 @@ kinds! {
     Complained = "complained";
     /// The payer answered a reminder.
     Replied = "replied";
+    /// The person was erased though something is owed.
+    Erased = "erased";
     /// The payer contests the invoice.
     Dispute = "dispute";
     /// The sequence has ended, and a person goes on.
