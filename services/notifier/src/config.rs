@@ -4,12 +4,14 @@ use crate::flow::inbound::Proofs;
 use crate::return_path::ReturnPath;
 use crate::smtp::{Login, Mechanism, Proof, Server, Start, Timeouts, Tls, roots};
 use kernel::Masked;
+use runtime::Merchants;
 use runtime::config::{At, Validate};
 use runtime::settings::LinkSettings;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::rustls::RootCertStore;
 
@@ -33,9 +35,9 @@ impl Config {
     }
 
     /// What proves that mail which comes back is about one of our reminders.
-    pub fn proofs(&self, links: &LinkSettings) -> Proofs {
+    pub fn proofs(&self, links: &LinkSettings, merchants: Arc<Merchants>) -> Proofs {
         let return_path = self.inbound.as_ref().map(|inbound| ReturnPath::new(&inbound.domain, links));
-        Proofs { return_path, links: links.clone() }
+        Proofs { return_path, links: links.clone(), merchants, limits: self.limits.clone() }
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("notifier.inbound.listen {listen}"))?;
         service.listens("inbound", listener.local_addr()?);
-        let proofs = config.proofs(&host.links);
+        let proofs = config.proofs(&host.links, host.merchants.clone());
         service.task("inbound", inbound::listener::run(host.clone(), proofs, inbound, listener, service.stop()));
     }
     let templates = Arc::new(Live::new(templates, &host.merchants));

@@ -76,7 +76,7 @@ impl Rig {
             ..InboundSettings::new(DOMAIN)
         };
         config.inbound = Some(settings);
-        let proofs = config.proofs(&host.links);
+        let proofs = config.proofs(&host.links, host.merchants.clone());
         let service = notifier::build(config, Templates::load(Path::new("/nowhere")).unwrap(), host).await.unwrap();
         let inbound = service.address("inbound").unwrap();
         let pool = PgPool::connect(&system.database.admin_url).await.unwrap();
@@ -317,6 +317,12 @@ async fn reports_with_proof_act_and_forged_ones_do_nothing() {
         "spam complained abuse",
     ];
     assert_eq!(rig.told().await, expected);
+
+    let counted: (i64, i64) = sqlx::query_as("SELECT sum(bounced)::int8, sum(complained)::int8 FROM notifier.sending")
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(counted, (1, 1), "for the breaker of the sending domain");
 
     // The same again, and another report of the same: nothing more.
     assert!(rig.feed(&mails).await.iter().all(|t| t.known));

@@ -73,7 +73,8 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<()
     let pool = pool(&configuration, Service::Notifier)?;
     match command {
         Command::Feed(arguments) => {
-            let proofs = configuration.settings.notifier.proofs(&configuration.settings.links);
+            let proofs =
+                configuration.settings.notifier.proofs(&configuration.settings.links, configuration.merchants.clone());
             let clock = configuration.settings.clock();
             feed(&pool, &proofs, &arguments, || clock.now()).await
         }

@@ -13,20 +13,24 @@
 //! Proof is the token of a return path or of an unsubscribe link, which only who has had the message can know. An
 //! envelope id or a Message-ID proves nothing, but that a person answers from the very address that was written to does.
 
+use crate::config::Limits;
 use crate::inbound::store::{self, Match, NewInbound, Returned};
 use crate::inbound::{Class, Reading, read};
+use crate::pace::domain_of;
 use crate::return_path::ReturnPath;
-use crate::store::{Suppression, by_address, by_customer, suppress};
+use crate::store::{Sending, Suppression, by_address, by_customer, count_sending, suppress};
 use bus::{Failure, Work};
 use events::v1::{self, Reminder, ReminderDue};
 use events::{snapshot, time};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Masked, MerchantId};
 use prost::Message;
+use runtime::Merchants;
 use runtime::links::Link;
 use runtime::settings::LinkSettings;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// So many soft bounces of a customer within [`SOFT_WITHIN`] mean that it does not work any more.
@@ -50,6 +54,10 @@ pub struct Proofs {
     pub return_path: Option<ReturnPath>,
     /// Unsubscribe links.
     pub links: LinkSettings,
+    /// Whose sending domains bounces and complaints count for.
+    pub merchants: Arc<Merchants>,
+    /// How many of them stop a sending domain.
+    pub limits: Limits,
 }
 
 /// What became of a message.
@@ -129,7 +137,7 @@ pub async fn take(work: &mut Work, proofs: &Proofs, mails: &[Mail], now: Timesta
         let about = claims.get(&id).filter(|_| is_new).and_then(|claim| known.about(id, &reading, claim));
         taken.push(Taken { id, known: !is_new, reading, about });
     }
-    follow(work, known, &mut taken, now).await?;
+    follow(work, proofs, known, &mut taken, now).await?;
     let matches: Vec<Match> = taken.iter().filter_map(|t| t.about.clone()).collect();
     store::note_matches(work.tx(), &matches).await?;
     Ok(taken)
@@ -167,7 +175,13 @@ impl Known {
 }
 
 /// What follows from messages that are proven to be about our reminders.
-async fn follow(work: &mut Work, mut known: Known, taken: &mut [Taken], now: Timestamp) -> Result<(), Failure> {
+async fn follow(
+    work: &mut Work,
+    proofs: &Proofs,
+    mut known: Known,
+    taken: &mut [Taken],
+    now: Timestamp,
+) -> Result<(), Failure> {
     let proven = |t: &&mut Taken| t.about.as_ref().is_some_and(|about| about.matched == "authentic");
     let delivered: Vec<Uuid> =
         taken.iter_mut().filter(proven).filter_map(|t| Some(t.about.as_ref()?.delivery)).collect();
@@ -177,6 +191,7 @@ async fn follow(work: &mut Work, mut known: Known, taken: &mut [Taken], now: Tim
     }
     let mut soft = soft_bounces(work, taken, now).await?;
     let mut suppressions = Vec::new();
+    let mut sending = BTreeMap::new();
     for t in taken.iter_mut().filter(proven) {
         let Some(about) = &mut t.about else { continue };
         let Some(delivery) = known.deliveries.get(&about.delivery) else { continue };
@@ -212,6 +227,11 @@ async fn follow(work: &mut Work, mut known: Known, taken: &mut [Taken], now: Tim
             Class::Reply => about.effect = "held",
             Class::Delayed | Class::Delivered | Class::AutoReply | Class::Notice | Class::Unclear => continue,
         }
+        if first && let Some(merchant) = proofs.merchants.get(&merchant) {
+            let counts: &mut Sending = sending.entry(domain_of(&merchant.file.sender.email)).or_default();
+            counts.bounced += i64::from(t.reading.class == Class::HardBounce);
+            counts.complained += i64::from(t.reading.class == Class::Complaint);
+        }
         // Two answers are two; a second report of the same is not.
         if first || t.reading.class == Class::Reply {
             tell(work, t, delivery, now)?;
@@ -219,6 +239,7 @@ async fn follow(work: &mut Work, mut known: Known, taken: &mut [Taken], now: Tim
     }
     // Where the message is gone, so is the address.
     suppressions.retain(|s| s.subject.reveal() != "address:");
+    count_sending(work.tx(), &sending, &proofs.limits, now).await?;
     Ok(suppress(work.tx(), &suppressions, now).await?)
 }
 
@@ -226,11 +247,11 @@ async fn soft_bounces(
     work: &mut Work,
     taken: &[Taken],
     now: Timestamp,
-) -> Result<std::collections::BTreeMap<(String, String), i64>, Failure> {
+) -> Result<BTreeMap<(String, String), i64>, Failure> {
     let soft = taken.iter().filter(|t| t.reading.class == Class::SoftBounce).filter_map(|t| t.about.as_ref());
     let customers: BTreeSet<_> = soft.map(|about| (about.merchant.clone(), about.customer.clone())).collect();
     if customers.is_empty() {
-        return Ok(std::collections::BTreeMap::new());
+        return Ok(BTreeMap::new());
     }
     let since = now.saturating_sub(SOFT_WITHIN).unwrap_or(Timestamp::MIN);
     Ok(store::soft_bounces(work.tx(), &customers.into_iter().collect::<Vec<_>>(), since).await?)
