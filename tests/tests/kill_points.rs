@@ -163,6 +163,7 @@ impl Rig {
             ..Default::default()
         };
         let due = v1::ReminderDue {
+            fallbacks: Vec::new(),
             reminder: Some(v1::Reminder {
                 merchant_id: "acme".into(),
                 reminder_id: id.to_string(),

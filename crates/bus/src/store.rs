@@ -352,3 +352,46 @@ pub async fn backlog(db: impl PgExecutor<'_>) -> sqlx::Result<Backlog> {
     .fetch_one(db)
     .await
 }
+
+/// Takes a person out of kept events of a merchant that are about one of these keys (invoices, customers), and drops dead
+/// letters about them. Returns how many events were changed and how many letters dropped.
+pub async fn erase_person(tx: &mut PgConnection, merchant: &str, keys: &[&str]) -> sqlx::Result<(u64, u64)> {
+    let rows: Vec<(jiff_sqlx::Timestamp, Uuid, String, Vec<u8>)> = sqlx::query_as(
+        "SELECT created_at, msg_id, subject, payload FROM outbox
+         WHERE key = ANY($2) AND right(subject, length($1) + 1) = '.' || $1",
+    )
+    .bind(merchant)
+    .bind(keys)
+    .fetch_all(&mut *tx)
+    .await?;
+    let without = |(at, id, subject, payload): (jiff_sqlx::Timestamp, Uuid, String, Vec<u8>)| {
+        let kind = subject.rsplit('.').nth(1).and_then(Kind::by_name)?;
+        Some((at, id, events::without_person(kind, &payload)?))
+    };
+    let changed: Vec<_> = rows.into_iter().filter_map(without).collect();
+    sqlx::query(
+        "UPDATE outbox AS o SET payload = n.payload
+         FROM UNNEST($1::timestamptz[], $2::uuid[], $3::bytea[]) AS n (created_at, msg_id, payload)
+         WHERE o.created_at = n.created_at AND o.msg_id = n.msg_id",
+    )
+    .bind(changed.iter().map(|c| c.0).bind_iter())
+    .bind(changed.iter().map(|c| c.1).bind_iter())
+    .bind(changed.iter().map(|c| &c.2[..]).bind_iter())
+    .execute(&mut *tx)
+    .await?;
+    Ok((changed.len() as u64, drop_letters(tx, merchant, keys).await?))
+}
+
+/// Drops dead letters of a merchant that are about one of these keys. Returns how many.
+pub async fn drop_letters(tx: &mut PgConnection, merchant: &str, keys: &[&str]) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM dead_letter
+         WHERE right(subject, length($1) + 1) = '.' || $1
+           AND EXISTS (SELECT FROM UNNEST($2::text[]) AS key WHERE position(convert_to(key, 'UTF8') IN payload) > 0)",
+    )
+    .bind(merchant)
+    .bind(keys)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -98,6 +98,7 @@ events! {
     PaymentFailed = "payment-failed" from Ingest, |e| About::invoice(&e.invoice);
     PaymentReversed = "payment-reversed" from Ingest, |e| About::invoice(&e.invoice);
     CustomerChanged = "customer-changed" from Ingest, |e| About::customer(&e.customer);
+    CustomerErased = "customer-erased" from Ingest, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
     SourceHeard = "source-heard" from Ingest, |e| About::new(&e.merchant_id, &e.source, &e.source);
     CustomerSegmented = "customer-segmented" from Segmenter, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
     InvoiceOverdue = "invoice-overdue" from Scheduler, |e| About::new(&e.merchant_id, &e.customer_id, &e.invoice_id);
@@ -110,6 +111,9 @@ events! {
     ReminderFailed = "reminder-failed" from Notifier, |e| About::reminder(&e.reminder);
     ReminderUnknown = "reminder-unknown" from Notifier, |e| About::reminder(&e.reminder);
     TaskDone = "task-done" from Notifier, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
+    ReminderBounced = "reminder-bounced" from Notifier, |e| About::reminder(&e.reminder);
+    ReminderComplained = "reminder-complained" from Notifier, |e| About::reminder(&e.reminder);
+    CustomerReplied = "customer-replied" from Notifier, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
     CustomerResponded = "customer-responded" from Tracker, |e| About::new(&e.merchant_id, &e.customer_id, &e.customer_id);
 }
 
@@ -148,6 +152,38 @@ impl Kind {
     pub fn message_name(self) -> String {
         format!("dunlin.events.v1.{self:?}")
     }
+}
+
+/// The payload of an event without the person in it: names, addresses, links. `None` if there is none in events of its kind,
+/// or if it cannot be read.
+pub fn without_person(kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
+    fn invoice(snapshot: &mut Option<v1::Invoice>) {
+        if let Some(i) = snapshot {
+            for text in [&mut i.bill_to_name, &mut i.bill_to_email, &mut i.pay_url, &mut i.document_url] {
+                text.clear();
+            }
+        }
+    }
+    macro_rules! without {
+        ($($message:ident),*) => {
+            match AnyEvent::decode(kind, payload).ok()? {
+                $(AnyEvent::$message(mut event) => {
+                    invoice(&mut event.invoice);
+                    Some(event.encode_to_vec())
+                })*
+                AnyEvent::CustomerChanged(mut event) => {
+                    if let Some(customer) = &mut event.customer {
+                        let known = std::mem::take(customer);
+                        let (merchant_id, customer_id, version) = (known.merchant_id, known.customer_id, known.version);
+                        *customer = v1::Customer { merchant_id, customer_id, version, deleted: true, ..v1::Customer::default() };
+                    }
+                    Some(event.encode_to_vec())
+                }
+                _ => None,
+            }
+        };
+    }
+    without!(InvoiceIssued, InvoiceChanged, InvoiceClosed, PaymentReceived, PaymentFailed, PaymentReversed)
 }
 
 impl AnyEvent {

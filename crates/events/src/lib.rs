@@ -31,7 +31,7 @@ pub mod time;
 pub mod topology;
 
 pub use envelope::Envelope;
-pub use kind::{AnyEvent, Event, Kind};
+pub use kind::{AnyEvent, Event, Kind, without_person};
 pub use snapshot::{Customer, Invoice, InvoiceStatus, Malformed};
 pub use topology::{Flow, Service};
 

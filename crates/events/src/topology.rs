@@ -5,9 +5,10 @@
 
 use crate::kind::Kind;
 use Kind::{
-    CaseEnrolled, CustomerChanged, CustomerResponded, CustomerSegmented, InvoiceChanged, InvoiceClosed, InvoiceIssued,
-    InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed, ReminderDue, ReminderFailed, ReminderSent,
-    ReminderSuppressed, ReminderUnknown, SequenceEnded, SourceHeard, StepDecided, TaskDone,
+    CaseEnrolled, CustomerChanged, CustomerErased, CustomerReplied, CustomerResponded, CustomerSegmented,
+    InvoiceChanged, InvoiceClosed, InvoiceIssued, InvoiceOverdue, PaymentFailed, PaymentReceived, PaymentReversed,
+    ReminderBounced, ReminderComplained, ReminderDue, ReminderFailed, ReminderSent, ReminderSuppressed,
+    ReminderUnknown, SequenceEnded, SourceHeard, StepDecided, TaskDone,
 };
 use std::fmt;
 
@@ -114,6 +115,14 @@ pub const INGEST_INTAKE: Flow = Flow {
     ],
 };
 
+/// An operator has a person's data erased.
+pub const INGEST_ERASURE: Flow = Flow {
+    service: Service::Ingest,
+    name: "ingest-erasure",
+    takes: &[],
+    emits: &[InvoiceChanged, CustomerChanged, CustomerErased],
+};
+
 /// How customers pay.
 pub const SEGMENTER_PAYERS: Flow =
     Flow { service: Service::Segmenter, name: "segmenter-payers", takes: &INVOICE_EVENTS, emits: &[CustomerSegmented] };
@@ -166,6 +175,14 @@ pub const SCHEDULER_OUTCOMES: Flow = Flow {
     emits: &[],
 };
 
+/// What came back of reminders: customers and invoices that a person has to look at. Apart from the outcomes: it plans anew.
+pub const SCHEDULER_RETURNS: Flow = Flow {
+    service: Service::Scheduler,
+    name: "scheduler-returns",
+    takes: &[ReminderBounced, ReminderComplained, CustomerReplied, CustomerErased],
+    emits: &[CaseEnrolled],
+};
+
 /// What is owed, and who must not be written to. Apart from the reminders, so that a payment never waits behind them.
 pub const NOTIFIER_BALANCES: Flow = Flow {
     service: Service::Notifier,
@@ -208,6 +225,18 @@ pub const NOTIFIER_OPERATIONS: Flow = Flow {
     emits: &[ReminderSent, ReminderFailed, TaskDone],
 };
 
+/// Mail that comes back.
+pub const NOTIFIER_INBOUND: Flow = Flow {
+    service: Service::Notifier,
+    name: "notifier-inbound",
+    takes: &[],
+    emits: &[ReminderSent, ReminderBounced, ReminderComplained, CustomerReplied],
+};
+
+/// A person's messages go.
+pub const NOTIFIER_ERASURE: Flow =
+    Flow { service: Service::Notifier, name: "notifier-erasure", takes: &[CustomerErased], emits: &[] };
+
 /// Everything that figures are made of.
 pub const TRACKER_RECORDS: Flow = Flow {
     service: Service::Tracker,
@@ -228,6 +257,8 @@ pub const TRACKER_RECORDS: Flow = Flow {
         ReminderSuppressed,
         ReminderFailed,
         ReminderUnknown,
+        ReminderBounced,
+        ReminderComplained,
     ],
     emits: &[],
 };
@@ -237,19 +268,23 @@ pub const TRACKER_PAGES: Flow =
     Flow { service: Service::Tracker, name: "tracker-pages", takes: &[], emits: &[CustomerResponded] };
 
 /// All flows.
-pub const FLOWS: [&Flow; 14] = [
+pub const FLOWS: [&Flow; 18] = [
     &INGEST_INTAKE,
+    &INGEST_ERASURE,
     &SEGMENTER_PAYERS,
     &SEGMENTER_REVIEW,
     &SCHEDULER_CASES,
     &SCHEDULER_TIMERS,
     &SCHEDULER_OPERATIONS,
     &SCHEDULER_OUTCOMES,
+    &SCHEDULER_RETURNS,
     &NOTIFIER_BALANCES,
     &NOTIFIER_REMINDERS,
     &NOTIFIER_WEBHOOKS,
     &NOTIFIER_SENDER,
     &NOTIFIER_OPERATIONS,
+    &NOTIFIER_INBOUND,
+    &NOTIFIER_ERASURE,
     &TRACKER_RECORDS,
     &TRACKER_PAGES,
 ];

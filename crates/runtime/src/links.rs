@@ -110,6 +110,12 @@ impl Link {
     }
 }
 
+/// A keyed hash of an address: tells that it is the same again, and nothing else.
+pub fn address_hash(settings: &LinkSettings, merchant: &str, address: &str) -> String {
+    let text = join(&["address", merchant, &address.trim().to_lowercase()]);
+    mac(settings, text.as_bytes()).finalize().into_bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn join(fields: &[&str]) -> String {
     fields.join(&SEPARATOR.to_string())
 }

@@ -49,6 +49,9 @@ pub struct MerchantFile {
     /// How messages look.
     #[serde(default)]
     pub brand: Brand,
+    /// Answers of payers.
+    #[serde(default)]
+    pub replies: Replies,
     /// Stripe's webhooks.
     pub stripe: Option<Stripe>,
     /// The merchant's own system: called when a campaign ends with `webhook`, and by steps whose channel is `webhook`.
@@ -108,6 +111,41 @@ pub struct DkimKey {
     pub private_key: Masked<String>,
 }
 
+/// Answers of payers.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Replies {
+    /// Where answers go.
+    #[serde(default)]
+    pub through: RepliesThrough,
+    /// The reminders of invoices that are answered are held for so many days of the payer, so that a person can read it
+    /// first; 0: they go on.
+    #[serde(default = "default_hold_days")]
+    pub hold_days: u16,
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self { through: RepliesThrough::default(), hold_days: default_hold_days() }
+    }
+}
+
+/// Where answers go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RepliesThrough {
+    /// To the merchant's own address: dunlin hears of those that it is fed.
+    #[default]
+    Own,
+    /// To dunlin, at an address of their own (needs `notifier.inbound`); people read them with `dunlin inbound`.
+    Dunlin,
+}
+
+/// How long answers hold where nothing else is said.
+pub const fn default_hold_days() -> u16 {
+    7
+}
+
 /// Stripe's webhooks.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -135,6 +173,9 @@ impl Validate for MerchantFile {
         let is_code = self.country.len() == 2 && self.country.bytes().all(|b| b.is_ascii_uppercase());
         if !self.country.is_empty() && !is_code {
             at.fault("country", "is no country code of two capital letters such as DE");
+        }
+        if self.replies.hold_days > 365 {
+            at.fault("replies.hold_days", "must be at most 365");
         }
         if self.stale_after_hours == Some(0) {
             at.fault("stale_after_hours", "must be above 0: every source would be stale");

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use kernel::{Clock, Masked, MerchantId, PayerKind, SharedClock, SystemClock};
 use runtime::Host;
 use runtime::health::Health;
-use runtime::merchant::{Merchant, MerchantFile, Merchants, Sender, Stripe};
+use runtime::merchant::{Merchant, MerchantFile, Merchants, Replies, Sender, Stripe};
 use runtime::settings::{CommonSettings, LinkSettings};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -101,6 +101,7 @@ impl Drop for TestSystem {
 /// A merchant for tests, in a zone.
 pub fn merchant(id: &str, zone: &str) -> anyhow::Result<Merchant> {
     let file = MerchantFile {
+        replies: Replies::default(),
         name: format!("{id} Ltd"),
         time_zone: zone.to_owned(),
         locale: "en".to_owned(),

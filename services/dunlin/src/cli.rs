@@ -88,6 +88,15 @@ enum Command {
     /// The call list: reminders that a person carries out.
     #[command(subcommand)]
     Tasks(commands::tasks::Command),
+    /// What is kept of a person, and the end of it.
+    #[command(subcommand)]
+    Customer(commands::customer::Command),
+    /// Mail that comes back: bounces, complaints, answers.
+    #[command(subcommand)]
+    Inbound(commands::inbound::Command),
+    /// Who is not written to.
+    #[command(subcommand)]
+    Suppression(commands::suppression::Command),
     /// Calls of merchants' own systems that wait or have failed.
     #[command(subcommand)]
     Webhooks(commands::webhooks::Command),
@@ -149,6 +158,9 @@ impl Cli {
             Command::Deliveries(command) => commands::deliveries::run(config, command).await?,
             Command::Breaker(command) => commands::breaker::run(config, command).await?,
             Command::Tasks(command) => commands::tasks::run(config, command).await?,
+            Command::Customer(command) => return commands::customer::run(config, command).await,
+            Command::Inbound(command) => commands::inbound::run(config, command).await?,
+            Command::Suppression(command) => return commands::suppression::run(config, command).await,
             Command::Webhooks(command) => commands::webhooks::run(config, command).await?,
             Command::Replay(arguments) => commands::replay::run(config, arguments).await?,
             Command::Healthcheck(arguments) => commands::healthcheck::run(arguments).await?,

@@ -145,6 +145,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Takes the person out: name, address, links.
+    pub fn erase_person(&mut self) {
+        for text in [&mut self.pay_url, &mut self.document_url, &mut self.bill_to_name, &mut self.bill_to_email] {
+            *text = Masked::default();
+        }
+    }
+
     /// What cannot be true of any invoice. `prefix` is what the sender calls the place of these fields.
     pub fn check(&self) -> Result<(), Malformed> {
         if self.total_minor < 0 {
@@ -313,6 +320,13 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Takes the person out of what is known.
+    pub fn erase_person(&mut self) {
+        if let Some((_, _, snapshot)) = &mut self.snapshot {
+            snapshot.erase_person();
+        }
+    }
+
     /// Adds a fact that a message told to the set. Adding it twice is adding it once; the order of adding does not matter.
     pub fn add(&mut self, message: Uuid, Stamped { at, id, fact }: Stamped) {
         match fact {

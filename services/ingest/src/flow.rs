@@ -7,12 +7,14 @@
 //! | about a charge of a known invoice | the same | the same |
 //! | about a charge of no known invoice | `parked` | – (later, when the invoice is known) |
 //! | about a customer | `customer.facts` replaced, if later | `customer-changed` |
+//! | about somebody who was erased ([`crate::erasure`]) | the same, without the person | the same |
 //! | of another kind | `inbound` only | – |
 //! | that makes no sense | `quarantine` | – (later, when corrected); but what it says for certain takes effect |
 //! | that makes no sense, by gRPC | – | – (the caller is told, and sends it again) |
 //! | any message, even again or without sense | `source`, at most once a minute | `source-heard` |
 
 use crate::domain::{Change, CustomerFacts, Facts, ReversalKind, Source, Stamped, changes};
+use crate::erasure::without_erased;
 use crate::facts::{Content, Message};
 use crate::store::{self, Key};
 use bus::{Failure, Work};
@@ -68,6 +70,8 @@ pub async fn tell_heard(work: &mut Work, heard: &Heard) -> Result<(), Failure> {
 /// Takes a batch of messages in, in one transaction. One verdict per message, in order.
 pub async fn accept(work: &mut Work, messages: &[Message]) -> Result<Vec<Verdict>, Failure> {
     let resolved = resolve_charges(work, messages).await?;
+    let cleaned = without_erased(work, messages, &resolved).await?;
+    let messages = &*cleaned;
     let stored: Vec<_> =
         messages.iter().zip(&resolved).map(|(m, invoice)| (m, m.about().or(invoice.as_ref()))).collect();
     let fresh = store::insert_inbound(work.tx(), &stored).await?;
@@ -129,7 +133,10 @@ pub async fn apply_parked(work: &mut Work, hours: i32) -> Result<usize, Failure>
 
 /// Tries a quarantined message again; it is released if it makes sense now. Returns the verdict.
 pub async fn accept_again(work: &mut Work, quarantine_id: i64, message: &Message) -> Result<Verdict, Failure> {
-    let resolved = resolve_charges(work, std::slice::from_ref(message)).await?;
+    let message = std::slice::from_ref(message);
+    let resolved = resolve_charges(work, message).await?;
+    let cleaned = without_erased(work, message, &resolved).await?;
+    let Some(message) = cleaned.first() else { return Err(Failure::Reject("no message".to_owned())) };
     let invoice = message.about().or(resolved.first().and_then(Option::as_ref)).cloned();
     let mut batch = Batch::default();
     let verdict = batch.sort(message, invoice.as_ref());

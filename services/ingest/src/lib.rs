@@ -8,6 +8,7 @@
 pub mod api;
 pub mod config;
 pub mod domain;
+pub mod erasure;
 pub mod facts;
 pub mod flow;
 pub mod intake;

@@ -425,3 +425,120 @@ pub async fn invoice_by_number(db: impl PgExecutor<'_>, merchant: &str, number: 
 fn stored<T: std::str::FromStr<Err = kernel::id::IdError>>(text: String) -> sqlx::Result<T> {
     text.parse().map_err(|e| sqlx::Error::Decode(format!("stored id {text:?} {e}").into()))
 }
+
+/// The invoices of a customer, locked, with what is known of them. Rare: it looks at all of the merchant's.
+pub async fn invoices_of_customer(
+    tx: &mut PgConnection,
+    key: &Key<CustomerId>,
+) -> sqlx::Result<Vec<(InvoiceId, i64, Facts)>> {
+    let rows: Vec<(String, i64, Json<Facts>)> = sqlx::query_as(
+        "SELECT invoice, version, facts FROM ingest.invoice
+         WHERE merchant = $1 AND facts -> 'snapshot' -> 2 ->> 'customer' = $2
+         ORDER BY invoice FOR UPDATE",
+    )
+    .bind(key.0.as_str())
+    .bind(key.1.as_str())
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(|(invoice, version, facts)| Ok((stored(invoice)?, version, facts.0))).collect()
+}
+
+/// Marks a customer and its invoices as erased: messages about them are taken without what they say of the person.
+pub async fn bury(
+    tx: &mut PgConnection,
+    key: &Key<CustomerId>,
+    invoices: &[InvoiceId],
+    now: jiff::Timestamp,
+) -> sqlx::Result<()> {
+    let names = invoices.iter().map(|i| format!("invoice:{i}")).chain([format!("customer:{}", key.1)]);
+    sqlx::query(
+        "INSERT INTO ingest.erased (merchant, name, erased_at) SELECT $1, name, $3 FROM UNNEST($2::text[]) AS name
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(key.0.as_str())
+    .bind(names.collect::<Vec<_>>())
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Which of these were erased: (merchant, name).
+pub async fn buried(
+    tx: &mut PgConnection,
+    names: &std::collections::BTreeSet<(String, String)>,
+) -> sqlx::Result<HashSet<(String, String)>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT merchant, name FROM ingest.erased
+         WHERE (merchant, name) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
+    )
+    .bind(names.iter().map(|n| &n.0).bind_iter())
+    .bind(names.iter().map(|n| &n.1).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Empties messages about a customer or its invoices, as they arrived; that they came stays. Returns how many. Rare: it looks
+/// into all of the merchant's.
+pub async fn erase_bodies(tx: &mut PgConnection, key: &Key<CustomerId>, invoices: &[InvoiceId]) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "UPDATE ingest.inbound SET body = '', correction = NULL
+         WHERE merchant = $1 AND body <> ''
+           AND (about = ANY($3) OR position(convert_to($2, 'UTF8') IN body) > 0
+                OR EXISTS (SELECT FROM UNNEST($3::text[]) AS invoice
+                           WHERE position(convert_to(invoice, 'UTF8') IN body) > 0))",
+    )
+    .bind(key.0.as_str())
+    .bind(key.1.as_str())
+    .bind(invoices.iter().map(|i| i.as_str().to_owned()).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Keeps that somebody was erased, by whom and why.
+pub async fn note_erasure(
+    tx: &mut PgConnection,
+    key: &Key<CustomerId>,
+    by: &str,
+    reason: &str,
+    counts: &BTreeMap<&'static str, u64>,
+    now: jiff::Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO ingest.erasure (merchant, customer, erased_by, reason, counts, erased_at) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(key.0.as_str())
+    .bind(key.1.as_str())
+    .bind(by)
+    .bind(reason)
+    .bind(Json(counts))
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Everything that ingest keeps of a customer, as JSON.
+pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
+    sqlx::query_scalar(
+        "WITH mine AS (
+             SELECT * FROM ingest.invoice WHERE merchant = $1 AND facts -> 'snapshot' -> 2 ->> 'customer' = $2
+         )
+         SELECT jsonb_build_object(
+             'customer', (SELECT jsonb_agg(to_jsonb(c)) FROM ingest.customer AS c WHERE c.merchant = $1 AND c.customer = $2),
+             'invoices', (SELECT jsonb_agg(to_jsonb(i)) FROM mine AS i),
+             'messages', (SELECT jsonb_agg(jsonb_build_object('id', m.id, 'source', m.source, 'kind', m.kind, 'about', m.about,
+                                                              'received_at', m.received_at,
+                                                              'body', encode(m.body, 'base64')) ORDER BY m.received_at)
+                          FROM ingest.inbound AS m
+                          WHERE m.merchant = $1 AND (m.about IN (SELECT invoice FROM mine)
+                                                     OR position(convert_to($2, 'UTF8') IN m.body) > 0)),
+             'erasures', (SELECT jsonb_agg(to_jsonb(e)) FROM ingest.erasure AS e WHERE e.merchant = $1 AND e.customer = $2))",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_one(db)
+    .await
+}

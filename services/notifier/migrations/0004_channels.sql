@@ -72,7 +72,7 @@ COMMENT ON TABLE  notifier.evidence IS 'What providers and people say became of 
 COMMENT ON COLUMN notifier.evidence.id       IS 'In the order in which it came';
 COMMENT ON COLUMN notifier.evidence.delivery IS 'The reminder';
 COMMENT ON COLUMN notifier.evidence.says     IS 'sent, not_sent or send_again: a second hand-over that a person asked for';
-COMMENT ON COLUMN notifier.evidence.source   IS 'operator, provider or dsn';
+COMMENT ON COLUMN notifier.evidence.source   IS 'operator, provider or mail: something came back of it';
 COMMENT ON COLUMN notifier.evidence.said_by  IS 'Who: a name, or the provider''s id of the message';
 COMMENT ON COLUMN notifier.evidence.reason   IS 'In their words';
 COMMENT ON COLUMN notifier.evidence.said_at  IS 'Business time';

@@ -1,13 +1,18 @@
 //! The notifier's section of the settings.
 
+use crate::flow::inbound::Proofs;
+use crate::return_path::ReturnPath;
 use crate::smtp::{Login, Mechanism, Proof, Server, Start, Timeouts, Tls, roots};
 use kernel::Masked;
+use runtime::Merchants;
 use runtime::config::{At, Validate};
 use runtime::merchant::sms::Provider;
+use runtime::settings::LinkSettings;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::rustls::RootCertStore;
 
@@ -35,6 +40,12 @@ impl Config {
     /// A mail relay, and defaults for everything else.
     pub fn new(smtp: SmtpSettings) -> Self {
         Self { smtp, limits: Limits::default(), inbound: None, sms: None, http_listen: None }
+    }
+
+    /// What proves that mail which comes back is about one of our reminders.
+    pub fn proofs(&self, links: &LinkSettings, merchants: Arc<Merchants>) -> Proofs {
+        let return_path = self.inbound.as_ref().map(|inbound| ReturnPath::new(&inbound.domain, links));
+        Proofs { return_path, links: links.clone(), merchants, limits: self.limits.clone() }
     }
 }
 

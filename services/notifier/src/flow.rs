@@ -15,7 +15,10 @@
 //! | `sequence-ended` (by webhook) | `webhook`: pending | – |
 //! | its time has come: [`webhooks::claim`] | leased; or cancelled, or put back | – |
 //! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
+//! | `customer-erased` ([`crate::erasure`]) | `message`, `inbound` emptied; `suppression` by hash | – |
+//! | mail comes back: [`inbound::take`] | `inbound`; `suppression`; unknown: handed_off | `reminder-bounced`, `-complained`, `-sent`, `customer-replied` |
 
+pub mod inbound;
 pub mod webhooks;
 
 use crate::channel;
@@ -34,6 +37,7 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::{ContactHours, CustomerId, InvoiceId, Masked, MerchantId};
 use prost::Message;
 use runtime::Host;
+use runtime::links::address_hash;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -588,17 +592,16 @@ pub async fn permit(
         .iter()
         .flat_map(|t| {
             let merchant = t.reminder.merchant_id.as_str();
-            let subjects = [store::by_customer(&t.reminder.customer_id), store::by_address(t.address.reveal())];
-            subjects.map(|subject| (merchant, subject))
+            subjects(t, host).map(|subject| (merchant, subject))
         })
         .collect();
-    let subjects: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
+    let all: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
     // Each sender has tickets of one channel only.
     let channel = tickets.first().map_or("", |t| channel::name(t.channel));
-    let suppressed = store::suppressed(tx, channel, &subjects).await?;
+    let suppressed = store::suppressed(tx, channel, &all).await?;
     let look = |ticket: &&Ticket| {
         let fresh = host.merchants.get(&ticket.merchant).and_then(|merchant| freshness.permits_until(merchant));
-        match (last_look(ticket, &balances, &suppressed, now), fresh) {
+        match (last_look(ticket, &subjects(ticket, host), &balances, &suppressed, now), fresh) {
             (Some(refusal), _) => Look::Refused(refusal),
             (None, Some(until)) => Look::Granted { until },
             (None, None) => Look::Refused(Verdict::put_back(now, freshness::STALE)),
@@ -607,8 +610,16 @@ pub async fn permit(
     Ok(tickets.iter().map(look).collect())
 }
 
+/// Under which names somebody may be on the suppression list.
+fn subjects(ticket: &Ticket, host: &Host) -> [Masked<String>; 3] {
+    let address = ticket.address.reveal();
+    let hash = address_hash(&host.links, &ticket.reminder.merchant_id, address);
+    [store::by_customer(&ticket.reminder.customer_id), store::by_address(address), Masked::new(format!("hash:{hash}"))]
+}
+
 fn last_look(
     ticket: &Ticket,
+    subjects: &[Masked<String>],
     balances: &Balances,
     suppressed: &BTreeMap<(String, String), String>,
     now: Timestamp,
@@ -621,7 +632,6 @@ fn last_look(
         Claims::Owed(_) => {}
     }
     let merchant = &ticket.reminder.merchant_id;
-    let subjects = [store::by_customer(&ticket.reminder.customer_id), store::by_address(ticket.address.reveal())];
     let reason = subjects.iter().find_map(|s| suppressed.get(&(merchant.clone(), s.reveal().clone())));
     match reason {
         Some(reason) => Some(Verdict::Suppressed(reason.clone())),

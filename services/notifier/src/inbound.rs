@@ -4,8 +4,10 @@
 //! without them); both are pure and take any bytes. What follows from it is in [`crate::flow::inbound`].
 
 pub mod classify;
+pub mod listener;
 pub mod parse;
 pub mod phrases;
 pub mod status;
+pub mod store;
 
 pub use classify::{Class, Reading, read};

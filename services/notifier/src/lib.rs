@@ -11,6 +11,7 @@ pub mod config;
 pub mod dkim;
 pub mod document;
 pub mod domain;
+pub mod erasure;
 pub mod flow;
 pub mod freshness;
 pub mod inbound;
@@ -26,6 +27,7 @@ pub mod sender;
 pub mod smtp;
 pub mod stationery;
 pub mod store;
+pub mod suppression;
 pub mod task;
 pub mod templates;
 pub mod unknown;
@@ -50,8 +52,17 @@ pub async fn build(config: Config, templates: Templates, host: Host) -> anyhow::
     service.handle(flow::BalanceFeed(host.clone()));
     service.handle(flow::Reminders(host.clone()));
     service.handle(flow::webhooks::Webhooks(host.clone()));
+    service.handle(erasure::Erasures(host.clone()));
     service.task("retention", retention::run(host.pool.clone(), service.stop()));
     service.task("webhooks", webhook::Caller::try_new(host.clone())?.run(service.stop()));
+    if let Some(inbound) = config.inbound.clone()
+        && let Some(listen) = inbound.listen
+    {
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("notifier.inbound.listen {listen}"))?;
+        service.listens("inbound", listener.local_addr()?);
+        let proofs = config.proofs(&host.links, host.merchants.clone());
+        service.task("inbound", inbound::listener::run(host.clone(), proofs, inbound, listener, service.stop()));
+    }
     let texts = Arc::new(Texts::load(&templates.directory().with_file_name("sms"))?);
     let templates = Arc::new(Live::new(templates, &host.merchants));
     service.task("templates", templates.clone().follow(service.stop()));

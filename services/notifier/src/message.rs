@@ -40,6 +40,8 @@ pub struct Letter<'a> {
     pub steps: String,
     /// What comes with it.
     pub attachments: Vec<Attachment>,
+    /// Where answers go, if not where the stationery says.
+    pub answers: Option<Mailbox>,
 }
 
 /// A file that comes with a message.
@@ -65,8 +67,8 @@ impl Letter<'_> {
             .subject(one_line(&self.subject))
             .date(std::time::SystemTime::from(self.now))
             .message_id(Some(format!("<{}@{domain}>", self.id)));
-        if let Some(reply_to) = &self.stationery.reply_to {
-            builder = builder.reply_to(reply_to.clone());
+        if let Some(reply_to) = self.answers.or_else(|| self.stationery.reply_to.clone()) {
+            builder = builder.reply_to(reply_to);
         }
         let thread = format!("<{}@{domain}>", self.thread);
         let headers = [

@@ -14,6 +14,7 @@ use events::v1::{Charge, ChargeKind, Reminder, ReminderLine, Tone, Wording};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use kernel::{CustomerId, InvoiceId, Masked, MerchantId, Money};
+use lettre::message::Mailbox;
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 use runtime::Merchant;
@@ -68,6 +69,8 @@ pub struct Input<'a> {
     pub links: &'a LinkSettings,
     /// What comes with it.
     pub attachments: &'a [Attachment],
+    /// Where answers go, if not where the stationery says.
+    pub answers: Option<&'a str>,
 }
 
 /// What templates can say. Personal: it has no `Debug`.
@@ -170,6 +173,7 @@ impl Templates {
             unsubscribe_url: said.unsubscribe_url,
             steps: steps.collect::<Vec<_>>().join(", "),
             attachments,
+            answers: input.answers.and_then(|address| address.parse().ok()).map(|address| Mailbox::new(None, address)),
         };
         letter.build()
     }

@@ -1,6 +1,6 @@
-//! Messages are personal: they go after 30 days. So do the bodies of webhooks that nobody needs any more.
+//! Messages are personal, those that come back too: they go after 30 days. So do the bodies of webhooks that nobody needs any more.
 
-use crate::{document, store, webhook};
+use crate::{document, inbound, store, webhook};
 use sqlx::PgPool;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,5 +32,7 @@ pub async fn run(pool: PgPool, stop: CancellationToken) {
 async fn trim(pool: &PgPool) -> sqlx::Result<u64> {
     let messages = store::trim_messages(pool, KEEP_DAYS, CHUNK).await?;
     let documents = document::store::trim(pool, KEEP_DAYS, CHUNK).await?;
-    Ok(messages.max(documents).max(webhook::store::trim_bodies(pool, KEEP_DAYS, CHUNK).await?))
+    let inbound = inbound::store::trim(pool, KEEP_DAYS, CHUNK).await?;
+    let bodies = webhook::store::trim_bodies(pool, KEEP_DAYS, CHUNK).await?;
+    Ok(messages.max(documents).max(inbound).max(bodies))
 }

@@ -108,6 +108,7 @@ impl Sample {
             now: self.now,
             links: &self.links,
             attachments,
+            answers: None,
         })
     }
 }

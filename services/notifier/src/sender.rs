@@ -29,6 +29,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 use runtime::Host;
 use runtime::failpoint::reached;
+use runtime::merchant::RepliesThrough;
 use std::future::Future;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
@@ -465,6 +466,8 @@ impl Desk {
         let owed: Vec<_> = ticket.owed.iter().map(|(l, b)| (l, b)).collect();
         let address = stationery::address(ticket.address.reveal()).ok_or_else(|| failed("bad_address"))?;
         let address = Masked::new(address.to_string());
+        let answers = self.return_path.as_ref().filter(|_| merchant.file.replies.through == RepliesThrough::Dunlin);
+        let answers = answers.map(|path| path.reply(ticket.id));
         let input = Input {
             merchant,
             stationery,
@@ -477,6 +480,7 @@ impl Desk {
             now,
             links: &self.host.links,
             attachments: &attachments,
+            answers: answers.as_deref(),
         };
         match self.templates.current().render(input) {
             Ok(data) => {

@@ -48,7 +48,7 @@ pub struct Evidence {
     pub merchant: Option<MerchantId>,
     /// What it says.
     pub says: Says,
-    /// Where from: `operator`, `provider`, `dsn`.
+    /// Where from: `operator`, `provider`, `mail`.
     pub source: &'static str,
     /// Who: a name, or the provider's id of the message.
     pub by: String,

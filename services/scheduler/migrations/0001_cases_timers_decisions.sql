@@ -307,7 +307,7 @@ CREATE TABLE scheduler.hold (
     released_by text,
     released_at timestamptz,
     release_reason text     NOT NULL DEFAULT '',
-    CHECK (kind IN ('manual', 'promise')),
+    CHECK (kind IN ('manual', 'promise', 'bounced', 'complained', 'replied', 'erased')),
     CHECK (kind <> 'promise' OR until IS NOT NULL)
 );
 
@@ -316,10 +316,10 @@ COMMENT ON COLUMN scheduler.hold.id          IS 'What operators call it';
 COMMENT ON COLUMN scheduler.hold.merchant    IS 'Whose';
 COMMENT ON COLUMN scheduler.hold.customer    IS 'Whom it is about';
 COMMENT ON COLUMN scheduler.hold.invoice     IS 'Only this invoice; unset: all of the customer';
-COMMENT ON COLUMN scheduler.hold.kind        IS 'manual or promise';
+COMMENT ON COLUMN scheduler.hold.kind        IS 'manual or promise, placed by a person; bounced, complained or replied, placed by what came back of a reminder';
 COMMENT ON COLUMN scheduler.hold.until       IS 'Payer''s date: the last one of a manual hold, the promised one of a promise; unset: until somebody releases it';
-COMMENT ON COLUMN scheduler.hold.reason      IS 'In the operator''s words';
-COMMENT ON COLUMN scheduler.hold.placed_by   IS 'Who';
+COMMENT ON COLUMN scheduler.hold.reason      IS 'In the operator''s words, or ours';
+COMMENT ON COLUMN scheduler.hold.placed_by   IS 'Who; dunlin: what came back of a reminder';
 COMMENT ON COLUMN scheduler.hold.placed_at   IS 'Business time';
 COMMENT ON COLUMN scheduler.hold.released_by IS 'Who ended it, if somebody did';
 COMMENT ON COLUMN scheduler.hold.released_at IS 'Business time';

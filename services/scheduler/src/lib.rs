@@ -49,6 +49,7 @@ pub async fn build(config: Config, files: RuleFiles, host: Host) -> anyhow::Resu
     );
     service.handle(flow::Cases(rules.clone()));
     service.handle(flow::Outcomes(rules.clone()));
+    service.handle(flow::returns::Returns(rules.clone()));
     if let Some(address) = config.grpc_listen {
         let listener = TcpListener::bind(address).await.context("scheduler.grpc_listen")?;
         service.listens("grpc", listener.local_addr()?);

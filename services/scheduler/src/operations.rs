@@ -309,7 +309,7 @@ fn unknown_merchant(id: &MerchantId) -> Denied {
 }
 
 /// Plans the cases of a target anew; its customer is locked. Returns how many of them are open.
-async fn replan(rules: &Rules, work: &mut Work, target: &Target, now: Timestamp) -> Result<usize, Denied> {
+pub(crate) async fn replan(rules: &Rules, work: &mut Work, target: &Target, now: Timestamp) -> Result<usize, Denied> {
     let ids = match target {
         Target::Invoice(key) => lock_cases(work.tx(), &HashSet::from([key.clone()]), &BTreeSet::new()).await?,
         Target::Customer(key) => lock_cases(work.tx(), &HashSet::new(), &BTreeSet::from([key.clone()])).await?,

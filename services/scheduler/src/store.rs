@@ -1209,7 +1209,7 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
                 f.case_id, NULL
          FROM scheduler.deferral AS f JOIN mine ON mine.id = f.case_id
          UNION ALL
-         SELECT h.placed_at, CASE h.kind WHEN 'promise' THEN 'promise to pay' ELSE 'hold' END || ' ' || h.id
+         SELECT h.placed_at, CASE h.kind WHEN 'promise' THEN 'promise to pay' WHEN 'manual' THEN 'hold' ELSE 'hold (' || h.kind || ')' END || ' ' || h.id
                              || coalesce(' until ' || h.until, ''), h.reason || ', by ' || h.placed_by, NULL, NULL
          FROM scheduler.hold AS h
          WHERE EXISTS (SELECT FROM mine WHERE mine.merchant = h.merchant AND mine.customer = h.customer
@@ -1330,5 +1330,27 @@ pub async fn open_case_ids(
     .bind(merchant)
     .bind(customer)
     .fetch_all(db)
+    .await
+}
+
+/// Everything that the scheduler keeps of a customer, as JSON.
+pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
+    sqlx::query_scalar(
+        "WITH mine AS (SELECT * FROM scheduler.dunning_case WHERE merchant = $1 AND customer = $2)
+         SELECT jsonb_build_object(
+             'customer', (SELECT jsonb_agg(to_jsonb(c) - 'outlook') FROM scheduler.customer AS c
+                          WHERE c.merchant = $1 AND c.customer = $2),
+             'invoices', (SELECT jsonb_agg(to_jsonb(i)) FROM scheduler.invoice AS i WHERE i.merchant = $1 AND i.customer = $2),
+             'cases', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.opened_at) FROM mine AS c),
+             'decisions', (SELECT jsonb_agg(to_jsonb(d) ORDER BY d.decided_at) FROM scheduler.decision AS d
+                           WHERE d.case_id IN (SELECT id FROM mine)),
+             'reminders', (SELECT jsonb_agg(to_jsonb(r)) FROM scheduler.reminder AS r
+                           WHERE r.merchant = $1 AND r.customer = $2),
+             'holds', (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.placed_at) FROM scheduler.hold AS h
+                       WHERE h.merchant = $1 AND h.customer = $2))",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_one(db)
     .await
 }

@@ -5,7 +5,7 @@
 use bus::Work;
 use events::api::operations_client::OperationsClient;
 use events::api::{self, hold_request, release_request};
-use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SCHEDULER_OPERATIONS};
+use events::topology::{INGEST_INTAKE, NOTIFIER_INBOUND, NOTIFIER_SENDER, SCHEDULER_OPERATIONS};
 use events::{AnyEvent, Event, Flow, Service, v1};
 use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
@@ -644,4 +644,77 @@ async fn snapshot(rig: &Rig) -> Vec<String> {
     .fetch_all(&rig.pool)
     .await
     .unwrap()
+}
+
+fn returned(customer: &str) -> Option<v1::Reminder> {
+    let reminder_id = kernel::id::at(at(WEDNESDAY)).to_string();
+    Some(v1::Reminder {
+        merchant_id: "acme".into(),
+        customer_id: customer.into(),
+        reminder_id,
+        segment: v1::Segment::New.into(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test]
+async fn what_came_back_waits_for_a_person() {
+    let rig = Rig::with_invoice(WEDNESDAY).await;
+    rig.issue([invoice("in_2", "cus_2", "2026-06-01"), invoice("in_3", "cus_3", "2026-06-01")]).await;
+    let bounced = |customer: &str, kind: v1::BounceKind| v1::ReminderBounced {
+        reminder: returned(customer),
+        kind: kind.into(),
+        status_code: "5.1.1".into(),
+        ..Default::default()
+    };
+    let complained =
+        v1::ReminderComplained { reminder: returned("cus_2"), feedback_type: "abuse".into(), ..Default::default() };
+    rig.emit(&NOTIFIER_INBOUND, [bounced("cus_1", v1::BounceKind::Hard), bounced("cus_3", v1::BounceKind::Soft)]).await;
+    rig.emit(&NOTIFIER_INBOUND, [complained]).await;
+    rig.wait_for("hold", 2).await;
+    // Another reminder to the same address comes back too: it is held already.
+    rig.emit(&NOTIFIER_INBOUND, [bounced("cus_1", v1::BounceKind::Hard)]).await;
+    rig.wait_for("inbox WHERE consumer = 'scheduler-returns'", 4).await;
+    let mut listed = rig.listed(true).await;
+    listed.sort();
+    assert_eq!(listed, ["bounced cus_1 waits", "complained cus_2 waits"]);
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    let reminded: Vec<_> = rig.reminders().await.into_iter().map(|r| r.customer_id).collect();
+    assert_eq!(reminded, ["cus_3"], "a soft bounce holds nothing");
+
+    // Somebody has found another address.
+    rig.release(release_request::Target::CustomerId("cus_1".into())).await.unwrap();
+    wait::until_true("the reminder", SOON, || async { rig.reminders().await.len() == 2 }).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_holds_its_invoices_for_a_week_and_no_longer() {
+    let rig = Rig::with_invoice(WEDNESDAY).await;
+    rig.issue([invoice("in_2", "cus_1", "2026-06-01")]).await;
+    let replied = v1::CustomerReplied {
+        merchant_id: "acme".into(),
+        customer_id: "cus_1".into(),
+        reminder_id: kernel::id::at(at(WEDNESDAY)).to_string(),
+        invoice_ids: vec!["in_1".into()],
+        ..Default::default()
+    };
+    rig.emit(&NOTIFIER_INBOUND, [replied.clone()]).await;
+    rig.emit(&NOTIFIER_INBOUND, [replied]).await;
+    rig.wait_for("inbox WHERE consumer = 'scheduler-returns'", 2).await;
+    assert_eq!(rig.listed(false).await, ["replied in_1 2026-06-10"]);
+    rig.advance_to("2026-06-10T10:00:00Z").await;
+    let lines = |reminders: Vec<v1::Reminder>| -> Vec<String> {
+        reminders.into_iter().flat_map(|r| r.lines).map(|line| line.invoice_id).collect()
+    };
+    assert!(!lines(rig.reminders().await).contains(&"in_1".to_owned()), "somebody has to read it first");
+    for reminder in rig.reminders().await {
+        rig.sent(&reminder).await;
+    }
+    // Nobody did anything: on the day after it goes on by itself.
+    rig.advance_to("2026-06-15T10:00:00Z").await;
+    wait::until_true("its reminder", SOON, || async { lines(rig.reminders().await).contains(&"in_1".to_owned()) })
+        .await;
+    assert_eq!(rig.listed(false).await, [] as [&str; 0]);
+    rig.end().await;
 }

@@ -575,3 +575,19 @@ fn id<T: std::str::FromStr<Err = kernel::id::IdError>>(text: &str) -> sqlx::Resu
 fn decode(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("segmenter: {what}").into())
 }
+
+/// Everything that the segmenter keeps of a customer, as JSON.
+pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
+    sqlx::query_scalar(
+        "SELECT jsonb_build_object(
+             'payer', (SELECT jsonb_agg(jsonb_build_object('revision', p.revision, 'state', encode(p.state, 'base64')))
+                       FROM segmenter.payer AS p WHERE p.merchant = $1 AND p.customer = $2),
+             'invoices', (SELECT jsonb_agg(to_jsonb(i)) FROM segmenter.invoice AS i WHERE i.merchant = $1 AND i.customer = $2),
+             'labels', (SELECT jsonb_agg(to_jsonb(l) ORDER BY l.at) FROM segmenter.label_change AS l
+                        WHERE l.merchant = $1 AND l.customer = $2))",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_one(db)
+    .await
+}

@@ -21,6 +21,11 @@ impl Share {
         Self { count, of, share: (of > 0).then(|| count as f64 / of as f64) }
     }
 
+    /// `1.4 %`: of shares that are small where all is well.
+    pub fn per_mille(&self) -> String {
+        self.share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
+    }
+
     /// `83 %`, or `–` where there is no whole.
     pub fn percent(&self) -> String {
         self.share.map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0))
@@ -38,12 +43,26 @@ pub struct Outcomes {
     pub failed: i64,
     /// Handed over without an answer.
     pub unknown: i64,
+    /// Of those accepted: came back, since nobody can be written to there.
+    pub bounced: i64,
+    /// Of those accepted: the payer complained.
+    pub complained: i64,
 }
 
 impl Outcomes {
     /// Accepted reminders of those that were tried. Suppressed ones were not tried.
     pub fn delivery_rate(&self) -> Share {
         Share::new(self.sent, self.sent + self.failed + self.unknown)
+    }
+
+    /// Hard bounces of those accepted; 5 % are alarming.
+    pub fn bounce_rate(&self) -> Share {
+        Share::new(self.bounced, self.sent)
+    }
+
+    /// Complaints about those that arrived; more than 0.1 % hurt, 0.3 % is where large mailbox providers draw the line.
+    pub fn complaint_rate(&self) -> Share {
+        Share::new(self.complained, self.sent - self.bounced)
     }
 }
 
@@ -56,6 +75,10 @@ pub struct Group {
     pub reminders: Outcomes,
     /// Accepted reminders of those tried.
     pub delivery_rate: Share,
+    /// Hard bounces of those accepted.
+    pub bounce_rate: Share,
+    /// Complaints about those that arrived.
+    pub complaint_rate: Share,
     /// Reminded invoices that were paid within seven days after the reminder, of those whose seven days are over or
     /// which were paid. Observational: many would have paid anyway.
     pub paid_within_7_days: Share,
@@ -114,6 +137,8 @@ impl Stats {
             suppressed: sum.suppressed + group.reminders.suppressed,
             failed: sum.failed + group.reminders.failed,
             unknown: sum.unknown + group.reminders.unknown,
+            bounced: sum.bounced + group.reminders.bounced,
+            complained: sum.complained + group.reminders.complained,
         })
     }
 
@@ -181,7 +206,9 @@ mod tests {
 
     #[test]
     fn suppressed_reminders_were_not_tried() {
-        let outcomes = Outcomes { sent: 9, suppressed: 50, failed: 1, unknown: 0 };
+        let outcomes =
+            Outcomes { sent: 9, suppressed: 50, failed: 1, bounced: 1, complained: 2, ..Outcomes::default() };
         assert_eq!(outcomes.delivery_rate(), Share::new(9, 10));
+        assert_eq!((outcomes.bounce_rate(), outcomes.complaint_rate()), (Share::new(1, 9), Share::new(2, 8)));
     }
 }

@@ -9,6 +9,7 @@
 //! | `case-enrolled` | `enrolment`, the latest of each case | – |
 //! | `sequence-ended` | `sequence` | – |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | `reminder`, `reminder_line` | – |
+//! | `reminder-bounced`, `-complained` | `returned` | – |
 //! | a pay link is followed, or one-click unsubscribe: [`respond`] | `response` | `customer-responded` |
 
 use crate::lift::Drawn;
@@ -59,6 +60,9 @@ impl Handler for Records {
         if !news.reminders.is_empty() {
             store::upsert_reminders(tx, &news.reminders.into_values().collect::<Vec<_>>()).await?;
         }
+        if !news.returned.is_empty() {
+            store::insert_returned(tx, &news.returned).await?;
+        }
         Ok(())
     }
 }
@@ -73,6 +77,7 @@ struct News {
     enrolments: BTreeMap<(String, String, i32), EnrolmentRow>,
     sequences: Vec<SequenceRow>,
     reminders: BTreeMap<Uuid, ReminderRow>,
+    returned: Vec<(Uuid, &'static str, Timestamp)>,
 }
 
 impl News {
@@ -102,6 +107,16 @@ impl News {
             AnyEvent::ReminderSuppressed(e) => self.reminder(&e.reminder, "suppressed", &e.reason, at, &[])?,
             AnyEvent::ReminderFailed(e) => self.reminder(&e.reminder, "failed", &e.reason, at, &[])?,
             AnyEvent::ReminderUnknown(e) => self.reminder(&e.reminder, "unknown", &e.reason, at, &[])?,
+            AnyEvent::ReminderBounced(e) => {
+                let what = match e.kind() {
+                    v1::BounceKind::Hard => "hard",
+                    v1::BounceKind::Soft => "soft",
+                    v1::BounceKind::Blocked => "blocked",
+                    v1::BounceKind::Unspecified => return Err(Malformed::new("kind", "is not a known kind")),
+                };
+                self.returned.push((reminder_id(&e.reminder)?, what, at));
+            }
+            AnyEvent::ReminderComplained(e) => self.returned.push((reminder_id(&e.reminder)?, "complained", at)),
             event => {
                 let new = Invoice::try_from(event.invoice().ok_or_else(|| Malformed::missing("invoice"))?)?;
                 let key = (new.merchant.clone(), new.invoice.clone());
@@ -142,6 +157,11 @@ impl News {
         }
         Ok(())
     }
+}
+
+fn reminder_id(reminder: &Option<v1::Reminder>) -> Result<Uuid, Malformed> {
+    let reminder = reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
+    reminder.reminder_id.parse().map_err(|e| Malformed::new("reminder.reminder_id", e))
 }
 
 fn step(event: &v1::StepDecided) -> Result<StepRow, Malformed> {

@@ -293,6 +293,20 @@ pub async fn upsert_reminders(tx: &mut PgConnection, list: &[ReminderRow]) -> sq
     .map(drop)
 }
 
+/// Notes what came back of reminders: (reminder, what, when). The first of a kind counts.
+pub async fn insert_returned(tx: &mut PgConnection, list: &[(Uuid, &'static str, Timestamp)]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO tracker.returned (reminder, what, at)
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::timestamptz[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(list.iter().map(|r| r.0).bind_iter())
+    .bind(list.iter().map(|r| r.1).bind_iter())
+    .bind(list.iter().map(|r| r.2.to_sqlx()).bind_iter())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
 /// Where an invoice can be paid, and whether it still has to be.
 #[derive(Debug, Clone)]
 pub struct PayTarget {
@@ -526,7 +540,7 @@ async fn step_reasons(tx: &mut PgConnection, query: &Query) -> sqlx::Result<Vec<
 ///
 /// `by` and `line_by` are column names of ours, never input.
 async fn groups(tx: &mut PgConnection, query: &Query, by: &str, line_by: &str) -> sqlx::Result<Vec<Group>> {
-    type Row = (String, i64, i64, i64, i64, i64, i64, i64);
+    type Row = (String, i64, i64, i64, i64, i64, i64, i64, i64, i64);
     let (begin, end) = period(query);
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "WITH mine AS (
@@ -554,10 +568,16 @@ async fn groups(tx: &mut PgConnection, query: &Query, by: &str, line_by: &str) -
              SELECT {by} AS key, count(*) AS visits
              FROM mine AS r JOIN tracker.response AS v ON v.reminder = r.id AND v.kind = 'visited_pay_page'
              GROUP BY 1
+         ), returned AS (
+             SELECT {by} AS key, count(*) FILTER (WHERE b.what = 'hard') AS bounced,
+                    count(*) FILTER (WHERE b.what = 'complained') AS complained
+             FROM mine AS r JOIN tracker.returned AS b ON b.reminder = r.id
+             WHERE r.outcome = 'sent'
+             GROUP BY 1
          )
          SELECT key, coalesce(sent, 0), coalesce(suppressed, 0), coalesce(failed, 0), coalesce(unknown, 0),
-                coalesce(soon, 0), coalesce(judged, 0), coalesce(visits, 0)
-         FROM outcomes FULL JOIN paid USING (key) FULL JOIN visits USING (key)
+                coalesce(bounced, 0), coalesce(complained, 0), coalesce(soon, 0), coalesce(judged, 0), coalesce(visits, 0)
+         FROM outcomes FULL JOIN paid USING (key) FULL JOIN visits USING (key) FULL JOIN returned USING (key)
          ORDER BY key"
     )))
     .bind(query.names().bind_iter())
@@ -566,10 +586,17 @@ async fn groups(tx: &mut PgConnection, query: &Query, by: &str, line_by: &str) -
     .bind(query.as_of.to_sqlx())
     .fetch_all(tx)
     .await?;
-    let group = |(key, sent, suppressed, failed, unknown, soon, judged, visits): Row| {
-        let reminders = Outcomes { sent, suppressed, failed, unknown };
-        let paid_within_7_days = Share::new(soon, judged);
-        Group { key, reminders, delivery_rate: reminders.delivery_rate(), paid_within_7_days, visits }
+    let group = |(key, sent, suppressed, failed, unknown, bounced, complained, soon, judged, visits): Row| {
+        let reminders = Outcomes { sent, suppressed, failed, unknown, bounced, complained };
+        Group {
+            key,
+            reminders,
+            delivery_rate: reminders.delivery_rate(),
+            bounce_rate: reminders.bounce_rate(),
+            complaint_rate: reminders.complaint_rate(),
+            paid_within_7_days: Share::new(soon, judged),
+            visits,
+        }
     };
     Ok(rows.into_iter().map(group).collect())
 }
@@ -744,4 +771,20 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
         trace_id: traceparent.as_deref().and_then(bus::trace::trace_id).map(str::to_owned),
     };
     Ok(rows.into_iter().map(line).collect())
+}
+
+/// Everything that the tracker keeps of a customer, as JSON.
+pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
+    sqlx::query_scalar(
+        "SELECT jsonb_build_object(
+             'invoices', (SELECT jsonb_agg(to_jsonb(i)) FROM tracker.invoice AS i WHERE i.merchant = $1 AND i.customer = $2),
+             'reminders', (SELECT jsonb_agg(to_jsonb(r) ORDER BY r.settled_at) FROM tracker.reminder AS r
+                           WHERE r.merchant = $1 AND r.customer = $2),
+             'responses', (SELECT jsonb_agg(to_jsonb(v) ORDER BY v.responded_at) FROM tracker.response AS v
+                           WHERE v.merchant = $1 AND v.customer = $2))",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_one(db)
+    .await
 }

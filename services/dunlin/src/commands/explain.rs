@@ -59,6 +59,7 @@ impl Pools {
         let mut story = ingest::store::story(&self.ingest, merchant, invoice).await?;
         story.extend(scheduler::store::story(&self.scheduler, merchant, invoice).await?);
         story.extend(notifier::store::story(&self.notifier, merchant, invoice).await?);
+        story.extend(notifier::inbound::store::story(&self.notifier, merchant, invoice).await?);
         story.extend(tracker::store::story(&self.tracker, merchant, invoice).await?);
         // At the same moment, what the scheduler heard of a reminder comes after what the notifier did.
         story.sort_by_key(|line| (line.at, line.by == "scheduler" && line.what.contains(" ended: ")));

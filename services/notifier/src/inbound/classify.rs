@@ -197,7 +197,7 @@ fn classify(parsed: &Parsed) -> Classified {
 /// A complaint, or a report in its form that is none.
 fn complaint(parsed: &Parsed) -> Option<(Class, String)> {
     if let Some(kind) = parsed.feedback.as_ref().and_then(|fields| fields.get("feedback-type")) {
-        let kind: String = kind.trim().to_ascii_lowercase().chars().take(40).collect();
+        let kind: String = kind.to_ascii_lowercase().chars().filter(char::is_ascii_graphic).take(40).collect();
         // RFC 5965, 6430, 6591: those who say that it was no spam, and filters that say whether it was aligned.
         let is_notice = ["not-spam", "auth-failure", "dkim", "dmarc", "dmarc-failure"].contains(&kind.as_str());
         return Some((if is_notice { Class::Notice } else { Class::Complaint }, kind));

@@ -203,6 +203,14 @@ kinds! {
     Manual = "manual";
     /// A promise to pay.
     Promise = "promise";
+    /// The address does not work.
+    Bounced = "bounced";
+    /// The payer complained about a reminder.
+    Complained = "complained";
+    /// The payer answered a reminder.
+    Replied = "replied";
+    /// The person was erased though something is owed.
+    Erased = "erased";
     /// The payer contests the invoice.
     Dispute = "dispute";
     /// The sequence has ended, and a person goes on.
@@ -391,4 +399,62 @@ pub async fn insert_migrations(
     .execute(tx)
     .await
     .map(drop)
+}
+
+/// A hold that follows from what came back of a reminder.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented on the table's columns")]
+pub struct NewReturnHold<'a> {
+    pub customer: &'a CustomerKey,
+    pub invoice: Option<&'a kernel::InvoiceId>,
+    pub kind: &'static str,
+    pub reason: &'a str,
+    pub until: Option<Date>,
+}
+
+/// Keeps holds. One that is held for the same reason, and as long, gets no second one.
+pub async fn insert_return_holds(
+    tx: &mut PgConnection,
+    list: &[NewReturnHold<'_>],
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO scheduler.hold (merchant, customer, invoice, kind, until, reason, placed_by, placed_at)
+         SELECT DISTINCT ON (n.merchant, n.customer, n.invoice, n.kind)
+                n.merchant, n.customer, n.invoice, n.kind, n.until, n.reason, 'dunlin', $7
+         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::date[], $6::text[])
+              AS n (merchant, customer, invoice, kind, until, reason)
+         WHERE NOT EXISTS (
+             SELECT FROM scheduler.hold AS h
+             WHERE h.merchant = n.merchant AND h.customer = n.customer AND h.invoice IS NOT DISTINCT FROM n.invoice
+               AND h.kind = n.kind AND h.released_at IS NULL AND (h.until IS NULL OR h.until >= n.until))
+         ORDER BY n.merchant, n.customer, n.invoice, n.kind, n.until DESC",
+    )
+    .bind(list.iter().map(|h| h.customer.0.as_str()).bind_iter())
+    .bind(list.iter().map(|h| h.customer.1.as_str()).bind_iter())
+    .bind(list.iter().map(|h| h.invoice.map(|i| i.as_str())).bind_iter())
+    .bind(list.iter().map(|h| h.kind).bind_iter())
+    .bind(list.iter().map(|h| h.until.map(ToSqlx::to_sqlx)).bind_iter())
+    .bind(list.iter().map(|h| h.reason).bind_iter())
+    .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// The campaigns that customers' open cases follow.
+pub async fn campaigns_followed(
+    tx: &mut PgConnection,
+    customers: &[&CustomerKey],
+) -> sqlx::Result<std::collections::BTreeMap<CustomerKey, Vec<String>>> {
+    let rows: Vec<(String, String, Vec<String>)> = sqlx::query_as(
+        "SELECT merchant, customer, array_agg(DISTINCT campaign) FROM scheduler.dunning_case
+         WHERE closed_at IS NULL AND (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))
+         GROUP BY merchant, customer",
+    )
+    .bind(customers.iter().map(|c| c.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|c| c.1.as_str()).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(|(merchant, customer, names)| Ok((customer_key(merchant, customer)?, names))).collect()
 }

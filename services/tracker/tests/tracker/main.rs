@@ -5,7 +5,7 @@
 mod lift;
 mod rig;
 
-use events::topology::{INGEST_INTAKE, NOTIFIER_SENDER, SCHEDULER_TIMERS, SEGMENTER_PAYERS};
+use events::topology::{INGEST_INTAKE, NOTIFIER_INBOUND, NOTIFIER_SENDER, SCHEDULER_TIMERS, SEGMENTER_PAYERS};
 use events::{AnyEvent, Service, time, v1};
 use kernel::Clock;
 use rig::{Rig, at};
@@ -109,7 +109,13 @@ async fn figures_say_what_happened() {
         ..Default::default()
     };
     rig.emit(&SEGMENTER_PAYERS, at("2026-06-15T09:00:00Z"), [segmented]).await;
-    for (table, rows) in [("invoice", 5), ("reminder", 4), ("overdue", 1), ("step", 1), ("customer", 1)] {
+    let hard = v1::BounceKind::Hard.into();
+    let bounced =
+        v1::ReminderBounced { reminder: reminder(1, "overdue-3", &["open"]), kind: hard, ..Default::default() };
+    rig.emit(&NOTIFIER_INBOUND, at("2026-06-15T09:00:00Z"), [bounced.clone(), bounced]).await;
+    for (table, rows) in
+        [("invoice", 5), ("reminder", 4), ("overdue", 1), ("step", 1), ("customer", 1), ("returned", 1)]
+    {
         rig.wait_for(table, rows).await;
     }
 
@@ -121,7 +127,11 @@ async fn figures_say_what_happened() {
     assert_eq!(stats["suppressed_because_paid"], 1);
     assert_eq!(stats["on_time"], serde_json::json!({"count": 1, "of": 4, "share": 0.25}));
     let merchant = &stats["by_merchant"][0];
-    assert_eq!(merchant["reminders"], serde_json::json!({"sent": 1, "suppressed": 1, "failed": 1, "unknown": 1}));
+    assert_eq!(
+        merchant["reminders"],
+        serde_json::json!({"sent": 1, "suppressed": 1, "failed": 1, "unknown": 1, "bounced": 1, "complained": 0})
+    );
+    assert_eq!(merchant["bounce_rate"], serde_json::json!({"count": 1, "of": 1, "share": 1.0}));
     assert_eq!(merchant["delivery_rate"]["of"], 3, "a suppressed reminder was not tried");
     // "soon" was paid two days after; "open" was not, and its seven days are over.
     assert_eq!(merchant["paid_within_7_days"], serde_json::json!({"count": 1, "of": 2, "share": 0.5}));
