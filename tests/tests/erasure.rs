@@ -49,8 +49,8 @@ async fn traces(pool: &PgPool, text: &str) -> Vec<String> {
     found
 }
 
-fn invoice_of(id: &str, now: jiff::Timestamp) -> Invoice {
-    let mut invoice = draft(id, "cus_1", now, Some("2026-06-02"));
+fn invoice_of(id: &str, now: jiff::Timestamp, due_on: &str) -> Invoice {
+    let mut invoice = draft(id, "cus_1", now, Some(due_on));
     invoice.name = NAME.to_owned();
     invoice.email = EMAIL.to_owned();
     invoice
@@ -69,7 +69,7 @@ async fn an_erased_person_leaves_no_trace_and_does_not_come_back() {
         )
     };
     system.tell([person(1)]).await;
-    let mut invoice = Invoice { status: "open", ..invoice_of("in_1", now) };
+    let mut invoice = Invoice { status: "open", ..invoice_of("in_1", now, "2026-06-02") };
     system.tell([event("invoice.finalized", &invoice, now)]).await;
     system.live_until("2026-06-05T12:00:00Z").await;
     assert_eq!(system.catcher.mails()[0].to, [EMAIL]);
@@ -109,7 +109,7 @@ async fn an_erased_person_leaves_no_trace_and_does_not_come_back() {
     // The processor does not know of it.
     system.clock.set(at("2026-06-06T08:00:00Z"));
     system.tell([person(2)]).await;
-    let another = Invoice { status: "open", ..invoice_of("in_2", system.clock.now()) };
+    let another = Invoice { status: "open", ..invoice_of("in_2", system.clock.now(), "2026-06-10") };
     system.tell([event("invoice.finalized", &another, system.clock.now())]).await;
     system.live_until("2026-07-20T08:00:00Z").await;
     assert_eq!(system.catcher.count(), 1, "nobody is written to");

@@ -108,6 +108,10 @@ async fn erase(configuration: &Configuration, request: Request, dry_run: bool) -
     let pool = pool(configuration, Service::Ingest)?;
     let now = configuration.settings.clock().now();
     let name = format!("{}/{}", request.customer.0, request.customer.1);
+    let (merchant, customer) = &request.customer;
+    let notifier = super::pool(configuration, Service::Notifier)?;
+    let latest = notifier::erasure::store::latest(&notifier, merchant.as_str(), customer.as_str()).await?;
+    let before = latest.map_or(0, |(id, _)| id);
     let mut outcome = None;
     for attempt in 1..=TRIES {
         let done = async {
@@ -131,7 +135,7 @@ async fn erase(configuration: &Configuration, request: Request, dry_run: bool) -
         Some(Outcome::Erased(counts)) if dry_run => println!("{name}: would go, of ingest's: {}", counted(&counts)),
         Some(Outcome::Erased(counts)) => {
             println!("{name}: erased, of ingest's: {}", counted(&counts));
-            follow(configuration, &request.customer, now).await?;
+            follow(configuration, &request.customer, before).await?;
         }
         Some(Outcome::Open(invoices)) => {
             let names: Vec<_> = invoices.iter().map(InvoiceId::as_str).collect();
@@ -151,11 +155,7 @@ fn counted(counts: &std::collections::BTreeMap<&'static str, u64>) -> String {
 }
 
 /// The others follow by events. Drops what could not be delivered to them, and waits a while for the notifier, which has most.
-async fn follow(
-    configuration: &Configuration,
-    (merchant, customer): &Key,
-    since: jiff::Timestamp,
-) -> anyhow::Result<()> {
+async fn follow(configuration: &Configuration, (merchant, customer): &Key, before: i64) -> anyhow::Result<()> {
     for service in [Service::Segmenter, Service::Scheduler, Service::Tracker] {
         let mut tx = pool(configuration, service)?.begin().await?;
         bus::store::drop_letters(&mut tx, merchant.as_str(), &[customer.as_str()]).await?;
@@ -163,8 +163,10 @@ async fn follow(
     }
     let notifier = pool(configuration, Service::Notifier)?;
     for _ in 0..60 {
-        let noted = notifier::erasure::store::noted(&notifier, merchant.as_str(), customer.as_str(), since).await?;
-        if let Some(counts) = noted {
+        let latest = notifier::erasure::store::latest(&notifier, merchant.as_str(), customer.as_str()).await?;
+        if let Some((id, counts)) = latest
+            && id > before
+        {
             println!("of the notifier's: {counts}");
             println!("events in JetStream age out after 14 days");
             return Ok(());

@@ -150,20 +150,17 @@ pub async fn note(
         .map(drop)
 }
 
-/// What was erased here since a moment, if it was.
-pub async fn noted(
+/// The latest erasure of a customer here: its number, and what went.
+pub async fn latest(
     db: impl PgExecutor<'_>,
     merchant: &str,
     customer: &str,
-    since: Timestamp,
-) -> sqlx::Result<Option<serde_json::Value>> {
-    sqlx::query_scalar(
-        "SELECT counts FROM notifier.erasure WHERE merchant = $1 AND customer = $2 AND erased_at >= $3
-         ORDER BY id DESC LIMIT 1",
+) -> sqlx::Result<Option<(i64, serde_json::Value)>> {
+    sqlx::query_as(
+        "SELECT id, counts FROM notifier.erasure WHERE merchant = $1 AND customer = $2 ORDER BY id DESC LIMIT 1",
     )
     .bind(merchant)
     .bind(customer)
-    .bind(since.to_sqlx())
     .fetch_optional(db)
     .await
 }
