@@ -55,7 +55,7 @@ const GROUPS: usize = 3;
 /// A permit is good for so long; the database connection must not have been given up before.
 const PERMIT: Duration = Duration::from_secs(1);
 /// T1 is good for so long: whoever slept longer may have been taken over.
-const ANNOUNCED: Duration = Duration::from_secs(3);
+pub(crate) const ANNOUNCED: Duration = Duration::from_secs(3);
 const _: () = assert!(ANNOUNCED.as_millis() < store::MARGIN.as_millis());
 /// How long a process may be silent and still claim.
 const LEASE: Duration = Duration::from_secs(6);

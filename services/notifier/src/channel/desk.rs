@@ -4,6 +4,7 @@
 use super::{HandOver, PERMIT, Transport, name};
 use crate::flow::{self, Claimer, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
+use crate::sender::ANNOUNCED;
 use crate::store;
 use crate::webhook::busy;
 use events::topology::NOTIFIER_SENDER;
@@ -188,6 +189,8 @@ impl<T: Transport> Desk<T> {
     /// T1 and T2 for a group: what is granted is marked, looked at under the locks of its balances, and committed.
     async fn look(&self, group: &[Ask]) -> Result<Vec<Result<Instant, Verdict>>, bus::Failure> {
         let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, ask.raw.as_slice())).collect();
+        // Before T1, as its lease: whoever sleeps longer may be taken over.
+        let announced = Instant::now();
         let mut tx = self.host.pool.begin().await?;
         let ours = flow::announce(&mut tx, self.owner, &messages, self.host.now()).await?;
         tx.commit().await?;
@@ -195,7 +198,7 @@ impl<T: Transport> Desk<T> {
         let mut tx = self.host.pool.begin().await?;
         let looks = flow::permit(&mut tx, &self.host, &self.freshness, &tickets).await?;
         // Under the locks still: from their end on a payment may be recorded that nobody here has seen.
-        let deadline = Instant::now() + PERMIT;
+        let deadline = (Instant::now() + PERMIT).min(announced + ANNOUNCED);
         tx.commit().await?;
         let answer = |(ticket, look): (&&Ticket, Look)| match look {
             _ if !ours.contains(&ticket.id) => Err(Verdict::put_back(self.host.now(), "taken_over")),

@@ -57,7 +57,7 @@ pub async fn claim(
              LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
-         UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1
+         UPDATE notifier.delivery AS d SET state = 'claimed', owner = $1, attempts = d.attempts + 1, held_since = now()
          FROM due WHERE d.id = due.id
          RETURNING d.id, d.merchant, d.customer, d.channel, d.attempts, d.tries, d.reason, d.request, d.traceparent",
     )
