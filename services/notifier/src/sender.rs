@@ -604,6 +604,8 @@ impl Worker {
                 // Closed while it was idle, with or without a goodbye: nothing was said about this mail yet.
                 Err((Failure::Broken { phase: Phase::Mail, .. }, _)) => {}
                 Err((Failure::Refused { phase: Phase::Mail, reply }, _)) if reply.code == GOODBYE => {}
+                // What the server said it can carry when it was connected to: it may say something else now.
+                Err((Failure::Unfit { .. }, _)) => {}
                 Err((failure, connection)) => {
                     self.keep(connection);
                     return Err(failure);

@@ -356,7 +356,8 @@ async fn what_payers_say_on_the_phone_holds_or_does_not() {
         reminders.map(|r| r.reminder.unwrap().customer_id).collect::<Vec<_>>()
     };
     assert_eq!(reminded().await, ["cus_5"], "nobody answered: the plan goes on");
-    rig.advance_to("2026-06-12T09:00:00Z").await;
+    // Two days of grace after the promised one; then it is a weekend.
+    rig.advance_to("2026-06-15T09:00:00Z").await;
     let mut later = reminded().await;
     later.sort();
     later.dedup();

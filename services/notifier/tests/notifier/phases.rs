@@ -40,6 +40,8 @@ async fn run(smtp: SmtpServer, settings: SmtpSettings, rows: &[Row]) {
     let settings = SmtpSettings { connections: 1, ..settings };
     let rig = Rig::start_by(smtp, settings.clone()).await;
     let mut deliveries = Vec::new();
+    // A sending domain of which everything bounces would be stopped.
+    let rows: Vec<Row> = [(Phase::Mail, Reaction::Proceed, Sent)].iter().chain(rows).copied().collect();
     for (n, row) in rows.iter().enumerate() {
         deliveries.push((live(&rig, n, row).await, row));
     }
@@ -121,7 +123,12 @@ async fn look(rig: &Rig, delivery: Uuid) -> (String, String, i32) {
 async fn wait_for_state(rig: &Rig, delivery: Uuid, row: &Row, expected: (&str, &str, i32)) {
     wait::until_true(&format!("{row:?} to be {expected:?}"), SOON, || async {
         let (state, code, tries) = look(rig, delivery).await;
-        (state.as_str(), code.as_str(), tries) == expected
+        let is_expected = (state.as_str(), code.as_str(), tries) == expected;
+        if !is_expected {
+            // Where it stands still, those that wait for their domain would come again and again, and before the others.
+            rig.clock.advance(jiff::SignedDuration::from_millis(50));
+        }
+        is_expected
     })
     .await;
 }
@@ -308,6 +315,7 @@ async fn nobody_there_and_what_cannot_be_carried() {
     let smtp = SmtpServer::start_with(address, Abilities { extensions: small, ..Abilities::default() }).await.unwrap();
     rig.clock.set(at("2026-06-10T08:05:00Z"));
     rig.wait_for_told(&["failed too_large"]).await;
+    smtp.hang_up();
     drop(smtp);
     let smtp = wait::until("the port", SOON, || async { SmtpServer::start(address).await.ok() }).await;
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_2"])]).await;
