@@ -164,6 +164,12 @@ pub fn next(verdict: &Verdict, after: &[Channel]) -> Option<Channel> {
     NO_WAY.contains(&reason).then(|| after.first().copied()).flatten()
 }
 
+/// Whether an earlier try may have been accepted although it goes on as if it had not: where the other side knows our id, one
+/// without an answer is made again. Another way would not know it, and the payer would hear twice.
+pub const fn may_have_arrived(channel: Channel, tries: i32) -> bool {
+    matches!(channel, Channel::Webhook | Channel::Sms) && tries > 0
+}
+
 /// Why nobody writes to an address any more after a delivery failed so.
 pub fn suppression_reason(failed: &'static str) -> &'static str {
     match failed {
@@ -228,6 +234,14 @@ mod tests {
         for verdict in [Verdict::Unknown("no_reply"), Verdict::Sent(reply), later] {
             assert_eq!(goes_on(verdict.clone()), None, "{verdict:?}: it may arrive yet, or has");
         }
+    }
+
+    #[test]
+    fn what_may_have_arrived_goes_no_other_way() {
+        for channel in [Channel::Webhook, Channel::Sms] {
+            assert!(may_have_arrived(channel, 1) && !may_have_arrived(channel, 0));
+        }
+        assert!(!may_have_arrived(Channel::Email, 3), "without an answer it is unknown, and not tried again");
     }
 
     #[test]

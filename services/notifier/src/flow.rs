@@ -672,7 +672,10 @@ pub async fn settle_any(
     let mut moves = Vec::new();
     for (ticket, verdict) in settled {
         match verdict {
-            verdict if let Some(next) = channel::next(verdict, &ticket.fallbacks) => {
+            verdict
+                if !channel::may_have_arrived(ticket.channel, ticket.tries)
+                    && let Some(next) = channel::next(verdict, &ticket.fallbacks) =>
+            {
                 moves.push(Move::new(ticket, verdict, next));
             }
             Verdict::PutBack { at, reason, status_code, tried } => put_back.push(PutBack {

@@ -395,9 +395,6 @@ impl Desk {
                         unbroken_since = Instant::now();
                     }
                     last = Instant::now();
-                    if let Err(error) = self.heed_breakers().await {
-                        tracing::warn!(%error, "circuit breakers not looked at; trying again");
-                    }
                     if unbroken_since.elapsed() >= TRUST
                         && let Err(error) = self.take_over().await
                     {
@@ -413,7 +410,9 @@ impl Desk {
         }
     }
 
+    /// Breakers are known before the lease is, without which nothing is claimed.
     async fn heartbeat(&self) -> sqlx::Result<()> {
+        self.heed_breakers().await?;
         let mut tx = self.host.pool.begin().await?;
         let processes = store::heartbeat(&mut tx, self.owner, LEASE.as_secs_f64()).await?;
         tx.commit().await?;

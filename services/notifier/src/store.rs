@@ -662,8 +662,9 @@ pub const MARGIN: Duration = Duration::from_secs(4);
 /// id however often it comes; what else may have been handed over is unknown, and is returned. Modelled in `tests/model.rs`.
 pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query(
-        "UPDATE notifier.delivery SET state = 'waiting', owner = NULL, reason = 'crashed'
-         WHERE id IN (
+        "UPDATE notifier.delivery AS h SET state = 'waiting', owner = NULL, reason = 'crashed',
+                tries = h.tries + (h.state = 'imminent')::int
+         WHERE h.id IN (
              SELECT d.id FROM notifier.delivery AS d
              WHERE (d.state = 'claimed' OR d.state = 'imminent' AND d.channel = 'webhook')
                AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (

@@ -248,8 +248,9 @@ async fn follow(
     }
     // Where the message is gone, so is the address.
     suppressions.retain(|s| s.subject.reveal() != "address:");
-    count_sending(work.tx(), &sending, &proofs.limits, now).await?;
-    Ok(suppress(work.tx(), &suppressions, now).await?)
+    // In the order in which settling mail locks these rows.
+    suppress(work.tx(), &suppressions, now).await?;
+    Ok(count_sending(work.tx(), &sending, &proofs.limits, now).await?)
 }
 
 async fn soft_bounces(
