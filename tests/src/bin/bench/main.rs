@@ -12,6 +12,7 @@ mod mta;
 mod notify;
 mod payer;
 mod planning;
+mod render;
 mod report;
 mod segmenter;
 mod sending;
@@ -22,11 +23,12 @@ use anyhow::bail;
 use report::Report;
 
 /// Names, in the order of the table.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "e2e",
     "notify",
     "notify_latency",
     "notify_tls",
+    "render",
     "ingest_grpc",
     "ingest_webhooks",
     "time_to_suppress",
@@ -59,6 +61,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if ["notify", "notify_latency", "notify_tls"].into_iter().any(is_wanted) {
         report.extend(notify::all(wanted.as_deref().unwrap_or_default()).await?);
+    }
+    if is_wanted("render") {
+        report.extend(render::all()?);
     }
     if is_wanted("ingest_grpc") {
         report.extend([ingest::grpc().await?]);
