@@ -1,10 +1,10 @@
 #!/bin/sh
 # Brings the mail servers of `make test-mta` (Postfix, OpenSMTPD, Exim) and the libraries they need into one directory each, in
-# which they run by chroot. Nothing is installed.
+# which they run by chroot, and a verifier of DKIM (dkimpy, for python3) into another. Nothing is installed.
 set -eu
 target=$1
 servers="postfix opensmtpd exim"
-for server in $servers; do [ -e "$target/$server/ready" ] || missing=yes; done
+for server in $servers dkim; do [ -e "$target/$server/ready" ] || missing=yes; done
 [ -n "${missing:-}" ] || exit 0
 rm -rf "$target"
 mkdir -p "$target/debs"
@@ -26,4 +26,8 @@ done
 dpkg -x postfix_*.deb "$target/postfix" && dpkg -x sasl2-bin_*.deb "$target/postfix" && touch "$target/postfix/ready"
 dpkg -x opensmtpd_*.deb "$target/opensmtpd" && touch "$target/opensmtpd/ready"
 dpkg -x exim4-base_*.deb "$target/exim" && dpkg -x exim4-daemon-light_*.deb "$target/exim" && touch "$target/exim/ready"
+mkdir -p "$target/dkim"
+apt-get -qq download python3-dkim python3-nacl python3-cffi-backend python3-dnspython libsodium23 2>/dev/null || true
+for deb in python3-*.deb libsodium23_*.deb; do [ ! -e "$deb" ] || dpkg -x "$deb" "$target/dkim"; done
+[ ! -d "$target/dkim/usr/lib/python3/dist-packages/dkim" ] || touch "$target/dkim/ready"
 cd .. && rm -rf debs

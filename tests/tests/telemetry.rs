@@ -63,9 +63,11 @@ async fn a_case_can_be_followed_and_says_nothing_personal() {
     let due = spans.in_trace(fired, "send dunlin.v1.reminder-due.{merchant}", SpanKind::Producer);
     let taken = spans.in_trace(fired, "process notifier-reminders", SpanKind::Consumer);
     assert!(spans.is_below(taken, due) && spans.is_below(due, fired));
-    let sent = spans.in_trace(fired, "send reminder email", SpanKind::Client);
+    // On a busy machine it may have been put back before.
+    let sent = spans.one(|s| s.name == "send reminder email" && s.trace_id == fired.trace_id && has(s, "smtp.reply"));
+    assert_eq!(sent.kind(), SpanKind::Client);
     assert!(spans.is_below(sent, fired), "and leads to the mail server");
-    assert!(has(sent, "smtp.reply") && has(sent, "outcome") && has(sent, "reminder.id"), "{sent:?}");
+    assert!(has(sent, "outcome") && has(sent, "reminder.id"), "{sent:?}");
 
     let story = explain(&directory);
     for (what, span) in [("the webhook's", webhook), ("the timer's", fired)] {

@@ -83,24 +83,28 @@ pub async fn delete_pending(db: impl PgExecutor<'_>, keys: &[OutboxKey]) -> sqlx
     Ok(())
 }
 
-/// The database's time, and the events of these CloudEvents types that were committed before it and are not yet confirmed by
-/// the broker, up to `limit`. Events that no version here knows wait for one that does: nobody is told of them before.
-pub async fn unconfirmed(db: &PgPool, ce_types: &[String], limit: i64) -> sqlx::Result<(Timestamp, Vec<OutboxKey>)> {
-    // The statement's time is taken before its snapshot: what was committed before the one is seen by the other.
-    let (before, created_at, msg_ids): (jiff_sqlx::Timestamp, Vec<jiff_sqlx::Timestamp>, Vec<Uuid>) = sqlx::query_as(
-        "SELECT statement_timestamp(), coalesce(array_agg(w.created_at), '{}'), coalesce(array_agg(w.msg_id), '{}')
+/// The database's time, and the events that were committed before it and are not yet confirmed by the broker, up to `limit`,
+/// with their subjects.
+pub async fn unconfirmed(db: &PgPool, limit: i64) -> sqlx::Result<(Timestamp, Vec<(OutboxKey, String)>)> {
+    type Row = (jiff_sqlx::Timestamp, Vec<jiff_sqlx::Timestamp>, Vec<Uuid>, Vec<String>);
+    // The statement's time is taken before its snapshot: what was committed before the one is seen by the other. Row by row,
+    // whatever the planner thinks of it: all of the outbox is read otherwise.
+    let (before, created_at, msg_ids, subjects): Row = sqlx::query_as(
+        "SELECT statement_timestamp(), coalesce(array_agg(w.created_at), '{}'), coalesce(array_agg(w.msg_id), '{}'),
+                coalesce(array_agg(w.subject), '{}')
          FROM (
-             SELECT p.created_at, p.msg_id
-             FROM outbox_pending AS p JOIN outbox AS o ON o.created_at = p.created_at AND o.msg_id = p.msg_id
-             WHERE substring(o.subject FROM '^(.*)[.][^.]*$') = ANY($1)
-             LIMIT $2
+             SELECT p.created_at, p.msg_id, o.subject
+             FROM (SELECT created_at, msg_id FROM outbox_pending LIMIT $1) AS p
+             CROSS JOIN LATERAL (
+                 SELECT subject FROM outbox WHERE created_at = p.created_at AND msg_id = p.msg_id LIMIT 1
+             ) AS o
          ) AS w",
     )
-    .bind(ce_types.iter().bind_iter())
     .bind(limit)
     .fetch_one(db)
     .await?;
-    Ok((before.to_jiff(), created_at.into_iter().map(|t| t.to_jiff()).zip(msg_ids).collect()))
+    let keys = created_at.into_iter().map(|t| t.to_jiff()).zip(msg_ids);
+    Ok((before.to_jiff(), keys.zip(subjects).collect()))
 }
 
 /// Those of these events that the broker has not confirmed yet.

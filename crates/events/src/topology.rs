@@ -225,12 +225,12 @@ pub const NOTIFIER_OPERATIONS: Flow = Flow {
     emits: &[ReminderSent, ReminderFailed, TaskDone],
 };
 
-/// Mail that comes back.
+/// Mail that comes back, answers by text message, and what their provider says.
 pub const NOTIFIER_INBOUND: Flow = Flow {
     service: Service::Notifier,
     name: "notifier-inbound",
     takes: &[],
-    emits: &[ReminderSent, ReminderBounced, ReminderComplained, CustomerReplied],
+    emits: &[ReminderSent, ReminderFailed, ReminderBounced, ReminderComplained, CustomerReplied],
 };
 
 /// A person's messages go.

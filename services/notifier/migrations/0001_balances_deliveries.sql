@@ -90,6 +90,8 @@ CREATE TABLE notifier.delivery (
     request         bytea       NOT NULL,
     invoices        text[]      NOT NULL,
     state           text        NOT NULL DEFAULT 'waiting',
+    waiting         boolean     NOT NULL GENERATED ALWAYS AS (state = 'waiting') STORED,
+    held            boolean     NOT NULL GENERATED ALWAYS AS (state IN ('claimed', 'imminent')) STORED,
     next_attempt_at timestamptz NOT NULL,
     attempts        integer     NOT NULL DEFAULT 0,
     tries           integer     NOT NULL DEFAULT 0,
@@ -112,6 +114,8 @@ COMMENT ON COLUMN notifier.delivery.channel         IS 'email, sms, webhook or t
 COMMENT ON COLUMN notifier.delivery.request         IS 'dunlin.events.v1.ReminderDue';
 COMMENT ON COLUMN notifier.delivery.invoices        IS 'The invoices it is about';
 COMMENT ON COLUMN notifier.delivery.state           IS 'waiting; claimed: being prepared, nothing handed over; imminent: the final dot may have been written; then handed_off, suppressed, failed or unknown for good';
+COMMENT ON COLUMN notifier.delivery.waiting         IS 'By the state. Indexes go by this and the next: what stays in a process''s hands changes in none of them';
+COMMENT ON COLUMN notifier.delivery.held            IS 'By the state: in the hands of a process';
 COMMENT ON COLUMN notifier.delivery.next_attempt_at IS 'Business time before which it is not claimed';
 COMMENT ON COLUMN notifier.delivery.attempts        IS 'How often it was claimed: tells one claim from another';
 COMMENT ON COLUMN notifier.delivery.tries           IS 'How often the mail relay was tried in vain: too often, and it is given up';
@@ -125,9 +129,9 @@ COMMENT ON COLUMN notifier.delivery.settled_at      IS 'Business time of the end
 COMMENT ON COLUMN notifier.delivery.assumed_at      IS 'Business time at which one of unknown fate was taken for sent, since nobody had said anything for a day';
 COMMENT ON COLUMN notifier.delivery.traceparent     IS 'Trace that asked for it';
 
-CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE state = 'waiting' AND channel = 'email';
-CREATE INDEX delivery_waiting_others ON notifier.delivery (channel, next_attempt_at, id) WHERE state = 'waiting' AND channel <> 'email';
-CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE state IN ('claimed', 'imminent');
+CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE waiting AND channel = 'email';
+CREATE INDEX delivery_waiting_others ON notifier.delivery (channel, next_attempt_at, id) WHERE waiting AND channel <> 'email';
+CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE held;
 CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);
 
@@ -142,15 +146,13 @@ CREATE TABLE notifier.message (
 COMMENT ON TABLE  notifier.message IS 'What the payer saw, for 30 days. Written before the final dot can be';
 COMMENT ON COLUMN notifier.message.delivery    IS 'The delivery';
 COMMENT ON COLUMN notifier.message.recipient   IS 'Envelope recipient. Personal';
-COMMENT ON COLUMN notifier.message.raw         IS 'RFC 5322 message. Personal';
+COMMENT ON COLUMN notifier.message.raw         IS 'RFC 5322 message, or what else was sent, as an LZ4 block after its size in four bytes (little endian). Personal';
 COMMENT ON COLUMN notifier.message.rendered_at IS 'Business time';
 COMMENT ON COLUMN notifier.message.stored_at   IS 'Machine time; retention goes by it';
 
--- The default compression takes longer than everything else about a message. A Postgres built without lz4 keeps it.
-DO $$ BEGIN
-    ALTER TABLE notifier.message ALTER COLUMN raw SET COMPRESSION lz4;
-EXCEPTION WHEN feature_not_supported THEN NULL;
-END $$;
+-- Compressed already, and read rarely: in the row itself as long as it fits into a page.
+ALTER TABLE notifier.message ALTER COLUMN raw SET STORAGE EXTERNAL;
+ALTER TABLE notifier.message SET (toast_tuple_target = 8160);
 
 CREATE INDEX message_stored_at ON notifier.message USING brin (stored_at);
 

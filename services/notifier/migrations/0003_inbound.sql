@@ -15,18 +15,18 @@ CREATE TABLE notifier.inbound (
     CHECK (matched IN ('none', 'claimed', 'authentic'))
 );
 
-COMMENT ON TABLE  notifier.inbound IS 'Mail that came back: reports, automatic answers and people''s. Nothing follows from what is not authentic';
-COMMENT ON COLUMN notifier.inbound.id          IS 'Made of the whole message: the same one again is known';
+COMMENT ON TABLE  notifier.inbound IS 'What came back: reports, automatic answers and people''s, by mail or text message. Nothing follows from what is not authentic';
+COMMENT ON COLUMN notifier.inbound.id          IS 'Made of the whole mail, or of the provider''s id of a text message: the same one again is known';
 COMMENT ON COLUMN notifier.inbound.class       IS 'hard_bounce, soft_bounce, blocked, complaint, delayed, delivered, auto_reply, notice, reply or unclear';
-COMMENT ON COLUMN notifier.inbound.status      IS 'Enhanced status code; empty if none was told';
+COMMENT ON COLUMN notifier.inbound.status      IS 'Enhanced status code, or the code of the provider of text messages; empty if none was told';
 COMMENT ON COLUMN notifier.inbound.feedback    IS 'Of a complaint or notice: its type';
 COMMENT ON COLUMN notifier.inbound.matched     IS 'none; claimed: it names a delivery, as anybody could; authentic: only who has had the message could send it';
 COMMENT ON COLUMN notifier.inbound.delivery    IS 'The reminder it is about';
 COMMENT ON COLUMN notifier.inbound.merchant    IS 'Whose reminder';
 COMMENT ON COLUMN notifier.inbound.customer    IS 'Who was reminded';
 COMMENT ON COLUMN notifier.inbound.effect      IS 'What followed: none, counted, suppressed, held, or resolved (the reminder''s unknown fate)';
-COMMENT ON COLUMN notifier.inbound.sender      IS 'Its From address; empty after 30 days. Personal';
-COMMENT ON COLUMN notifier.inbound.raw         IS 'RFC 5322 message; empty after 30 days. Personal';
+COMMENT ON COLUMN notifier.inbound.sender      IS 'Its From address or number; empty after 30 days. Personal';
+COMMENT ON COLUMN notifier.inbound.raw         IS 'RFC 5322 message, or the words of a text message; empty after 30 days. Personal';
 COMMENT ON COLUMN notifier.inbound.received_at IS 'Business time';
 COMMENT ON COLUMN notifier.inbound.stored_at   IS 'Machine time; retention goes by it';
 
@@ -50,7 +50,7 @@ CREATE TABLE notifier.suppression_change (
 COMMENT ON TABLE  notifier.suppression_change IS 'What people did to the suppression list';
 COMMENT ON COLUMN notifier.suppression_change.id         IS 'In the order of the changes';
 COMMENT ON COLUMN notifier.suppression_change.merchant   IS 'Whose list';
-COMMENT ON COLUMN notifier.suppression_change.channel    IS 'email';
+COMMENT ON COLUMN notifier.suppression_change.channel    IS 'email, sms, webhook or task';
 COMMENT ON COLUMN notifier.suppression_change.subject    IS 'As in the list. Personal';
 COMMENT ON COLUMN notifier.suppression_change.what       IS 'added or removed';
 COMMENT ON COLUMN notifier.suppression_change.reason     IS 'Why, in their words';

@@ -1,5 +1,6 @@
 //! Whether a reminder may go out, and what a mail server's answer means. Pure.
 
+use crate::inbound::status::{Fault, Status};
 use crate::smtp::{Failure, Phase, Reply};
 use events::InvoiceStatus;
 use events::v1::{Reminder, ReminderDue, ReminderLine};
@@ -146,8 +147,6 @@ impl Attempt {
     /// A 5xx about our own address is like one to MAIL, whenever it comes: no payer can do anything about it. A mail that the
     /// relay cannot carry has failed without being tried.
     pub fn of_failure(failure: &Failure) -> Self {
-        /// Bad mailbox, domain, syntax; moved away; domain takes no mail; disabled. Not 5.1.0: that says nothing certain.
-        const NO_SUCH_MAILBOX: [&str; 6] = ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"];
         const BAD_SENDER: [&str; 2] = ["5.1.7", "5.1.8"];
         match failure {
             Failure::Unfit { reason } => Self::Failed { reason, status_code: String::new(), bad_address: false },
@@ -158,7 +157,8 @@ impl Attempt {
             Failure::Refused { phase, reply } => {
                 let code = reply.enhanced.as_deref().unwrap_or_default();
                 if reply.is_permanent() && *phase > Phase::Mail && !BAD_SENDER.contains(&code) {
-                    let bad_address = *phase == Phase::Recipient && NO_SUCH_MAILBOX.contains(&code);
+                    let fault = Status::find(code).and_then(|status| status.fault());
+                    let bad_address = *phase == Phase::Recipient && fault == Some(Fault::Address);
                     return Self::Failed { reason: "refused", status_code: reply.to_string(), bad_address };
                 }
                 let relay = *phase < Phase::Mail || reply.is_permanent();

@@ -25,6 +25,7 @@ use crate::channel;
 use crate::channel::store::Move;
 use crate::domain::{Attempt, Balance, Balances, Claims, Said, catch_up, claims, contact_hours, next_attempt};
 use crate::freshness::{self, Freshness};
+use crate::kept::Kept;
 use crate::pace::{self, Pace, Place, domain_of};
 use crate::smtp::Reply;
 use crate::store::{self, Claimed, Contact, End, Imminent, InvoiceKey, NewDelivery, PutBack, Sending, Suppression};
@@ -554,12 +555,12 @@ fn closed_now(hours: &ContactHours, now: Timestamp) -> Option<Verdict> {
 pub async fn announce(
     tx: &mut PgConnection,
     owner: Uuid,
-    messages: &[(&Ticket, &[u8])],
+    messages: &[(&Ticket, &Kept)],
     now: Timestamp,
 ) -> Result<BTreeSet<Uuid>, Failure> {
     let imminent: Vec<Imminent<'_>> = messages
         .iter()
-        .map(|(t, raw)| Imminent { delivery: t.id, attempts: t.attempts, recipient: t.address.reveal(), raw })
+        .map(|(t, message)| Imminent { delivery: t.id, attempts: t.attempts, recipient: t.address.reveal(), message })
         .collect();
     Ok(store::mark_imminent(tx, owner, &imminent, now).await?.into_iter().collect())
 }

@@ -15,6 +15,7 @@ pub mod erasure;
 pub mod flow;
 pub mod freshness;
 pub mod inbound;
+pub mod kept;
 pub mod locale;
 pub mod message;
 pub mod pace;

@@ -4,8 +4,8 @@ use crate::render::RenderError;
 use crate::stationery::{Logo, Stationery, one_line};
 use jiff::Timestamp;
 use kernel::Masked;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Attachment as Part, Mailbox, MultiPart, MultiPartBuilder, MultiPartKind, SinglePart};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment as Part, Body, Mailbox, MultiPart, MultiPartBuilder, MultiPartKind, SinglePart};
 use uuid::Uuid;
 
 /// Where the HTML finds the logo that travels with it.
@@ -84,7 +84,7 @@ impl Letter<'_> {
         }
         let boundary = |part: &str| format!("={part}-{}", self.id.simple());
         let multipart = |kind, part| MultiPart::builder().kind(kind).boundary(boundary(part));
-        let html = SinglePart::builder().header(ContentType::TEXT_HTML).body(ascii_html(&self.html));
+        let html = SinglePart::builder().header(ContentType::TEXT_HTML).body(html_body(&self.html));
         let alternatives: MultiPartBuilder = multipart(MultiPartKind::Alternative, "alternative");
         let alternatives =
             alternatives.singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(self.text));
@@ -118,7 +118,7 @@ impl Letter<'_> {
 
     /// How many bytes HTML has on its way.
     pub fn html_size(html: &str) -> usize {
-        ascii_html(html).len()
+        html_body(html).as_ref().len()
     }
 }
 
@@ -126,24 +126,36 @@ fn content_type(kind: &str) -> Result<ContentType, RenderError> {
     kind.parse().map_err(|_| RenderError::Template(format!("{kind} is no media type")))
 }
 
-/// HTML in ASCII, by character references: no transfer encoding needs to be undone to read it, and none can break it.
+/// HTML in the encoding that costs the reader and us least: none, unless a line is longer than mail may have them.
+fn html_body(html: &str) -> Body {
+    /// RFC 5322 section 2.1.1, without the line end.
+    const LONGEST_LINE: usize = 998;
+    let ascii = ascii_html(html);
+    let long = ascii.split("\r\n").any(|line| line.len() > LONGEST_LINE);
+    if long {
+        Body::new(ascii)
+    } else {
+        Body::dangerous_pre_encoded(ascii.into_bytes(), ContentTransferEncoding::SevenBit)
+    }
+}
+
+/// HTML in ASCII, by character references, with the line ends of mail: no transfer encoding needs to be undone to read it,
+/// and none can break it.
 fn ascii_html(html: &str) -> String {
     use std::fmt::Write;
-    if html.is_ascii() {
-        return html.to_owned();
-    }
     let mut ascii = String::with_capacity(html.len() + html.len() / 8);
-    let mut rest = html;
-    while let Some(at) = rest.find(|c: char| !c.is_ascii()) {
-        let (before, tail) = rest.split_at(at);
-        ascii.push_str(before);
-        let mut tail = tail.chars();
-        if let Some(c) = tail.next() {
-            let _ = write!(ascii, "&#{};", u32::from(c));
+    for line in html.split_inclusive('\n') {
+        let (line, end) =
+            line.strip_suffix('\n').map_or((line, ""), |line| (line.strip_suffix('\r').unwrap_or(line), "\r\n"));
+        if line.is_ascii() {
+            ascii.push_str(line);
+        } else {
+            for c in line.chars() {
+                let _ = if c.is_ascii() { ascii.write_char(c) } else { write!(ascii, "&#{};", u32::from(c)) };
+            }
         }
-        rest = tail.as_str();
+        ascii.push_str(end);
     }
-    ascii.push_str(rest);
     ascii
 }
 
@@ -157,6 +169,13 @@ mod tests {
             ascii_html("<p>10\u{a0}€ für Łódź 🙂</p>"),
             "<p>10&#160;&#8364; f&#252;r &#321;&#243;d&#378; &#128578;</p>"
         );
-        assert_eq!(ascii_html("<p>&amp;</p>"), "<p>&amp;</p>");
+        assert_eq!(ascii_html("<p>&amp;</p>\n\r\n"), "<p>&amp;</p>\r\n\r\n");
+    }
+
+    #[test]
+    fn html_is_encoded_only_where_a_line_is_too_long() {
+        let encoding = |length| html_body(&format!("<p>é</p>\n{}\n", "=".repeat(length))).encoding();
+        assert_eq!(encoding(998).to_string(), "7bit");
+        assert_eq!(encoding(999).to_string(), "quoted-printable");
     }
 }

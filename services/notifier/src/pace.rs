@@ -23,6 +23,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// A server that hangs up with 421 wants to be left alone for longer than one that greylists.
 const GOODBYE_PAUSE: Duration = Duration::from_secs(30);
+/// Deliveries of a merchant in work for each connection that it may have: the others wait for one.
+const IN_WORK: u32 = 4;
 /// With more keys than that those that say nothing any more are forgotten.
 const MOST_KEYS: usize = 50_000;
 
@@ -154,8 +156,7 @@ impl Pace {
     /// merchant may have in work. `turn` says who comes first where there is not enough for all.
     pub fn shares(&self, merchants: &[MerchantId], room: usize, turn: usize) -> Vec<(MerchantId, i64)> {
         let state = self.state();
-        // Some of them wait for a connection.
-        let most = 2 * self.most(self.0.limits.merchant_connections_percent);
+        let most = IN_WORK * self.most(self.0.limits.merchant_connections_percent);
         let free = |merchant: &MerchantId| most.saturating_sub(state.in_work.get(merchant).copied().unwrap_or(0));
         let mut open: Vec<_> = merchants.iter().map(|m| (m.clone(), i64::from(free(m)))).filter(|m| m.1 > 0).collect();
         let first = if open.is_empty() { 0 } else { turn % open.len() };
@@ -250,12 +251,14 @@ impl Pace {
 pub struct Queue<T> {
     pace: Pace,
     waiting: Mutex<VecDeque<(T, Place)>>,
+    /// One less waits.
+    taken: Notify,
 }
 
 impl<T> Queue<T> {
     /// Nothing waits.
     pub fn new(pace: Pace) -> Self {
-        Self { pace, waiting: Mutex::default() }
+        Self { pace, waiting: Mutex::default(), taken: Notify::new() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<(T, Place)>> {
@@ -270,6 +273,13 @@ impl<T> Queue<T> {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.waiting().is_empty()
+    }
+
+    /// Waits until no more than so many wait. For one caller.
+    pub async fn is_down_to(&self, few: usize) {
+        while self.len() > few {
+            self.taken.notified().await;
+        }
     }
 
     /// One more waits.
@@ -294,6 +304,7 @@ impl<T> Queue<T> {
         let next = waiting.iter().enumerate().find_map(|(n, (_, place))| Some((n, self.pace.connect(place)?)));
         let (n, in_use) = next?;
         let (delivery, place) = waiting.remove(n)?;
+        self.taken.notify_one();
         // Whoever else waits may go on too.
         if !waiting.is_empty() {
             self.pace.0.freed.notify_one();
@@ -348,11 +359,11 @@ mod tests {
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 4), ("b", 4)]));
         assert_eq!(shares(&["a", "b", "c"], 8, 1), expected(&[("b", 3), ("c", 3), ("a", 2)]), "in turns");
         assert_eq!(shares(&["a", "b", "c"], 2, 2), expected(&[("c", 1), ("a", 1)]), "there is room for two");
-        assert_eq!(shares(&["a"], 100, 0), expected(&[("a", 12)]), "some connections are left for others");
+        assert_eq!(shares(&["a"], 100, 0), expected(&[("a", 24)]), "some connections are left for others");
         assert_eq!(shares(&[], 8, 3), []);
 
         let places: Vec<_> =
-            (0..11).map(|n| pace.admit(&merchant("a"), &format!("x@{n}.example"), false).unwrap()).collect();
+            (0..23).map(|n| pace.admit(&merchant("a"), &format!("x@{n}.example"), false).unwrap()).collect();
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 1), ("b", 7)]), "what one cannot use is the other's");
         drop(places);
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 4), ("b", 4)]));

@@ -16,6 +16,7 @@ use crate::document::Documents;
 use crate::domain::Attempt;
 use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
+use crate::kept::Kept;
 use crate::pace::{self, Pace, Place, Queue};
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
@@ -42,8 +43,10 @@ use uuid::Uuid;
 
 /// How often waiting deliveries are looked for when there were none.
 const IDLE: Duration = Duration::from_millis(5);
+/// Deliveries that wait for each connection, at most: claiming them takes longer than a mail.
+const AHEAD: usize = 4;
 /// How long it is remembered which merchants have something due.
-const DUE: Duration = Duration::from_millis(100);
+const DUE: Duration = Duration::from_millis(200);
 /// How long the clerk waits for company before it asks the database.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long the recorder waits for company.
@@ -51,7 +54,7 @@ const GATHER_VERDICTS: Duration = Duration::from_millis(10);
 /// Most messages per permit.
 const MAX_GROUP: usize = 128;
 /// Groups that are granted at the same time.
-const GROUPS: usize = 3;
+const GROUPS: usize = 2;
 /// A permit is good for so long; the database connection must not have been given up before.
 const PERMIT: Duration = Duration::from_secs(1);
 /// T1 is good for so long: whoever slept longer may have been taken over.
@@ -128,7 +131,7 @@ struct Due {
 /// A worker's question: may this dot be written?
 struct Ask {
     ticket: Arc<Ticket>,
-    raw: Arc<Mail>,
+    message: Kept,
     permit: oneshot::Sender<Permit>,
 }
 
@@ -190,13 +193,16 @@ impl Desk {
 
     /// Claims as many deliveries as there is room for, once half of it is free: one by one they would cost as much as many.
     async fn claim(self, queue: Arc<Queue<Ticket>>, stop: CancellationToken) {
-        let most = usize::from(self.smtp.connections) * 2;
+        let most = usize::from(self.smtp.connections) * AHEAD;
         let mut due = Due::default();
         while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = queue.is_down_to(most / 2) => {}
+            }
             let room = most.saturating_sub(queue.len());
             let pause = self.relay.paused_for();
-            let wait = room < most / 2 || !pause.is_zero();
-            let claimed = if wait { Ok(Vec::new()) } else { self.claim_some(&mut due, room).await };
+            let claimed = if pause.is_zero() { self.claim_some(&mut due, room).await } else { Ok(Vec::new()) };
             let found = match claimed {
                 Ok(claimed) => claimed,
                 Err(error) => {
@@ -230,7 +236,6 @@ impl Desk {
         due.turn = due.turn.wrapping_add(1);
         let shares = self.pace.shares(&due.merchants, room, due.turn);
         if shares.is_empty() {
-            due.looked = None;
             return Ok(Vec::new());
         }
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
@@ -250,13 +255,13 @@ impl Desk {
         while let Some(first) = inbox.recv().await {
             let mut group = vec![first];
             tokio::time::sleep(GATHER).await;
+            while groups.len() >= GROUPS {
+                groups.join_next().await.into_iter().for_each(ended);
+            }
             while group.len() < MAX_GROUP
                 && let Ok(ask) = inbox.try_recv()
             {
                 group.push(ask);
-            }
-            while groups.len() >= GROUPS {
-                groups.join_next().await.into_iter().for_each(ended);
             }
             let desk = self.clone();
             groups.spawn(async move { desk.grant(group).await });
@@ -283,7 +288,6 @@ impl Desk {
             let mut tx = self.host.pool.begin().await?;
             // Before the lock: a process that slept since then may have lost its connection, and with it the lock.
             let deadline = (Instant::now() + PERMIT).min(announced + ANNOUNCED);
-            store::only_lock(&mut tx).await?;
             let tickets: Vec<&Ticket> = group.iter().map(|ask| &*ask.ticket).collect();
             let looks = flow::permit(&mut tx, &self.host, &self.freshness, &tickets).await?;
             tickets.iter().for_each(|ticket| reached("locked", ticket.id));
@@ -307,17 +311,17 @@ impl Desk {
         }
         // Each answers before the deadline, if only by being dropped.
         futures_util::future::join_all(written).await;
-        if let Err(error) = tx.commit().await {
-            // Nothing was written in it but locks.
+        // Nothing was written in it but locks: there is nothing to commit, and no disk to wait for.
+        if let Err(error) = tx.rollback().await {
             tracing::warn!(%error, "permit transaction not ended in order");
         }
     }
 
     async fn announce(&self, group: &[Ask]) -> Result<std::collections::BTreeSet<Uuid>, bus::Failure> {
-        let mut tx = self.host.pool.begin().await?;
-        let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, ask.raw.data.as_slice())).collect();
-        let ours = flow::announce(&mut tx, self.owner, &messages, self.host.now()).await?;
-        tx.commit().await?;
+        let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, &ask.message)).collect();
+        // One statement is a transaction of its own.
+        let mut connection = self.host.pool.acquire().await?;
+        let ours = flow::announce(&mut connection, self.owner, &messages, self.host.now()).await?;
         ours.iter().for_each(|id| reached("imminent", *id));
         Ok(ours)
     }
@@ -558,13 +562,13 @@ impl Worker {
     /// Hands one message over, or finds out why not.
     async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
         let mail = match self.desk.render(&ticket).await {
-            Ok(mail) => Arc::new(mail),
+            Ok(mail) => mail,
             Err(verdict) => return (ticket, verdict),
         };
         let tries = ticket.tries;
         let ticket = Arc::new(ticket);
         let outcome = match self.prepare(&mail).await {
-            Ok(prepared) => self.commit(prepared, &ticket, mail).await,
+            Ok(prepared) => self.commit(prepared, &ticket, Kept::of(&mail.data)).await,
             Err(failure) => Err(Attempt::of_failure(&failure)),
         };
         let verdict = match outcome {
@@ -619,10 +623,10 @@ impl Worker {
     }
 
     /// Asks for the permit, writes the dot and waits for the answer. `Ok` is a verdict that needs no more thought.
-    async fn commit(&mut self, prepared: Prepared, ticket: &Arc<Ticket>, mail: Arc<Mail>) -> Result<Verdict, Attempt> {
+    async fn commit(&mut self, prepared: Prepared, ticket: &Arc<Ticket>, message: Kept) -> Result<Verdict, Attempt> {
         reached("body written", ticket.id);
         let (permit, answer) = oneshot::channel();
-        let ask = Ask { ticket: ticket.clone(), raw: mail, permit };
+        let ask = Ask { ticket: ticket.clone(), message, permit };
         if self.asks.send(ask).await.is_err() {
             return Ok(Verdict::put_back(self.desk.host.now(), "shutting_down"));
         }

@@ -2,6 +2,7 @@
 
 use crate::config::Limits;
 use crate::domain::{Balance, Balances};
+use crate::kept::Kept;
 use events::{Customer, Invoice, InvoiceStatus};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -196,15 +197,15 @@ pub struct Claimed {
 pub async fn due_merchants(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Result<Vec<MerchantId>> {
     let names: Vec<String> = sqlx::query_scalar(
         "WITH RECURSIVE waiting AS (
-             (SELECT merchant FROM notifier.delivery WHERE state = 'waiting' AND channel = 'email' ORDER BY merchant LIMIT 1)
+             (SELECT merchant FROM notifier.delivery WHERE waiting AND channel = 'email' ORDER BY merchant LIMIT 1)
              UNION ALL
              SELECT (SELECT d.merchant FROM notifier.delivery AS d
-                     WHERE d.state = 'waiting' AND d.channel = 'email' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
+                     WHERE d.waiting AND d.channel = 'email' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
              FROM waiting AS w WHERE w.merchant IS NOT NULL
          )
          SELECT merchant FROM waiting AS w
          WHERE EXISTS (SELECT FROM notifier.delivery AS d
-                       WHERE d.state = 'waiting' AND d.channel = 'email' AND d.merchant = w.merchant AND d.next_attempt_at <= $1)",
+                       WHERE d.waiting AND d.channel = 'email' AND d.merchant = w.merchant AND d.next_attempt_at <= $1)",
     )
     .bind(now.to_sqlx())
     .fetch_all(db)
@@ -225,7 +226,7 @@ pub async fn claim(
              SELECT d.id FROM UNNEST($3::text[], $4::int8[]) AS s (merchant, share)
              CROSS JOIN LATERAL (
                  SELECT id FROM notifier.delivery
-                 WHERE state = 'waiting' AND channel = 'email' AND merchant = s.merchant AND next_attempt_at <= $2
+                 WHERE waiting AND channel = 'email' AND merchant = s.merchant AND next_attempt_at <= $2
                  ORDER BY next_attempt_at, id
                  LIMIT s.share
                  FOR UPDATE SKIP LOCKED
@@ -362,7 +363,7 @@ pub async fn note_held(
         "UPDATE notifier.delivery SET reason = $2
          WHERE id IN (
              SELECT id FROM notifier.delivery
-             WHERE state = 'waiting' AND channel = 'email' AND next_attempt_at <= $3 AND merchant = ANY($1) AND reason <> $2
+             WHERE waiting AND channel = 'email' AND next_attempt_at <= $3 AND merchant = ANY($1) AND reason <> $2
              LIMIT $4
              FOR UPDATE SKIP LOCKED)",
     )
@@ -405,11 +406,6 @@ const BALANCES: &str = "
 /// What is owed on invoices.
 pub async fn load_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
     balances(tx, keys, BALANCES.to_owned()).await
-}
-
-/// Nothing will be written in this transaction but locks: its end need not wait for the disk.
-pub async fn only_lock(tx: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query("SET LOCAL synchronous_commit = off").execute(tx).await.map(drop)
 }
 
 /// The same, locked: no payment can be recorded for them until the transaction ends.
@@ -506,13 +502,13 @@ pub async fn suppressed(
 }
 
 /// A message about to be handed over.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 #[expect(missing_docs, reason = "documented on the tables' columns")]
 pub struct Imminent<'a> {
     pub delivery: Uuid,
     pub attempts: i32,
     pub recipient: &'a str,
-    pub raw: &'a [u8],
+    pub message: &'a Kept,
 }
 
 /// Marks deliveries whose final dot may be written next, and keeps what they say. Returns those that were still ours: a
@@ -543,7 +539,7 @@ pub async fn mark_imminent(
     .bind(list.iter().map(|i| i.delivery).bind_iter())
     .bind(list.iter().map(|i| i.attempts).bind_iter())
     .bind(list.iter().map(|i| i.recipient).bind_iter())
-    .bind(list.iter().map(|i| i.raw).bind_iter())
+    .bind(list.iter().map(|i| i.message.stored()).bind_iter())
     .bind(now.to_sqlx())
     .fetch_all(tx)
     .await?;
@@ -642,10 +638,12 @@ pub async fn heartbeat(tx: &mut PgConnection, owner: Uuid, lease_seconds: f64) -
 
 /// Ends this process's lease and gives back what it has claimed but not begun to hand over.
 pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
-    sqlx::query("UPDATE notifier.delivery SET state = 'waiting', owner = NULL WHERE owner = $1 AND state = 'claimed'")
-        .bind(owner)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "UPDATE notifier.delivery SET state = 'waiting', owner = NULL WHERE owner = $1 AND held AND state = 'claimed'",
+    )
+    .bind(owner)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query("UPDATE notifier.sender SET alive_until = now() WHERE owner = $1")
         .bind(owner)
         .execute(tx)
@@ -666,7 +664,7 @@ pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Ve
                 tries = h.tries + (h.state = 'imminent')::int
          WHERE h.id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE (d.state = 'claimed' OR d.state = 'imminent' AND d.channel = 'webhook')
+             WHERE d.held AND (d.state = 'claimed' OR d.channel = 'webhook')
                AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1)))
@@ -680,7 +678,7 @@ pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Ve
         "UPDATE notifier.delivery SET state = 'unknown', reason = 'crashed', settled_at = $2
          WHERE id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE d.state = 'imminent' AND d.channel <> 'webhook'
+             WHERE d.held AND d.state = 'imminent' AND d.channel <> 'webhook'
                AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1)))
@@ -758,7 +756,10 @@ pub async fn find_message(
             .bind(delivery)
             .fetch_optional(db)
             .await?;
-    Ok(row.map(|(recipient, raw)| (Masked::new(recipient), Masked::new(raw))))
+    let Some((recipient, stored)) = row else { return Ok(None) };
+    let raw = Kept::open(&stored)
+        .ok_or_else(|| sqlx::Error::Decode("notifier.message.raw: the stored value is not valid".into()))?;
+    Ok(Some((Masked::new(recipient), raw)))
 }
 
 /// What the notifier knows of an invoice: every reminder about it and every call of the merchant's system, and how they ended.

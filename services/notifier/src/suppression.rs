@@ -2,6 +2,8 @@
 
 pub mod store;
 
+use crate::channel;
+use events::v1::Channel;
 use kernel::{CustomerId, Masked, MerchantId};
 
 /// The columns of the CSV, in this order when it is written and in any when it is read.
@@ -9,6 +11,15 @@ pub const COLUMNS: [&str; 7] = ["merchant", "channel", "customer", "address", "r
 
 /// Reasons that an import may give. Those of others stay what they are.
 pub const REASONS: [&str; 6] = ["unsubscribed", "bad_address", "bounced", "complained", "erased", "manual"];
+
+/// Reads the name of a channel; empty is email.
+pub fn read_channel(name: &str) -> Result<Channel, String> {
+    match name {
+        "" => Ok(Channel::Email),
+        name => channel::by_name(name)
+            .ok_or_else(|| format!("{name:?} is none: write email, sms, webhook or task, or leave it empty for email")),
+    }
+}
 
 /// Who is not written to: a customer at whatever address, or an address whoever has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +39,21 @@ impl Subject {
         }
     }
 
-    /// Reads an address: something on both sides of one `@`, no spaces.
-    pub fn address(text: &str) -> Result<Self, String> {
+    /// Reads an address of a channel. Of email: something on both sides of one `@`, no spaces.
+    pub fn address(channel: Channel, text: &str) -> Result<Self, String> {
         let text = text.trim();
+        match channel {
+            Channel::Sms => {
+                let number = kernel::phone::normalize(text).ok_or("is no number with its country code: +4930123456")?;
+                return Ok(Self::Address(Masked::new(number)));
+            }
+            Channel::Webhook => {
+                let url = url::Url::parse(text).map_err(|e| format!("is no URL: {e}"))?;
+                return Ok(Self::Address(Masked::new(url.to_string())));
+            }
+            Channel::Task => return Err("is not what a call list goes by: name a customer".to_owned()),
+            Channel::Email | Channel::Unspecified => {}
+        }
         let is_one = text.rsplit_once('@').is_some_and(|(local, domain)| {
             !local.is_empty() && domain.contains('.') && !domain.starts_with('.') && !domain.ends_with('.')
         });
@@ -46,6 +69,8 @@ impl Subject {
 pub struct Entry {
     /// Whose reminders.
     pub merchant: MerchantId,
+    /// By which way.
+    pub channel: Channel,
     /// Who.
     pub subject: Subject,
     /// Why: one of [`REASONS`].
@@ -60,10 +85,7 @@ pub struct Entry {
 /// with which column.
 pub fn read_row(cell: impl Fn(&str) -> String) -> Result<Entry, (&'static str, String)> {
     let merchant = cell("merchant").parse().map_err(|e: kernel::id::IdError| ("merchant", e.to_string()))?;
-    let channel = cell("channel");
-    if !matches!(channel.as_str(), "" | "email") {
-        return Err(("channel", format!("{channel:?} is not known; leave it empty or write email")));
-    }
+    let channel = read_channel(&cell("channel")).map_err(|e| ("channel", e))?;
     let (customer, address) = (cell("customer"), cell("address"));
     let subject = match (customer.is_empty(), address.is_empty()) {
         (true, true) => return Err(("address", "is missing: give an address or a customer".to_owned())),
@@ -71,7 +93,7 @@ pub fn read_row(cell: impl Fn(&str) -> String) -> Result<Entry, (&'static str, S
         (false, true) => {
             Subject::Customer(customer.parse().map_err(|e: kernel::id::IdError| ("customer", e.to_string()))?)
         }
-        (true, false) => Subject::address(&address).map_err(|e| ("address", e))?,
+        (true, false) => Subject::address(channel, &address).map_err(|e| ("address", e))?,
     };
     let reason = Some(cell("reason")).filter(|r| !r.is_empty()).unwrap_or_else(|| "manual".to_owned());
     if !REASONS.contains(&reason.as_str()) {
@@ -81,7 +103,7 @@ pub fn read_row(cell: impl Fn(&str) -> String) -> Result<Entry, (&'static str, S
     if source.chars().count() > 200 || source.chars().any(char::is_control) {
         return Err(("source", "is longer than 200 characters, or has a line break".to_owned()));
     }
-    Ok(Entry { merchant, subject, reason, source, since: read_date(&cell("date")).map_err(|e| ("date", e))? })
+    Ok(Entry { merchant, channel, subject, reason, source, since: read_date(&cell("date")).map_err(|e| ("date", e))? })
 }
 
 fn read_date(text: &str) -> Result<Option<jiff::Timestamp>, String> {
@@ -111,8 +133,10 @@ mod tests {
         let entry =
             row(&[("merchant", "acme"), ("customer", "cus_1"), ("reason", "complained"), ("date", "2026-01-31")])
                 .unwrap();
-        assert_eq!(entry.subject.stored().reveal(), "customer:cus_1");
+        assert_eq!((entry.subject.stored().reveal().as_str(), entry.channel), ("customer:cus_1", Channel::Email));
         assert_eq!(entry.since.unwrap().to_string(), "2026-01-31T00:00:00Z");
+        let entry = row(&[("merchant", "acme"), ("address", "+49 (151) 123-456"), ("channel", "sms")]).unwrap();
+        assert_eq!((entry.subject.stored().reveal().as_str(), entry.channel), ("address:+49151123456", Channel::Sms));
     }
 
     #[test]
@@ -124,6 +148,9 @@ mod tests {
             (&[("merchant", "acme"), ("address", "a b@c.d")], "address"),
             (&[("merchant", "acme"), ("address", "a@b.c"), ("customer", "x")], "customer"),
             (&[("merchant", "acme"), ("address", "a@b.c"), ("channel", "fax")], "channel"),
+            (&[("merchant", "acme"), ("address", "a@b.c"), ("channel", "sms")], "address"),
+            (&[("merchant", "acme"), ("address", "a@b.c"), ("channel", "webhook")], "address"),
+            (&[("merchant", "acme"), ("address", "a@b.c"), ("channel", "task")], "address"),
             (&[("merchant", "acme"), ("address", "a@b.c"), ("reason", "because")], "reason"),
             (&[("merchant", "acme"), ("address", "a@b.c"), ("date", "31.1.26")], "date"),
         ] {

@@ -418,7 +418,10 @@ fn mjml(source: &str) -> Result<String, String> {
     let html = without(html, "<!--[if lte mso 11]>", "<![endif]-->");
     let html = without(html, "<!--[if mso]>\n<noscript>", "<![endif]-->");
     let lines = html.lines().map(str::trim).filter(|line| !line.is_empty());
-    Ok(lines.collect::<Vec<_>>().join("\n"))
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    // Lines of a length that mail can have as they are, broken where white space means nothing.
+    let blocks = ["<body ", "<div ", "<meta ", "<table ", "<tr>"];
+    Ok(blocks.iter().fold(lines, |html, tag| html.replace(&format!(">{tag}"), &format!(">\n{tag}"))))
 }
 
 /// A text without its first part from `start` to `end`.

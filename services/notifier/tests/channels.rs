@@ -170,6 +170,10 @@ impl Rig {
             AnyEvent::ReminderSuppressed(e) => format!("suppressed {} {}", channel(e.reminder), e.reason),
             AnyEvent::ReminderFailed(e) => format!("failed {} {}", channel(e.reminder), e.reason),
             AnyEvent::ReminderUnknown(e) => format!("unknown {} {}", channel(e.reminder), e.reason),
+            AnyEvent::ReminderBounced(e) => {
+                format!("{:?} bounce {} {}", e.kind(), channel(e.reminder), e.status_code)
+            }
+            AnyEvent::CustomerReplied(e) => format!("{} replied about {}", e.customer_id, e.invoice_ids.join(",")),
             other => format!("{other:?}"),
         };
         self.system.emitted(Service::Notifier).await.unwrap().into_iter().map(tell).collect()
@@ -688,6 +692,56 @@ async fn stop_stops_start_lifts_and_help_helps() {
     rig.wait_for("suppression", 0).await;
     let target = "/v1/sms/nobody/inbound";
     assert_eq!(rig.provider_says(target, &[("From", "+4915112345678")], TOKEN).await.0, 404);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_by_text_is_kept_for_a_person_and_told_once() {
+    let mut rig = Rig::texting(|_| {}).await;
+    let says = async |number: &'static str, body: &'static str, sid: &'static str| {
+        let form = [("From", number), ("Body", body), ("MessageSid", sid)];
+        rig.provider_says("/v1/sms/acme/inbound", &form, TOKEN).await.0
+    };
+    assert_eq!(says("+4915112345678", "Who is this?", "SM1").await, 200);
+    rig.wait_for("inbound WHERE class = 'reply' AND matched = 'none' AND effect = 'none'", 1).await;
+    let request = due(&["in_1"], &[Channel::Sms]);
+    let id = id_of(&request);
+    rig.emit(&SCHEDULER_TIMERS, [request]).await;
+    rig.wait_for_told(&["sent sms in_1"]).await;
+    assert_eq!(says("+4915112345678", "I will pay on Friday", "SM2").await, 200);
+    assert_eq!(says("+4915112345678", "I will pay on Friday", "SM2").await, 200, "the provider asks again");
+    assert_eq!(says("+4915198765432", "Nor I", "SM3").await, 200);
+    rig.wait_for(&format!("inbound WHERE delivery = '{id}' AND matched = 'authentic' AND effect = 'held'"), 1).await;
+    rig.wait_for("inbound WHERE matched = 'none'", 2).await;
+    rig.wait_for_told(&["sent sms in_1", "cus_1 replied about in_1"]).await;
+    let kept: Vec<u8> = sqlx::query_scalar("SELECT raw FROM notifier.inbound WHERE delivery IS NOT NULL")
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(kept, b"I will pay on Friday");
+    rig.wait_for("suppression", 0).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_text_that_was_taken_and_did_not_arrive_has_bounced() {
+    let mut rig = Rig::texting(|_| {}).await;
+    let requests = [(); 2].map(|()| due(&["in_1"], &[Channel::Sms]));
+    let [soft, hard] = [0, 1].map(|n| id_of(&requests[n]));
+    rig.emit(&SCHEDULER_TIMERS, requests).await;
+    rig.wait_for_told(&["sent sms in_1"; 2]).await;
+    let says = async |id: Uuid, code: &'static str| {
+        let form = [("MessageStatus", "undelivered"), ("ErrorCode", code), ("To", "+4915112345678")];
+        rig.provider_says(&format!("/v1/sms/acme/status/{id}"), &form, TOKEN).await.0
+    };
+    assert_eq!(says(soft, "30003").await, 204);
+    assert_eq!(says(soft, "30003").await, 204, "the provider says it again");
+    rig.wait_for("suppression", 0).await;
+    assert_eq!(says(hard, "30005").await, 204);
+    rig.wait_for_told(&["sent sms in_1", "sent sms in_1", "Soft bounce sms 30003", "Hard bounce sms 30005"]).await;
+    rig.wait_for("suppression WHERE channel = 'sms' AND reason = 'bad_address'", 1).await;
+    assert_eq!(says(Uuid::nil(), "30005").await, 204, "nobody's");
+    rig.wait_for("inbound WHERE matched = 'authentic'", 2).await;
     rig.stop().await;
 }
 

@@ -5,7 +5,11 @@
 
 use kernel::{Clock, Masked, SystemClock};
 use notifier::config::{AuthMechanism, AuthSettings, Security, SmtpSettings};
+use notifier::render::Templates;
+use notifier::sample::{About, Sample};
 use notifier::smtp::{Connection, Failure, Mail, Phase};
+use notifier::stationery::Stationery;
+use runtime::merchant::DkimKey;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -217,6 +221,57 @@ async fn hand_over_as(tree: &Tree, name: &str, port: u16, password: Option<&str>
     of_this
 }
 
+/// A reminder as it goes out, signed twice, by whichever way it comes in the end: an independent verifier finds both good.
+async fn signatures_hold(tree: &Tree, ports: [u16; 2]) {
+    let verifier = PathBuf::from(std::env::var_os("MTA_TREES").unwrap()).join("dkim");
+    if !verifier.join("ready").exists() {
+        eprintln!("\n*** SKIPPED: apt did not have dkimpy, so nobody else has verified our signatures ***\n");
+        return;
+    }
+    let mut merchant = testkit::system::merchant("acme", "Europe/Berlin").unwrap();
+    merchant.file.sender.dkim = [("rsa", include_str!("dkim/rsa.pem")), ("ed", include_str!("dkim/ed25519.pem"))]
+        .map(|(selector, key)| DkimKey {
+            domain: "acme.example".to_owned(),
+            selector: selector.to_owned(),
+            private_key: Masked::new(key.to_owned()),
+        })
+        .to_vec();
+    let (stationery, _) = Stationery::load(Path::new("."), &merchant).unwrap();
+    let templates = Templates::load(Path::new("built-in only")).unwrap();
+    for (port, locale) in ports.into_iter().zip(["pl", "en"]) {
+        let sample = Sample::new(&merchant, "final", locale, About::Three).unwrap();
+        let data = sample.with(&merchant, &stationery, &[], |input| templates.render(input)).unwrap();
+        let before = tree.arrived();
+        let mail = Mail { data, ..mail("signed") };
+        let connection = open(port, Some(PASSWORD)).await.unwrap();
+        end(connection.prepare(&mail).await.map_err(|(f, _)| f).unwrap()).await.quit().await;
+        wait::until_true("the signed mail", PATIENCE, || async { tree.arrived().len() > before.len() }).await;
+        let arrived = tree.arrived().into_iter().find(|(subject, _)| !before.contains_key(subject));
+        let verify = |text: &str| {
+            let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dkim");
+            let key = |selector: &str, file: &str| {
+                format!("{selector}._domainkey.acme.example={}", keys.join(file).display())
+            };
+            let mut command = Command::new("python3");
+            command.env("PYTHONPATH", verifier.join("usr/lib/python3/dist-packages"));
+            command.env("LD_LIBRARY_PATH", verifier.join("usr/lib/x86_64-linux-gnu"));
+            command.arg(keys.join("verify.py")).args([key("rsa", "rsa.txt"), key("ed", "ed25519.txt")]);
+            let mut running =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            std::io::Write::write_all(running.stdin.as_mut().unwrap(), text.as_bytes()).unwrap();
+            drop(running.stdin.take());
+            let output = running.wait_with_output().unwrap();
+            (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+        };
+        let (_, arrived) = arrived.unwrap();
+        assert_eq!(verify(&arrived), (true, "2\n".to_owned()), "{arrived:.3000}");
+        assert!(
+            !verify(&arrived.replace("Acme", "Evil").replace("acme Ltd", "evil Ltd")).0,
+            "what is changed is not good"
+        );
+    }
+}
+
 async fn end(prepared: notifier::smtp::Prepared) -> Connection {
     let committed = prepared.write_dot(Instant::now() + Duration::from_secs(1)).await.unwrap();
     let (reply, connection) = committed.verdict().await.map_err(|(f, _)| f).unwrap();
@@ -272,6 +327,7 @@ async fn postfix() {
     let mut server = tree.start(&["/usr/lib/postfix/sbin/master", "-d"]);
     hand_over(&tree, "postfix-chunks", chunks).await;
     hand_over(&tree, "postfix-data", data).await;
+    signatures_hold(&tree, [chunks, data]).await;
     server.stop().unwrap();
 }
 

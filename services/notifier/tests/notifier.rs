@@ -12,6 +12,7 @@ use events::{AnyEvent, Event, Flow, Service, time, v1};
 use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
 use notifier::config::SmtpSettings;
+use notifier::kept::Kept;
 use notifier::render::Templates;
 use notifier::store::Imminent;
 use runtime::{Host, Merchant, Merchants};
@@ -586,8 +587,12 @@ async fn without_a_lease_nothing_is_claimed_and_a_lapse_is_not_death() {
     notifier::store::heartbeat(&mut tx, new, 6.0).await.unwrap();
     let claimed = notifier::store::claim(&mut tx, new, &shares, Timestamp::MAX).await.unwrap();
     assert_eq!(claimed.len(), 1);
-    let message =
-        Imminent { delivery: claimed[0].id, attempts: claimed[0].attempts, recipient: "a@b.example", raw: b"" };
+    let message = Imminent {
+        delivery: claimed[0].id,
+        attempts: claimed[0].attempts,
+        recipient: "a@b.example",
+        message: &Kept::of(b""),
+    };
     notifier::store::heartbeat(&mut tx, new, -1.0).await.unwrap();
     let marked = notifier::store::mark_imminent(&mut tx, new, &[message], at(NOW)).await.unwrap();
     assert!(marked.is_empty(), "others may take it over before its dot");

@@ -689,6 +689,21 @@ async fn what_came_back_waits_for_a_person() {
 }
 
 #[tokio::test]
+async fn a_number_that_does_not_work_holds_nothing_while_there_is_mail() {
+    let rig = Rig::with_invoice(WEDNESDAY).await;
+    let bounced = v1::ReminderBounced {
+        reminder: returned("cus_1").map(|r| v1::Reminder { channel: v1::Channel::Sms.into(), ..r }),
+        kind: v1::BounceKind::Hard.into(),
+        status_code: "30005".into(),
+        ..Default::default()
+    };
+    rig.emit(&NOTIFIER_INBOUND, [bounced]).await;
+    rig.wait_for("inbox WHERE consumer = 'scheduler-returns'", 1).await;
+    assert_eq!(rig.listed(true).await, [] as [&str; 0]);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn an_answer_holds_its_invoices_for_a_week_and_no_longer() {
     let rig = Rig::with_invoice(WEDNESDAY).await;
     rig.issue([invoice("in_2", "cus_1", "2026-06-01")]).await;

@@ -5,8 +5,9 @@ use crate::cli::{ListOptions, Output};
 use crate::settings::Configuration;
 use anyhow::{Context, bail};
 use events::Service;
+use events::v1::Channel;
 use kernel::{CustomerId, MerchantId};
-use notifier::suppression::{COLUMNS, Entry, REASONS, Subject, read_row, store};
+use notifier::suppression::{COLUMNS, Entry, REASONS, Subject, read_channel, read_row, store};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -70,7 +71,7 @@ pub enum Command {
 }
 
 const IMPORT_HELP: &str = "\
-Columns: merchant, and either address or customer; channel (email, or empty), reason (unsubscribed, bad_address, bounced,
+Columns: merchant, and either address or customer; channel (email, sms, webhook or task; empty: email), reason (unsubscribed, bad_address, bounced,
 complained, erased, manual; empty: manual), source (for people) and date (2026-01-31 or a moment) may be there. Exports have
 the same columns. Entries that are there already stay as they are.";
 
@@ -80,7 +81,10 @@ pub struct Target {
     /// Whose reminders.
     #[arg(long)]
     merchant: String,
-    /// An address, whoever has it.
+    /// By which way: email, sms, webhook or task.
+    #[arg(long, default_value = "email")]
+    channel: String,
+    /// An address, a number or a URL, whoever has it.
     #[arg(long, required_unless_present = "customer", conflicts_with = "customer")]
     address: Option<String>,
     /// A customer, whatever the address.
@@ -89,14 +93,17 @@ pub struct Target {
 }
 
 impl Target {
-    fn read(&self, configuration: &Configuration) -> anyhow::Result<(MerchantId, Subject)> {
+    fn read(&self, configuration: &Configuration) -> anyhow::Result<(MerchantId, Channel, Subject)> {
         let merchant = known(configuration, &self.merchant)?;
+        let channel = read_channel(&self.channel).map_err(|e| anyhow::anyhow!("--channel {e}"))?;
         let subject = match (&self.address, &self.customer) {
             (_, Some(customer)) => Subject::Customer(CustomerId::try_new(customer).context("--customer")?),
-            (Some(address), None) => Subject::address(address).map_err(|e| anyhow::anyhow!("--address {e}"))?,
+            (Some(address), None) => {
+                Subject::address(channel, address).map_err(|e| anyhow::anyhow!("--address {e}"))?
+            }
             (None, None) => bail!("give --address or --customer"),
         };
-        Ok((merchant, subject))
+        Ok((merchant, channel, subject))
     }
 }
 
@@ -131,17 +138,17 @@ pub async fn run(config: Option<PathBuf>, command: Command) -> anyhow::Result<Ex
             if !REASONS.contains(&reason.as_str()) {
                 bail!("--reason {reason:?} is not one of {}", REASONS.join(", "));
             }
-            let (merchant, subject) = target.read(&configuration)?;
-            let entry = Entry { merchant, subject, reason, source: format!("operator {by}"), since: None };
+            let (merchant, channel, subject) = target.read(&configuration)?;
+            let entry = Entry { merchant, channel, subject, reason, source: format!("operator {by}"), since: None };
             let mut tx = pool.begin().await?;
             let added = store::add(&mut tx, &[entry], &by, now).await?;
             tx.commit().await?;
             println!("{}", if added == 0 { "was on the list already" } else { "added" });
         }
         Command::Remove { target, reason, by } => {
-            let (merchant, subject) = target.read(&configuration)?;
+            let (merchant, channel, subject) = target.read(&configuration)?;
             let mut tx = pool.begin().await?;
-            let removed = store::remove(&mut tx, &merchant, &subject.stored(), &by, &reason, now).await?;
+            let removed = store::remove(&mut tx, (&merchant, channel), &subject.stored(), &by, &reason, now).await?;
             tx.commit().await?;
             if !removed {
                 bail!("is not on the list");

@@ -4,6 +4,7 @@
 use super::{HandOver, PERMIT, Transport, name};
 use crate::flow::{self, Claimer, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
+use crate::kept::Kept;
 use crate::sender::ANNOUNCED;
 use crate::store;
 use crate::webhook::busy;
@@ -49,7 +50,7 @@ pub struct Desk<T> {
 /// A worker's question: may this be handed over?
 struct Ask {
     ticket: Arc<Ticket>,
-    raw: Vec<u8>,
+    message: Kept,
     /// Until when it may be written; or why not.
     permit: oneshot::Sender<Result<Instant, Verdict>>,
 }
@@ -152,9 +153,9 @@ impl<T: Transport> Desk<T> {
             Err(verdict) => return verdict.into(),
         };
         let (permit, answer) = oneshot::channel();
-        let raw = std::mem::take(&mut prepared.raw);
+        let message = Kept::of(&std::mem::take(&mut prepared.raw));
         let shutting_down = || Verdict::put_back(self.host.now(), "shutting_down").into();
-        if asks.send(Ask { ticket: ticket.clone(), raw, permit }).await.is_err() {
+        if asks.send(Ask { ticket: ticket.clone(), message, permit }).await.is_err() {
             return shutting_down();
         }
         match answer.await {
@@ -188,7 +189,7 @@ impl<T: Transport> Desk<T> {
 
     /// T1 and T2 for a group: what is granted is marked, looked at under the locks of its balances, and committed.
     async fn look(&self, group: &[Ask]) -> Result<Vec<Result<Instant, Verdict>>, bus::Failure> {
-        let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, ask.raw.as_slice())).collect();
+        let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, &ask.message)).collect();
         // Before T1, as its lease: whoever sleeps longer may be taken over.
         let announced = Instant::now();
         let mut tx = self.host.pool.begin().await?;

@@ -1,11 +1,16 @@
 //! SQL of erasing a person's data.
 
+use crate::kept::Kept;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use kernel::Masked;
+use serde_json::json;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// The addresses that a customer was written to, and the number, as far as they are known here.
 pub async fn recipients(tx: &mut PgConnection, merchant: &str, customer: &str) -> sqlx::Result<Vec<Masked<String>>> {
@@ -166,16 +171,13 @@ pub async fn latest(
 }
 
 /// Everything that the notifier keeps of a customer, as JSON.
-pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
-    sqlx::query_scalar(
+pub async fn personal_data(db: &PgPool, merchant: &str, customer: &str) -> sqlx::Result<serde_json::Value> {
+    let mut data: serde_json::Value = sqlx::query_scalar(
         "WITH mine AS (SELECT * FROM notifier.delivery WHERE merchant = $1 AND customer = $2)
          SELECT jsonb_build_object(
              'customer', (SELECT jsonb_agg(to_jsonb(c)) FROM notifier.customer AS c WHERE c.merchant = $1 AND c.customer = $2),
              'balances', (SELECT jsonb_agg(to_jsonb(b)) FROM notifier.balance AS b WHERE b.merchant = $1 AND b.customer = $2),
              'reminders', (SELECT jsonb_agg(to_jsonb(d) - 'request' ORDER BY d.created_at) FROM mine AS d),
-             'messages', (SELECT jsonb_agg(jsonb_build_object('delivery', m.delivery, 'recipient', m.recipient,
-                                                              'rendered_at', m.rendered_at, 'raw', encode(m.raw, 'base64')))
-                          FROM notifier.message AS m WHERE m.delivery IN (SELECT id FROM mine)),
              'came_back', (SELECT jsonb_agg(to_jsonb(i) || jsonb_build_object('raw', encode(i.raw, 'base64')) ORDER BY i.received_at)
                            FROM notifier.inbound AS i WHERE i.merchant = $1 AND i.customer = $2),
              'suppressions', (SELECT jsonb_agg(to_jsonb(s)) FROM notifier.suppression AS s
@@ -187,5 +189,22 @@ pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &s
     .bind(merchant)
     .bind(customer)
     .fetch_one(db)
-    .await
+    .await?;
+    let rows: Vec<(Uuid, String, jiff_sqlx::Timestamp, Vec<u8>)> = sqlx::query_as(
+        "SELECT delivery, recipient, rendered_at, raw FROM notifier.message
+         WHERE delivery IN (SELECT id FROM notifier.delivery WHERE merchant = $1 AND customer = $2)
+         ORDER BY rendered_at, delivery",
+    )
+    .bind(merchant)
+    .bind(customer)
+    .fetch_all(db)
+    .await?;
+    let message = |(delivery, recipient, rendered_at, stored): (Uuid, String, jiff_sqlx::Timestamp, Vec<u8>)| {
+        let raw = Kept::open(&stored).map_or_else(|| STANDARD.encode(&stored), |raw| STANDARD.encode(raw.reveal()));
+        json!({ "delivery": delivery, "recipient": recipient, "rendered_at": rendered_at.to_jiff(), "raw": raw })
+    };
+    if let Some(data) = data.as_object_mut() {
+        data.insert("messages".to_owned(), rows.into_iter().map(message).collect());
+    }
+    Ok(data)
 }

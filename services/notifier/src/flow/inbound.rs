@@ -10,6 +10,9 @@
 //! | delayed, delivered, an automatic answer, a notice | kept | kept |
 //! | any of these about a reminder of unknown fate | it had been accepted: handed_off, `reminder-sent` | kept |
 //!
+//! A payer's answer by text message, and what the provider says of one that it had taken, count as proven: the provider signs
+//! both ([`take_text`]).
+//!
 //! Proof is the token of a return path or of an unsubscribe link, which only who has had the message can know. An
 //! envelope id or a Message-ID proves nothing, but that a person answers from the very address that was written to does.
 
@@ -243,7 +246,9 @@ async fn follow(
         }
         // Two answers are two; a second report of the same is not.
         if first || t.reading.class == Class::Reply {
-            tell(work, t, delivery, now)?;
+            let status_code = t.reading.status.map(|status| status.to_string()).unwrap_or_default();
+            let came = Came { id: t.id, class: t.reading.class, status_code, feedback: t.reading.feedback.clone() };
+            tell(work, came, delivery, now)?;
         }
     }
     // Where the message is gone, so is the address.
@@ -269,24 +274,89 @@ async fn soft_bounces(
 
 fn reminder_of(delivery: &Returned) -> Reminder {
     let request = ReminderDue::decode(&*delivery.request).ok();
-    request.and_then(|request| request.reminder).unwrap_or_else(|| Reminder {
+    let mut reminder = request.and_then(|request| request.reminder).unwrap_or_else(|| Reminder {
         merchant_id: delivery.merchant.clone(),
         reminder_id: delivery.id.to_string(),
         customer_id: delivery.customer.clone(),
         segment: v1::Segment::New.into(),
         ..Default::default()
-    })
+    });
+    // The way it took in the end.
+    if let Some(channel) = channel::by_name(&delivery.channel) {
+        reminder.channel = channel.into();
+    }
+    reminder
 }
 
-fn tell(work: &mut Work, taken: &Taken, delivery: &Returned, now: Timestamp) -> Result<(), Failure> {
-    let reading = &taken.reading;
+/// What the provider of text messages passes on. It has signed it.
+#[derive(Debug, Clone)]
+pub enum Text {
+    /// A payer's answer.
+    Answer {
+        /// The provider's id of it.
+        sid: String,
+        /// From which number, E.164.
+        number: Masked<String>,
+        /// In their words.
+        said: Masked<String>,
+    },
+    /// A message that it had taken did not arrive.
+    Undelivered {
+        /// Which.
+        delivery: Uuid,
+        /// A bounce of some kind.
+        class: Class,
+        /// The provider's code.
+        code: String,
+    },
+}
+
+/// Takes a text message in, or what became of one. What was taken before changes nothing.
+pub async fn take_text(work: &mut Work, merchant: &MerchantId, text: &Text, now: Timestamp) -> Result<(), Failure> {
+    let nobody = Masked::default();
+    let (key, class, code, sender, raw) = match text {
+        Text::Answer { sid, number, said } => (sid.clone(), Class::Reply, "", number, said.reveal().as_bytes()),
+        Text::Undelivered { delivery, class, code } => (delivery.to_string(), *class, code.as_str(), &nobody, &[][..]),
+    };
+    let id = kernel::id::derive("inbound", merchant.as_str(), &key, class.name());
+    let new = NewInbound { id, class: class.name(), status: code.to_owned(), feedback: "", sender, raw };
+    if store::insert(work.tx(), &[new], now).await?.is_empty() {
+        return Ok(());
+    }
+    let delivery = match text {
+        Text::Answer { number, .. } => store::texted(work.tx(), merchant.as_str(), number).await?,
+        Text::Undelivered { delivery, .. } => Some(*delivery),
+    };
+    let found = store::deliveries(work.tx(), &Vec::from_iter(delivery)).await?.into_values().next();
+    let Some(found) = found.filter(|delivery| delivery.merchant == merchant.as_str()) else { return Ok(()) };
+    let about = Match {
+        id,
+        matched: "authentic",
+        delivery: found.id,
+        merchant: found.merchant.clone(),
+        customer: found.customer.clone(),
+        effect: if class == Class::Reply { "held" } else { "counted" },
+    };
+    store::note_matches(work.tx(), &[about]).await?;
+    tell(work, Came { id, class, status_code: code.to_owned(), feedback: String::new() }, &found, now)
+}
+
+/// Something that came back, as others are told of it.
+struct Came {
+    id: Uuid,
+    class: Class,
+    status_code: String,
+    feedback: String,
+}
+
+fn tell(work: &mut Work, came: Came, delivery: &Returned, now: Timestamp) -> Result<(), Failure> {
     let (reminder, at) = (reminder_of(delivery), Some(time::to_wire(now)));
     // The same event, whichever of several reports leads to it.
     let derived = |becomes| kernel::id::derive("inbound", &delivery.merchant, &delivery.id.to_string(), becomes);
     let trace = delivery.traceparent.clone();
-    match reading.class {
+    match came.class {
         Class::Complaint => {
-            let feedback_type = reading.feedback.clone();
+            let feedback_type = came.feedback;
             let event = v1::ReminderComplained { reminder: Some(reminder), complained_at: at, feedback_type };
             work.emit_as(derived("complained"), now, &event, trace)?;
         }
@@ -298,7 +368,7 @@ fn tell(work: &mut Work, taken: &Taken, delivery: &Returned, now: Timestamp) -> 
                 invoice_ids: reminder.lines.into_iter().map(|line| line.invoice_id).collect(),
                 replied_at: at,
             };
-            let id = kernel::id::derive("inbound", &delivery.merchant, &taken.id.to_string(), "replied");
+            let id = kernel::id::derive("inbound", &delivery.merchant, &came.id.to_string(), "replied");
             work.emit_as(id, now, &event, trace)?;
         }
         class => {
@@ -307,7 +377,7 @@ fn tell(work: &mut Work, taken: &Taken, delivery: &Returned, now: Timestamp) -> 
                 Class::SoftBounce => v1::BounceKind::Soft,
                 _ => v1::BounceKind::Blocked,
             };
-            let status_code = reading.status.map(|status| status.to_string()).unwrap_or_default();
+            let status_code = came.status_code;
             let event =
                 v1::ReminderBounced { reminder: Some(reminder), bounced_at: at, kind: kind.into(), status_code };
             work.emit_as(derived(class.name()), now, &event, trace)?;

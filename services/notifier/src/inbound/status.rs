@@ -54,8 +54,8 @@ impl Status {
             (_, 1, 7 | 8) => Some(Fault::Policy),
             // Mailbox, domain, syntax, ambiguous; moved away; takes no mail.
             (5, 1, 1 | 2 | 3 | 4 | 6 | 10) => Some(Fault::Address),
-            // Disabled.
-            (5, 2, 1) | (5, 7, 13) => Some(Fault::Address),
+            // Disabled. (5.7.13 is about who has logged in to send: RFC 5248.)
+            (5, 2, 1) => Some(Fault::Address),
             // Somebody else has the mailbox or the domain now.
             (5, 7, 17 | 18) => Some(Fault::Address),
             (_, 7, _) => Some(Fault::Policy),
@@ -128,13 +128,13 @@ mod tests {
     #[test]
     fn only_what_is_certain_is_the_addresss_fault() {
         let fault = |text: &str| Status::find(text).and_then(|s| s.fault());
-        for code in ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1", "5.7.13", "5.7.17", "5.7.18"] {
+        for code in ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1", "5.7.17", "5.7.18"] {
             assert_eq!(fault(code), Some(Fault::Address), "{code}");
         }
         for code in ["4.1.1", "5.2.2", "4.2.2", "5.3.4", "4.4.1", "5.4.7", "4.3.2"] {
             assert_eq!(fault(code), Some(Fault::Passing), "{code}");
         }
-        for code in ["5.7.1", "4.7.0", "5.7.26", "5.1.8", "5.1.7"] {
+        for code in ["5.7.1", "5.7.13", "4.7.0", "5.7.26", "5.1.8", "5.1.7"] {
             assert_eq!(fault(code), Some(Fault::Policy), "{code}");
         }
         for code in ["5.0.0", "5.1.0", "5.5.0", "5.4.1", "4.0.0"] {

@@ -85,6 +85,7 @@ pub struct Returned {
     pub id: Uuid,
     pub merchant: String,
     pub customer: String,
+    pub channel: String,
     pub request: Vec<u8>,
     pub traceparent: Option<String>,
     #[sqlx(try_from = "String")]
@@ -94,7 +95,7 @@ pub struct Returned {
 /// Deliveries by their ids, with the address each was written to (empty once its message is gone).
 pub async fn deliveries(tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<HashMap<Uuid, Returned>> {
     let rows: Vec<Returned> = sqlx::query_as(
-        "SELECT d.id, d.merchant, d.customer, d.request, d.traceparent, coalesce(m.recipient, '') AS recipient
+        "SELECT d.id, d.merchant, d.customer, d.channel, d.request, d.traceparent, coalesce(m.recipient, '') AS recipient
          FROM notifier.delivery AS d LEFT JOIN notifier.message AS m ON m.delivery = d.id
          WHERE d.id = ANY($1)",
     )
@@ -102,6 +103,21 @@ pub async fn deliveries(tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Has
     .fetch_all(tx)
     .await?;
     Ok(rows.into_iter().map(|row| (row.id, row)).collect())
+}
+
+/// The latest text message to a number of a merchant's customer, while it is kept.
+pub async fn texted(tx: &mut PgConnection, merchant: &str, number: &Masked<String>) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar(
+        "SELECT d.id FROM notifier.customer AS c
+         JOIN notifier.delivery AS d ON d.merchant = c.merchant AND d.customer = c.customer
+         JOIN notifier.message AS m ON m.delivery = d.id
+         WHERE c.merchant = $1 AND c.number <> '' AND c.number = $2 AND d.channel = 'sms' AND m.recipient = $2
+         ORDER BY m.rendered_at DESC, d.id DESC LIMIT 1",
+    )
+    .bind(merchant)
+    .bind(number.reveal())
+    .fetch_optional(tx)
+    .await
 }
 
 /// What reports have already said about deliveries: (delivery, class).

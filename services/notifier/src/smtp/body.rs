@@ -4,14 +4,16 @@
 pub(super) fn stuff_dots(data: &[u8]) -> Vec<u8> {
     let data = without_last_line_end(data);
     let mut stuffed = Vec::with_capacity(data.len() + 16);
-    let mut at_line_start = true;
-    for &byte in data {
-        if at_line_start && byte == b'.' {
-            stuffed.push(b'.');
-        }
-        stuffed.push(byte);
-        at_line_start = byte == b'\n';
+    if data.starts_with(b".") {
+        stuffed.push(b'.');
     }
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(data, b"\n.") {
+        stuffed.extend_from_slice(data.get(from..=at).unwrap_or_default());
+        stuffed.push(b'.');
+        from = at + 1;
+    }
+    stuffed.extend_from_slice(data.get(from..).unwrap_or_default());
     stuffed
 }
 

@@ -1,7 +1,9 @@
 //! SQL of what people do to the suppression list.
 
 use super::Entry;
+use crate::channel;
 use crate::store::as_text;
+use events::v1::Channel;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use kernel::{Masked, MerchantId};
@@ -41,10 +43,11 @@ pub async fn add(tx: &mut PgConnection, list: &[Entry], by: &str, now: Timestamp
     let done = sqlx::query(
         r#"WITH added AS (
                INSERT INTO notifier.suppression (merchant, channel, subject, reason, source, created_at)
-               SELECT DISTINCT ON (merchant COLLATE "C", subject COLLATE "C") merchant, 'email', subject, reason, source, since
-               FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
-                    AS s (merchant, subject, reason, source, since)
-               ORDER BY merchant COLLATE "C", subject COLLATE "C"
+               SELECT DISTINCT ON (merchant COLLATE "C", channel COLLATE "C", subject COLLATE "C")
+                      merchant, channel, subject, reason, source, since
+               FROM UNNEST($1::text[], $8::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+                    AS s (merchant, channel, subject, reason, source, since)
+               ORDER BY merchant COLLATE "C", channel COLLATE "C", subject COLLATE "C"
                ON CONFLICT DO NOTHING
                RETURNING merchant, channel, subject, reason
            )
@@ -58,6 +61,7 @@ pub async fn add(tx: &mut PgConnection, list: &[Entry], by: &str, now: Timestamp
     .bind(list.iter().map(|e| e.since.unwrap_or(now).to_sqlx()).bind_iter())
     .bind(by)
     .bind(now.to_sqlx())
+    .bind(list.iter().map(|e| channel::name(e.channel)).bind_iter())
     .execute(tx)
     .await?;
     Ok(done.rows_affected())
@@ -66,7 +70,7 @@ pub async fn add(tx: &mut PgConnection, list: &[Entry], by: &str, now: Timestamp
 /// Removes an entry and notes who did it and why. Returns whether there was one.
 pub async fn remove(
     tx: &mut PgConnection,
-    merchant: &MerchantId,
+    (merchant, channel): (&MerchantId, Channel),
     subject: &Masked<String>,
     by: &str,
     reason: &str,
@@ -74,7 +78,7 @@ pub async fn remove(
 ) -> sqlx::Result<bool> {
     let done = sqlx::query(
         "WITH removed AS (
-             DELETE FROM notifier.suppression WHERE merchant = $1 AND channel = 'email' AND subject = $2
+             DELETE FROM notifier.suppression WHERE merchant = $1 AND channel = $6 AND subject = $2
              RETURNING merchant, channel, subject
          )
          INSERT INTO notifier.suppression_change (merchant, channel, subject, what, reason, changed_by, changed_at)
@@ -85,6 +89,7 @@ pub async fn remove(
     .bind(reason)
     .bind(by)
     .bind(now.to_sqlx())
+    .bind(channel::name(channel))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() > 0)

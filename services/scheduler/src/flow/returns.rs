@@ -27,6 +27,8 @@ struct Return {
     customer: CustomerKey,
     kind: &'static str,
     reason: String,
+    /// By which way it came back.
+    channel: v1::Channel,
     /// None: all of the customer.
     invoices: Vec<InvoiceId>,
 }
@@ -68,7 +70,12 @@ fn read(incoming: &Incoming) -> Result<Option<Return>, Malformed> {
     let of_reminder = |reminder: &Option<v1::Reminder>, kind, reason| {
         let reminder = reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
         let customer = super::customer_key(&reminder.merchant_id, &reminder.customer_id)?;
-        Ok(Some(Return { customer, kind, reason, invoices: Vec::new() }))
+        let channel = match reminder.channel() {
+            // Written before there were others.
+            v1::Channel::Unspecified => v1::Channel::Email,
+            channel => channel,
+        };
+        Ok(Some(Return { customer, kind, reason, channel, invoices: Vec::new() }))
     };
     match &incoming.event {
         AnyEvent::ReminderBounced(e) if e.kind() == v1::BounceKind::Hard => of_reminder(
@@ -83,12 +90,14 @@ fn read(incoming: &Incoming) -> Result<Option<Return>, Malformed> {
             customer: super::customer_key(&e.merchant_id, &e.customer_id)?,
             kind: "erased",
             reason: "the person was erased".to_owned(),
+            channel: v1::Channel::Unspecified,
             invoices: Vec::new(),
         })),
         AnyEvent::CustomerReplied(e) => Ok(Some(Return {
             customer: super::customer_key(&e.merchant_id, &e.customer_id)?,
             kind: "replied",
             reason: "the payer answered".to_owned(),
+            channel: v1::Channel::Unspecified,
             invoices: e.invoice_ids.iter().map(|id| snapshot::id("invoice_ids", id)).collect::<Result<_, _>>()?,
         })),
         _ => Ok(None),
@@ -96,17 +105,21 @@ fn read(incoming: &Incoming) -> Result<Option<Return>, Malformed> {
 }
 
 impl Returns {
-    /// Customers with an open case whose campaign can reach them otherwise than by email.
+    /// Customers with an open case whose campaign can reach them otherwise than by what bounced.
     async fn otherwise_reachable(&self, work: &mut Work, returns: &[Return]) -> Result<BTreeSet<CustomerKey>, Failure> {
-        let bounced: Vec<&CustomerKey> = returns.iter().filter(|r| r.kind == "bounced").map(|r| &r.customer).collect();
-        let campaigns = campaigns_followed(work.tx(), &bounced).await?;
+        let bounced = returns.iter().filter(|r| r.kind == "bounced");
+        let bounced: BTreeSet<(&CustomerKey, v1::Channel)> = bounced.map(|r| (&r.customer, r.channel)).collect();
+        let customers: Vec<&CustomerKey> = bounced.iter().map(|(customer, _)| *customer).collect();
+        let campaigns = campaigns_followed(work.tx(), &customers).await?;
         let in_force = self.0.in_force();
-        let other = |name: &String| {
+        let other = |customer: &CustomerKey, name: &String| {
             in_force.campaigns.get(name).is_some_and(|campaign| {
-                campaign.steps.iter().flat_map(|step| &step.channels).any(|channel| channel.as_str() != "email")
+                let mut channels = campaign.steps.iter().flat_map(|step| &step.channels);
+                channels.any(|channel| !bounced.contains(&(customer, super::wire_channel(*channel))))
             })
         };
-        Ok(campaigns.into_iter().filter(|(_, names)| names.iter().any(other)).map(|(customer, _)| customer).collect())
+        let reached = campaigns.into_iter().filter(|(customer, names)| names.iter().any(|name| other(customer, name)));
+        Ok(reached.map(|(customer, _)| customer).collect())
     }
 
     fn holds<'a>(

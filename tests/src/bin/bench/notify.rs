@@ -112,14 +112,17 @@ async fn run(port: u16, environment: &[(&'static str, String)]) -> anyhow::Resul
     let begins = Instant::now() + left.context("loading took too long: the machine is too busy")?;
     tokio::time::sleep_until(begins).await;
     // A look at the indexes only: counting would cost more than what is counted.
-    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE state = 'waiting' AND channel = 'email')").await?;
-    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE state IN ('claimed', 'imminent'))").await?;
+    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE waiting AND channel = 'email')").await?;
+    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE held)").await?;
     let took = begins.elapsed();
-    let sent: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM notifier.delivery WHERE state = 'handed_off'").fetch_one(&pool).await?;
+    let sent: i64 = sqlx::query_scalar("SELECT count(*) FROM notifier.delivery WHERE state = 'handed_off'")
+        .fetch_one(&pool)
+        .await?;
     ensure!(sent == REMINDERS as i64, "only {sent} of {REMINDERS} were handed over");
     let size: f64 =
-        sqlx::query_scalar("SELECT avg(length(raw))::float8 FROM notifier.message").fetch_one(&pool).await?;
+        sqlx::query_scalar("SELECT avg(get_byte(raw, 0) + 256 * get_byte(raw, 1))::float8 FROM notifier.message")
+            .fetch_one(&pool)
+            .await?;
     println!("notify: {REMINDERS} mails of {size:.0} bytes in {:.2} s", took.as_secs_f64());
     let (_, most_memory_mb) = memory_of(system.id(Service::Notifier)?)?;
     stop.cancel();

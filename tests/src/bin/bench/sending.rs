@@ -96,9 +96,10 @@ pub(crate) async fn e2e_and_memory() -> anyhow::Result<Vec<Figure>> {
         idle.push(morning.idle_mb);
         loaded.push(morning.dev.memory()?.1);
         nats.extend(morning.nats_mb);
-        let size: f64 = sqlx::query_scalar("SELECT avg(length(raw))::float8 FROM notifier.message")
-            .fetch_one(&morning.dev.pool)
-            .await?;
+        let size: f64 =
+            sqlx::query_scalar("SELECT avg(get_byte(raw, 0) + 256 * get_byte(raw, 1))::float8 FROM notifier.message")
+                .fetch_one(&morning.dev.pool)
+                .await?;
         println!("e2e: {REMINDERS} mails of {size:.0} bytes in {:.2} s", took.as_secs_f64());
         morning.dev.end().await?;
         references.extend(sink.reference(REMINDERS, MAIL_BYTES)?);

@@ -3,6 +3,8 @@
 
 use super::store;
 use super::texts::{Keyword, Texts};
+use crate::flow::inbound::{Text, take_text};
+use crate::inbound::Class;
 use crate::unknown::{self, Evidence, Says};
 use axum::Router;
 use axum::body::Bytes;
@@ -12,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use events::topology::NOTIFIER_OPERATIONS;
+use events::topology::NOTIFIER_INBOUND;
 use hmac::{Hmac, KeyInit, Mac};
 use kernel::{Masked, MerchantId};
 use runtime::merchant::sms::Provider;
@@ -85,6 +87,19 @@ impl Edge {
         tx.commit().await
     }
 
+    /// Takes in what came back. What `evidence` settles was of unknown fate: it cannot come back any more.
+    async fn take(&self, merchant: &MerchantId, text: &Text, evidence: Option<Evidence>) -> Result<(), bus::Failure> {
+        let mut work = self.host.bus.begin(&NOTIFIER_INBOUND).await?;
+        let settled = match &evidence {
+            Some(evidence) => unknown::resolve(&mut work, std::slice::from_ref(evidence), self.host.now()).await?,
+            None => Vec::new(),
+        };
+        if settled.is_empty() && evidence.is_none_or(|evidence| evidence.says == Says::NotSent) {
+            take_text(&mut work, merchant, text, self.host.now()).await?;
+        }
+        Ok(work.commit().await?)
+    }
+
     async fn lift(&self, merchant: &MerchantId, number: &Masked<String>) -> sqlx::Result<()> {
         let mut tx = self.host.pool.begin().await?;
         store::start(&mut tx, merchant, number).await?;
@@ -129,7 +144,12 @@ async fn inbound(
             None
         }
         Some(Keyword::Help) => Some(edge.texts.help(&merchant.file.locale, &merchant.file.name)),
-        None => None,
+        None => {
+            let said = Masked::new(field("Body").to_owned());
+            let answer = Text::Answer { sid: field("MessageSid").chars().take(64).collect(), number, said };
+            edge.take(&merchant.id, &answer, None).await.map_err(Problem::unavailable)?;
+            None
+        }
     };
     Ok(twiml(said.as_deref()))
 }
@@ -172,13 +192,19 @@ async fn status(
         by: field("MessageSid").chars().take(64).collect(),
         reason: Masked::new([field("MessageStatus"), code].join(" ").trim().to_owned()),
     };
-    let kept = async {
-        let mut work = edge.host.bus.begin(&NOTIFIER_OPERATIONS).await?;
-        unknown::resolve(&mut work, &[evidence], edge.host.now()).await?;
-        Ok::<_, bus::Failure>(work.commit().await?)
-    };
-    kept.await.map_err(Problem::unavailable)?;
+    let text = Text::Undelivered { delivery, class: class_of(code), code: code.chars().take(64).collect() };
+    edge.take(&merchant.id, &text, Some(evidence)).await.map_err(Problem::unavailable)?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What kind of failure a code is.
+fn class_of(code: &str) -> Class {
+    match code {
+        "30005" | "30006" => Class::HardBounce,
+        // Opted out, blocked by the handset, or taken for spam by the carrier.
+        "21610" | "30004" | "30007" => Class::Blocked,
+        _ => Class::SoftBounce,
+    }
 }
 
 /// Why nobody writes to a number any more after this code; `None`: it may work another time.
