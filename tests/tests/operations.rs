@@ -261,6 +261,116 @@ async fn the_story_of_an_invoice_is_told_in_order_and_what_was_sent_can_be_shown
     dunlin_system.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_back_and_who_is_not_written_to_are_in_the_operators_hands() {
+    let dunlin_system = Dunlin::start(START).await;
+    let settings = dunlin_system.settings_file();
+    let run = |arguments: &[&str]| dunlin(&settings, arguments);
+    let refused = |output: Output| {
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    dunlin_system.issue("in_1", "cus_1", "2026-06-08").await;
+    dunlin_system.live_until("2026-06-12T08:00:00Z").await;
+    let (delivery, recipient): (uuid::Uuid, String) =
+        sqlx::query_as("SELECT delivery, recipient FROM notifier.message")
+            .fetch_one(&dunlin_system.pool)
+            .await
+            .unwrap();
+
+    // An answer, and somebody who only knows the number of the message.
+    let mails = settings.with_file_name("mails");
+    std::fs::create_dir(&mails).unwrap();
+    let write = |name: &str, from: &str, text: &str| {
+        let mail = format!(
+            "From: {from}\r\nTo: billing@acme.example\r\nSubject: Re: invoice\r\nMessage-ID: <{name}@x.example>\r\n\
+             In-Reply-To: <{delivery}@acme.example>\r\n\r\n{text}\r\n> Please pay\r\n"
+        );
+        std::fs::write(mails.join(format!("{name}.eml")), mail).unwrap();
+    };
+    write("answer", &recipient, "I have paid yesterday.\r\nAda");
+    write("stranger", "eve@evil.example", "Nobody owes anything.");
+    let mails = mails.to_str().unwrap();
+    let told = stdout(run(&["inbound", "feed", "--dry-run", mails]));
+    assert!(told.contains("reply") && told.contains("authentic  held") && told.contains("claimed"), "{told}");
+    assert_eq!(stdout(run(&["inbound", "list", "--output", "json"])).trim(), "[]", "a dry run keeps nothing");
+    assert_eq!(stdout(run(&["inbound", "feed", mails])), told);
+    let again = stdout(run(&["inbound", "feed", mails]));
+    assert_eq!(again.matches("known already").count(), 2, "{again}");
+    let list = |more: &[&str]| -> serde_json::Value {
+        let arguments = [&["inbound", "list", "--class", "reply", "--output", "json"], more].concat();
+        serde_json::from_str(&stdout(run(&arguments))).unwrap()
+    };
+    assert_eq!((list(&[]).as_array().unwrap().len(), list(&["--unmatched"]).as_array().unwrap().len()), (2, 1));
+    assert_eq!(list(&["--unmatched"])[0]["effect"], "none");
+    let proven = list(&[]).as_array().unwrap().iter().find(|row| row["matched"] == "authentic").unwrap().clone();
+    let shown = stdout(run(&["inbound", "show", proven["id"].as_str().unwrap()]));
+    assert!(shown.contains("I have paid yesterday.") && shown.contains("In-Reply-To"), "{shown}");
+    let story = stdout(run(&["explain", "acme/in_1"]));
+    assert!(story.contains("payer answered (held)") && !story.contains("yesterday"), "{story}");
+    let story = stdout(run(&["explain", "acme/in_1", "--messages"]));
+    assert!(story.contains("payer answered (held: I have paid yesterday.\n"), "{story}");
+    assert!(story.contains(" Ada)\n") && !story.contains("Please pay"), "{story}");
+    assert!(refused(run(&["inbound", "show", &uuid::Uuid::nil().to_string()])).contains("no such message"));
+
+    // The list of those who are not written to.
+    let by = ["--merchant", "acme", "--by", "anna"];
+    let add = |more: &[&str]| run(&[&["suppression", "add"], &by[..], more].concat());
+    assert_eq!(stdout(add(&["--address", "Eve@Evil.example"])), "added\n");
+    assert_eq!(stdout(add(&["--address", "eve@evil.example"])), "was on the list already\n");
+    assert_eq!(
+        stdout(add(&["--channel", "sms", "--address", "+49 151 12345678", "--reason", "unsubscribed"])),
+        "added\n"
+    );
+    for (arguments, fault) in [
+        (&["--address", "nobody"][..], "--address is no e-mail address"),
+        (&["--channel", "fax", "--address", "1"], "--channel \"fax\" is none: write email, sms, webhook or task"),
+        (&["--channel", "sms", "--address", "0151"], "--address is no number with its country code"),
+        (&["--customer", "cus_1", "--reason", "because"], "--reason \"because\" is not one of"),
+    ] {
+        let told = refused(add(arguments));
+        assert!(told.contains(fault), "{told}");
+    }
+    let file = settings.with_file_name("list.csv");
+    std::fs::write(&file, "merchant,address,channel\nacme,a@b.example,\nacme,a@b.example,sms\nnobody,a@b.example,\n")
+        .unwrap();
+    let import =
+        |more: &[&str]| run(&[&["suppression", "import", file.to_str().unwrap(), "--by", "anna"], more].concat());
+    let told = refused(import(&[]));
+    assert!(told.contains("list.csv:3: address: ") && told.contains("list.csv:4: merchant: "), "{told}");
+    assert!(told.contains("2 fault(s); nothing was changed"), "{told}");
+    std::fs::write(&file, "merchant,address,customer,channel\nacme,a@b.example,,\nacme,,cus_7,task\n").unwrap();
+    assert!(stdout(import(&["--dry-run"])).contains("2 would be added, 0 known already"));
+    assert!(stdout(import(&[])).contains("2 added, 0 known already"));
+    let exported = stdout(run(&["suppression", "export"]));
+    for row in [
+        "acme,email,,eve@evil.example,manual,operator anna,",
+        "acme,sms,,+4915112345678,unsubscribed,",
+        "acme,task,cus_7,,manual,import,",
+    ] {
+        assert!(exported.contains(row), "{row} is missing in\n{exported}");
+    }
+    std::fs::write(&file, &exported).unwrap();
+    assert!(stdout(import(&[])).contains("0 added, 4 known already"), "what is exported can be imported");
+    let remove = |more: &[&str]| run(&[&["suppression", "remove", "--reason", "asked"], &by[..], more].concat());
+    assert!(refused(remove(&["--address", "+4915112345678"])).contains("is no e-mail address"));
+    assert_eq!(stdout(remove(&["--channel", "sms", "--address", "+4915112345678"])), "removed\n");
+    assert!(refused(remove(&["--channel", "sms", "--address", "+4915112345678"])).contains("is not on the list"));
+    let listed = stdout(run(&["suppression", "list"]));
+    assert!(listed.contains("address:eve@evil.example") && !listed.contains("+49151"), "{listed}");
+    published(&dunlin_system, Service::Notifier).await;
+    dunlin_system.end().await;
+}
+
+/// What a command decides is told by the running service, some seconds later.
+async fn published(system: &Dunlin, service: Service) {
+    let statement = format!("SELECT NOT EXISTS (SELECT FROM {service}.outbox_pending)");
+    wait::until_true("everything to be published", PATIENCE, || async {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(statement.clone())).fetch_one(&system.pool).await.unwrap()
+    })
+    .await;
+}
+
 #[expect(clippy::panic, reason = "a test may panic")]
 fn panic_with(expected: &str, story: &str) -> usize {
     panic!("{expected:?} is missing, or out of order, in\n{story}")
@@ -300,12 +410,7 @@ async fn operators_act_from_the_command_line_and_the_story_names_them() {
     let past = dunlin(&settings, &[&["hold", "place", "acme/in_1", "--until", "2020-01-01"], &why[..]].concat());
     assert_eq!(past.status.code(), Some(2), "in the past");
 
-    // What a command decides is told by the running service.
-    let pending = || async {
-        let pending = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM scheduler.outbox_pending");
-        pending.fetch_one(&dunlin_system.pool).await.unwrap() == 0
-    };
-    wait::until_true("the skipped step to be published", PATIENCE, pending).await;
+    published(&dunlin_system, Service::Scheduler).await;
     let story = stdout(dunlin(&settings, &["explain", "acme/in_1"]));
     for expected in [
         "hold 1 (asked for a copy, by anna)",

@@ -26,7 +26,7 @@ COMMENT ON COLUMN notifier.inbound.merchant    IS 'Whose reminder';
 COMMENT ON COLUMN notifier.inbound.customer    IS 'Who was reminded';
 COMMENT ON COLUMN notifier.inbound.effect      IS 'What followed: none, counted, suppressed, held, or resolved (the reminder''s unknown fate)';
 COMMENT ON COLUMN notifier.inbound.sender      IS 'Its From address or number; empty after 30 days. Personal';
-COMMENT ON COLUMN notifier.inbound.raw         IS 'RFC 5322 message, or the words of a text message; empty after 30 days. Personal';
+COMMENT ON COLUMN notifier.inbound.raw         IS 'RFC 5322 message, into which text messages are made; empty after 30 days. Personal';
 COMMENT ON COLUMN notifier.inbound.received_at IS 'Business time';
 COMMENT ON COLUMN notifier.inbound.stored_at   IS 'Machine time; retention goes by it';
 

@@ -11,3 +11,4 @@ pub mod status;
 pub mod store;
 
 pub use classify::{Class, Reading, read};
+pub use parse::words;

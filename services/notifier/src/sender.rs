@@ -561,6 +561,10 @@ impl Worker {
 
     /// Hands one message over, or finds out why not.
     async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
+        // Nothing more is claimed meanwhile, so it comes again when the pause is over.
+        if !self.desk.relay.paused_for().is_zero() {
+            return (ticket, Verdict::put_back(self.desk.host.now(), "relay_paused"));
+        }
         let mail = match self.desk.render(&ticket).await {
             Ok(mail) => mail,
             Err(verdict) => return (ticket, verdict),

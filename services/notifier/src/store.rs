@@ -546,6 +546,14 @@ pub async fn mark_imminent(
     Ok(marked.into_iter().collect())
 }
 
+/// Forgets messages that were ready and then not sent: nobody has seen them, and whom they were for may be erased by now.
+pub async fn forget_messages(tx: &mut PgConnection, deliveries: &[Uuid]) -> sqlx::Result<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("DELETE FROM notifier.message WHERE delivery = ANY($1)").bind(deliveries).execute(tx).await.map(drop)
+}
+
 /// Puts deliveries back, to be claimed from a moment on. Only what this process holds, in this attempt.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "documented on the table's columns")]

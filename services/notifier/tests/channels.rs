@@ -718,7 +718,7 @@ async fn an_answer_by_text_is_kept_for_a_person_and_told_once() {
         .fetch_one(&rig.pool)
         .await
         .unwrap();
-    assert_eq!(kept, b"I will pay on Friday");
+    assert_eq!(notifier::inbound::words(&kept).reveal(), "I will pay on Friday");
     rig.wait_for("suppression", 0).await;
     rig.stop().await;
 }

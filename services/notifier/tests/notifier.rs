@@ -328,6 +328,8 @@ async fn a_payment_between_rendering_and_the_dot_is_seen() {
     let mut told = rig.told().await;
     told.sort();
     assert_eq!(told, ["sent in_2", "suppressed paid"]);
+    rig.wait_for("message", 1).await;
+    rig.wait_for("message JOIN notifier.delivery ON id = delivery WHERE state = 'handed_off'", 1).await;
     rig.end().await;
 }
 

@@ -5,7 +5,7 @@
 use bus::Work;
 use events::api::operations_client::OperationsClient;
 use events::api::{self, hold_request, release_request};
-use events::topology::{INGEST_INTAKE, NOTIFIER_INBOUND, NOTIFIER_SENDER, SCHEDULER_OPERATIONS};
+use events::topology::{INGEST_ERASURE, INGEST_INTAKE, NOTIFIER_INBOUND, NOTIFIER_SENDER, SCHEDULER_OPERATIONS};
 use events::{AnyEvent, Event, Flow, Service, v1};
 use jiff::Timestamp;
 use kernel::{Clock, ManualClock};
@@ -700,6 +700,25 @@ async fn a_number_that_does_not_work_holds_nothing_while_there_is_mail() {
     rig.emit(&NOTIFIER_INBOUND, [bounced]).await;
     rig.wait_for("inbox WHERE consumer = 'scheduler-returns'", 1).await;
     assert_eq!(rig.listed(true).await, [] as [&str; 0]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn whoever_is_erased_while_owing_is_not_reminded() {
+    let rig = Rig::with_invoice(WEDNESDAY).await;
+    rig.issue([invoice("in_2", "cus_2", "2026-06-01")]).await;
+    let erased = |customer: &str, was_open| v1::CustomerErased {
+        merchant_id: "acme".into(),
+        customer_id: customer.into(),
+        was_open,
+        ..Default::default()
+    };
+    rig.emit(&INGEST_ERASURE, [erased("cus_1", true), erased("cus_2", false)]).await;
+    rig.wait_for("inbox WHERE consumer = 'scheduler-returns'", 2).await;
+    assert_eq!(rig.listed(true).await, ["erased cus_1 waits"]);
+    rig.advance_to("2026-06-04T10:00:00Z").await;
+    let reminded: Vec<_> = rig.reminders().await.into_iter().map(|r| r.customer_id).collect();
+    assert_eq!(reminded, ["cus_2"]);
     rig.end().await;
 }
 

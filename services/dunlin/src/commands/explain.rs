@@ -4,6 +4,7 @@ use super::{configuration, pool};
 use crate::cli::Output;
 use anyhow::{Context, bail};
 use events::Service;
+use notifier::inbound::store::ANSWERED;
 use runtime::story::StoryLine;
 use std::path::PathBuf;
 
@@ -12,6 +13,9 @@ use std::path::PathBuf;
 pub struct Arguments {
     /// `<merchant>/<invoice>`: the processor's id of the invoice, or the number printed on it.
     invoice: String,
+    /// Print what payers have written, too. Personal.
+    #[arg(long)]
+    messages: bool,
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -39,6 +43,9 @@ pub async fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Resul
     if story.is_empty() {
         bail!("nothing is known of {merchant}/{name}, neither as an id nor as a number");
     }
+    if arguments.messages {
+        pools.add_words(&mut story).await?;
+    }
     match arguments.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&story)?),
         Output::Table => print(merchant, &invoice, &story),
@@ -65,12 +72,27 @@ impl Pools {
         story.sort_by_key(|line| (line.at, line.by == "scheduler" && line.what.contains(" ended: ")));
         Ok(story)
     }
+
+    /// Adds the words of answers to the lines that tell of them.
+    async fn add_words(&self, story: &mut [StoryLine]) -> anyhow::Result<()> {
+        for line in story.iter_mut().filter(|line| line.what == ANSWERED) {
+            let Some(id) = line.id.as_deref().and_then(|id| id.parse().ok()) else { continue };
+            let Some(raw) = notifier::inbound::store::find(&self.notifier, id).await? else { continue };
+            let words = match raw.reveal().as_slice() {
+                [] => "messages are kept for 30 days only".to_owned(),
+                raw => notifier::inbound::words(raw).into_inner(),
+            };
+            line.detail = [line.detail.as_str(), &words].join(": ");
+        }
+        Ok(())
+    }
 }
 
 fn print(merchant: &str, invoice: &str, story: &[StoryLine]) {
     println!("{merchant}/{invoice}\n");
     for line in story {
-        let detail = if line.detail.is_empty() { String::new() } else { format!(" ({})", line.detail) };
+        let detail = line.detail.replace('\n', &format!("\n{:36}", ""));
+        let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
         println!("{}  {:9}  {}{detail}", line.at.strftime("%Y-%m-%d %H:%M:%S UTC"), line.by, line.what);
         let ids = [("id", &line.id), ("trace", &line.trace_id)];
         let ids: Vec<_> = ids.iter().filter_map(|(name, id)| Some(format!("{name} {}", id.as_ref()?))).collect();

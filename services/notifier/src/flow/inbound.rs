@@ -315,11 +315,13 @@ pub enum Text {
 pub async fn take_text(work: &mut Work, merchant: &MerchantId, text: &Text, now: Timestamp) -> Result<(), Failure> {
     let nobody = Masked::default();
     let (key, class, code, sender, raw) = match text {
-        Text::Answer { sid, number, said } => (sid.clone(), Class::Reply, "", number, said.reveal().as_bytes()),
-        Text::Undelivered { delivery, class, code } => (delivery.to_string(), *class, code.as_str(), &nobody, &[][..]),
+        Text::Answer { sid, number, said } => (sid.clone(), Class::Reply, "", number, as_mail(number, said)),
+        Text::Undelivered { delivery, class, code } => {
+            (delivery.to_string(), *class, code.as_str(), &nobody, Vec::new())
+        }
     };
     let id = kernel::id::derive("inbound", merchant.as_str(), &key, class.name());
-    let new = NewInbound { id, class: class.name(), status: code.to_owned(), feedback: "", sender, raw };
+    let new = NewInbound { id, class: class.name(), status: code.to_owned(), feedback: "", sender, raw: &raw };
     if store::insert(work.tx(), &[new], now).await?.is_empty() {
         return Ok(());
     }
@@ -339,6 +341,12 @@ pub async fn take_text(work: &mut Work, merchant: &MerchantId, text: &Text, now:
     };
     store::note_matches(work.tx(), &[about]).await?;
     tell(work, Came { id, class, status_code: code.to_owned(), feedback: String::new() }, &found, now)
+}
+
+/// A text message in the form in which answers are kept.
+fn as_mail(number: &Masked<String>, said: &Masked<String>) -> Vec<u8> {
+    let (number, said) = (number.reveal(), said.reveal());
+    format!("From: {number}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{said}\r\n").into_bytes()
 }
 
 /// Something that came back, as others are told of it.

@@ -11,6 +11,15 @@ const MAX_FIELDS: usize = 2_000;
 /// Reports name one recipient each, or a few.
 const MAX_GROUPS: usize = 200;
 
+/// What a person has written, without what they quote; empty if it is no text.
+pub fn words(raw: &[u8]) -> Masked<String> {
+    let message = MessageParser::default().parse(raw);
+    let text = message.as_ref().and_then(|message| message.body_text(0)).unwrap_or_default();
+    let own = text.lines().map(str::trim_end).filter(|line| !line.starts_with('>'));
+    let own = own.collect::<Vec<_>>().join("\n");
+    Masked::new(own.trim().chars().take(MAX_TEXT).collect())
+}
+
 /// Header fields, or those of a report: names in lower case, values unfolded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(String, Masked<String>)>);

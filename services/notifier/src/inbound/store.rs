@@ -209,6 +209,9 @@ pub async fn find(db: impl PgExecutor<'_>, id: Uuid) -> sqlx::Result<Option<Mask
     Ok(raw.map(Masked::new))
 }
 
+/// How a story tells of a payer's answer; the line's id is that of the message.
+pub const ANSWERED: &str = "payer answered";
+
 /// What came back of the reminders about an invoice, and the ids of what people wrote.
 pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sqlx::Result<Vec<StoryLine>> {
     let rows: Vec<(jiff_sqlx::Timestamp, String, String, String, String, Uuid)> = sqlx::query_as(
@@ -224,7 +227,7 @@ pub async fn story(db: impl PgExecutor<'_>, merchant: &str, invoice: &str) -> sq
     let line =
         |(at, class, matched, effect, code, id): (jiff_sqlx::Timestamp, String, String, String, String, Uuid)| {
             let what = match class.as_str() {
-                "reply" => "payer answered".to_owned(),
+                "reply" => ANSWERED.to_owned(),
                 "auto_reply" => "a machine answered".to_owned(),
                 class => format!("came back: {}", class.replace('_', " ")),
             };

@@ -161,7 +161,7 @@ pub(crate) fn invoice_fact(id: &str, issued_at: Timestamp, due_on: &str) -> Fact
         due_on: due_on.to_owned(),
         pay_url: format!("https://pay.example.com/{id}"),
         bill_to_name: "Greta Lindqvist".to_owned(),
-        bill_to_email: format!("ap@{id}.payers.example"),
+        bill_to_email: format!("ap@{}.payers.example", id.replace('_', "-")),
         ..Default::default()
     };
     Fact {
