@@ -4,7 +4,8 @@
 set -eu
 target=$1
 servers="postfix opensmtpd exim"
-for server in $servers dkim; do [ -e "$target/$server/ready" ] || missing=yes; done
+for server in $servers; do [ -e "$target/$server/ready" ] || missing=yes; done
+[ -d "$target/dkim" ] || missing=yes
 [ -n "${missing:-}" ] || exit 0
 rm -rf "$target"
 mkdir -p "$target/debs"

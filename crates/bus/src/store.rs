@@ -84,7 +84,7 @@ pub async fn delete_pending(db: impl PgExecutor<'_>, keys: &[OutboxKey]) -> sqlx
 }
 
 /// The database's time, and the events that were committed before it and are not yet confirmed by the broker, up to `limit`,
-/// with their subjects.
+/// with their subjects: empty for a mark whose event is gone.
 pub async fn unconfirmed(db: &PgPool, limit: i64) -> sqlx::Result<(Timestamp, Vec<(OutboxKey, String)>)> {
     type Row = (jiff_sqlx::Timestamp, Vec<jiff_sqlx::Timestamp>, Vec<Uuid>, Vec<String>);
     // The statement's time is taken before its snapshot: what was committed before the one is seen by the other. Row by row,
@@ -93,11 +93,11 @@ pub async fn unconfirmed(db: &PgPool, limit: i64) -> sqlx::Result<(Timestamp, Ve
         "SELECT statement_timestamp(), coalesce(array_agg(w.created_at), '{}'), coalesce(array_agg(w.msg_id), '{}'),
                 coalesce(array_agg(w.subject), '{}')
          FROM (
-             SELECT p.created_at, p.msg_id, o.subject
+             SELECT p.created_at, p.msg_id, coalesce(o.subject, '') AS subject
              FROM (SELECT created_at, msg_id FROM outbox_pending LIMIT $1) AS p
-             CROSS JOIN LATERAL (
+             LEFT JOIN LATERAL (
                  SELECT subject FROM outbox WHERE created_at = p.created_at AND msg_id = p.msg_id LIMIT 1
-             ) AS o
+             ) AS o ON true
          ) AS w",
     )
     .bind(limit)

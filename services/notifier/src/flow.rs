@@ -699,11 +699,6 @@ pub async fn settle_any(
             });
         }
     }
-    let unseen = settled.iter().filter(|(ticket, verdict)| {
-        let may_be_seen = channel::may_have_arrived(ticket.channel, ticket.tries);
-        matches!(verdict, Verdict::Suppressed(reason) if !may_be_seen || reason == "erased")
-    });
-    store::forget_messages(work.tx(), &unseen.map(|(ticket, _)| ticket.id).collect::<Vec<_>>()).await?;
     store::put_back(work.tx(), owner, &put_back).await?;
     let moved = channel::store::move_on(work.tx(), owner, &moves, now).await?;
     store::suppress(work.tx(), &suppressions, now).await?;
@@ -711,6 +706,11 @@ pub async fn settle_any(
         return Ok(moved);
     }
     let ended = store::end(work.tx(), owner, &ends, now).await?;
+    let unseen = settled.iter().filter(|(ticket, verdict)| {
+        let may_be_seen = channel::may_have_arrived(ticket.channel, ticket.tries);
+        ended.contains(&ticket.id) && !may_be_seen && matches!(verdict, Verdict::Suppressed(_))
+    });
+    store::forget_messages(work.tx(), &unseen.map(|(ticket, _)| ticket.id).collect::<Vec<_>>()).await?;
     for (ticket, verdict) in settled.iter().filter(|(t, _)| ended.contains(&t.id)) {
         tell(work, ticket, verdict, now)?;
     }

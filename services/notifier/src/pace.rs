@@ -23,8 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// A server that hangs up with 421 wants to be left alone for longer than one that greylists.
 const GOODBYE_PAUSE: Duration = Duration::from_secs(30);
-/// Deliveries of a merchant in work for each connection that it may have: the others wait for one.
-const IN_WORK: u32 = 4;
+/// Deliveries of a merchant in work for each connection that it may have: the others wait for one. Fewer than the half of
+/// what may wait in all, below which more is claimed: whatever holds one merchant up, others come to their turn.
+pub const IN_WORK: u32 = 3;
 /// With more keys than that those that say nothing any more are forgotten.
 const MOST_KEYS: usize = 50_000;
 
@@ -158,7 +159,10 @@ impl Pace {
         let state = self.state();
         let most = IN_WORK * self.most(self.0.limits.merchant_connections_percent);
         let free = |merchant: &MerchantId| most.saturating_sub(state.in_work.get(merchant).copied().unwrap_or(0));
-        let mut open: Vec<_> = merchants.iter().map(|m| (m.clone(), i64::from(free(m)))).filter(|m| m.1 > 0).collect();
+        // A third at a time: one by one they would cost as much as many.
+        let enough = |free: u32| free >= most.div_ceil(3);
+        let open = merchants.iter().map(|m| (m, free(m))).filter(|(_, free)| enough(*free));
+        let mut open: Vec<_> = open.map(|(m, free)| (m.clone(), i64::from(free))).collect();
         let first = if open.is_empty() { 0 } else { turn % open.len() };
         open.rotate_left(first);
         open.truncate(room);
@@ -359,12 +363,15 @@ mod tests {
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 4), ("b", 4)]));
         assert_eq!(shares(&["a", "b", "c"], 8, 1), expected(&[("b", 3), ("c", 3), ("a", 2)]), "in turns");
         assert_eq!(shares(&["a", "b", "c"], 2, 2), expected(&[("c", 1), ("a", 1)]), "there is room for two");
-        assert_eq!(shares(&["a"], 100, 0), expected(&[("a", 24)]), "some connections are left for others");
+        assert_eq!(shares(&["a"], 100, 0), expected(&[("a", 18)]), "some connections are left for others");
         assert_eq!(shares(&[], 8, 3), []);
 
         let places: Vec<_> =
-            (0..23).map(|n| pace.admit(&merchant("a"), &format!("x@{n}.example"), false).unwrap()).collect();
-        assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 1), ("b", 7)]), "what one cannot use is the other's");
+            (0..12).map(|n| pace.admit(&merchant("a"), &format!("x@{n}.example"), false).unwrap()).collect();
+        assert_eq!(shares(&["a", "b"], 16, 0), expected(&[("a", 6), ("b", 10)]), "what one cannot use is the other's");
+        let one_more = pace.admit(&merchant("a"), "x@more.example", false).unwrap();
+        assert_eq!(shares(&["a", "b"], 16, 0), expected(&[("b", 16)]), "a few are not worth a look");
+        drop(one_more);
         drop(places);
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 4), ("b", 4)]));
     }

@@ -17,7 +17,7 @@ use crate::domain::Attempt;
 use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
 use crate::kept::Kept;
-use crate::pace::{self, Pace, Place, Queue};
+use crate::pace::{self, InUse, Pace, Place, Queue};
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
 use crate::smtp::{Connection, Failure, GOODBYE, Mail, Phase, Prepared, Reply, Server};
@@ -41,11 +41,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-/// How often waiting deliveries are looked for when there were none.
+/// How often it is looked whether merchants with something due may have more in work.
 const IDLE: Duration = Duration::from_millis(5);
 /// Deliveries that wait for each connection, at most: claiming them takes longer than a mail.
-const AHEAD: usize = 4;
-/// How long it is remembered which merchants have something due.
+const AHEAD: usize = 2 * pace::IN_WORK as usize;
+/// How often it is looked which merchants have something due.
 const DUE: Duration = Duration::from_millis(200);
 /// How long the clerk waits for company before it asks the database.
 const GATHER: Duration = Duration::from_millis(1);
@@ -122,8 +122,6 @@ struct Due {
     merchants: Vec<MerchantId>,
     /// When it was looked last, unless it has to be looked again.
     looked: Option<Instant>,
-    /// How long that took.
-    cost: Duration,
     /// Whose turn it is.
     turn: usize,
 }
@@ -217,7 +215,7 @@ impl Desk {
             if none {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause.max(IDLE).max(due.cost * 4)) => {}
+                    () = tokio::time::sleep(if due.merchants.is_empty() { DUE } else { IDLE }.max(pause)) => {}
                 }
             }
         }
@@ -225,13 +223,13 @@ impl Desk {
 
     async fn claim_some(&self, due: &mut Due, room: usize) -> Result<Vec<(Ticket, Place)>, bus::Failure> {
         if due.looked.is_none_or(|looked| looked.elapsed() > DUE) {
-            let begun = Instant::now();
+            let looked = Instant::now();
             let held = self.freshness.held(&self.host);
             due.merchants = store::due_merchants(&self.host.pool, self.host.now()).await?;
             let broken =
                 |merchant: &MerchantId| self.host.merchants.get(merchant).is_some_and(|m| self.pace.is_broken(m));
             due.merchants.retain(|merchant| !held.contains(merchant) && !broken(merchant));
-            (due.looked, due.cost) = (Some(begun), begun.elapsed());
+            due.looked = Some(looked);
         }
         due.turn = due.turn.wrapping_add(1);
         let shares = self.pace.shares(&due.merchants, room, due.turn);
@@ -241,7 +239,8 @@ impl Desk {
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
         let (claimed, tickets) = flow::claim(&mut work, &self.host, &self.pace, self.owner, &shares).await?;
         work.commit().await?;
-        if claimed < shares.iter().map(|(_, share)| *share as usize).sum() {
+        // Some have no more, unless others claim them.
+        if claimed > 0 && claimed < shares.iter().map(|(_, share)| *share as usize).sum() {
             due.looked = None;
         }
         tickets.iter().for_each(|(ticket, _)| reached("claimed", ticket.id));
@@ -271,7 +270,7 @@ impl Desk {
         }
     }
 
-    /// T1, T2 and the dots between lock and commit, for one group.
+    /// T1, T2 and the dots while its locks last, for one group.
     async fn grant(&self, group: Vec<Ask>) {
         let announced = Instant::now();
         let ours = match self.announce(&group).await {
@@ -533,7 +532,7 @@ impl Worker {
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => None,
-                next = queue.pop() => Some(next),
+                next = self.next(&queue) => Some(next),
             };
             // Its place and its connection are free again when it is done with.
             let Some((ticket, _place, _in_use)) = next else { break };
@@ -559,12 +558,18 @@ impl Worker {
         }
     }
 
+    /// The next delivery that may have a connection, once the relay may be tried.
+    async fn next(&self, queue: &Queue<Ticket>) -> (Ticket, Place, InUse) {
+        loop {
+            match self.desk.relay.paused_for() {
+                Duration::ZERO => return queue.pop().await,
+                pause => tokio::time::sleep(pause).await,
+            }
+        }
+    }
+
     /// Hands one message over, or finds out why not.
     async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
-        // Nothing more is claimed meanwhile, so it comes again when the pause is over.
-        if !self.desk.relay.paused_for().is_zero() {
-            return (ticket, Verdict::put_back(self.desk.host.now(), "relay_paused"));
-        }
         let mail = match self.desk.render(&ticket).await {
             Ok(mail) => mail,
             Err(verdict) => return (ticket, verdict),

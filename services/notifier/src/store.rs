@@ -546,12 +546,20 @@ pub async fn mark_imminent(
     Ok(marked.into_iter().collect())
 }
 
-/// Forgets messages that were ready and then not sent: nobody has seen them, and whom they were for may be erased by now.
+/// Forgets messages that were ready and then not sent: nobody has seen them, and whom they were for may be erased by now. Not
+/// those of which somebody has said what became of an earlier copy.
 pub async fn forget_messages(tx: &mut PgConnection, deliveries: &[Uuid]) -> sqlx::Result<()> {
     if deliveries.is_empty() {
         return Ok(());
     }
-    sqlx::query("DELETE FROM notifier.message WHERE delivery = ANY($1)").bind(deliveries).execute(tx).await.map(drop)
+    sqlx::query(
+        "DELETE FROM notifier.message AS m WHERE m.delivery = ANY($1)
+           AND NOT EXISTS (SELECT FROM notifier.evidence AS e WHERE e.delivery = m.delivery)",
+    )
+    .bind(deliveries)
+    .execute(tx)
+    .await
+    .map(drop)
 }
 
 /// Puts deliveries back, to be claimed from a moment on. Only what this process holds, in this attempt.

@@ -10,7 +10,7 @@ use kernel::{CustomerId, Masked, MerchantId};
 pub const COLUMNS: [&str; 7] = ["merchant", "channel", "customer", "address", "reason", "source", "date"];
 
 /// Reasons that an import may give. Those of others stay what they are.
-pub const REASONS: [&str; 6] = ["unsubscribed", "bad_address", "bounced", "complained", "erased", "manual"];
+pub const REASONS: [&str; 7] = ["unsubscribed", "bad_address", "bounced", "complained", "erased", "gone", "manual"];
 
 /// Reads the name of a channel; empty is email.
 pub fn read_channel(name: &str) -> Result<Channel, String> {
@@ -48,8 +48,9 @@ impl Subject {
                 return Ok(Self::Address(Masked::new(number)));
             }
             Channel::Webhook => {
-                let url = url::Url::parse(text).map_err(|e| format!("is no URL: {e}"))?;
-                return Ok(Self::Address(Masked::new(url.to_string())));
+                // As it stands in the merchant's file: that is what is looked for.
+                url::Url::parse(text).map_err(|e| format!("is no URL: {e}"))?;
+                return Ok(Self::Address(Masked::new(text.to_owned())));
             }
             Channel::Task => return Err("is not what a call list goes by: name a customer".to_owned()),
             Channel::Email | Channel::Unspecified => {}

@@ -12,7 +12,7 @@
 //! | [`Action::Permit`] | T2: `flow::permit` takes the lock of `store::lock_balances` and looks for the last time |
 //! | [`Action::Expire`], [`Action::EndSession`] | the deadline of `Desk::grant` passes; Postgres ends T2's session |
 //! | [`Action::Dot`] | `Prepared::write_dot`, if the deadline allows it |
-//! | [`Action::Unlock`] | T2 commits |
+//! | [`Action::Unlock`] | T2 ends |
 //! | [`Action::Answer`] | the mail server decides, whether or not anybody still waits for it |
 //! | [`Action::Read`], [`Action::TimeOut`] | `Committed::verdict`, `Attempt::of_failure` |
 //! | [`Action::Settle`], [`Action::SettleUnheard`] | `flow::settle`: `store::end`, `store::put_back` |

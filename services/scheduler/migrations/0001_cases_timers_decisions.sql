@@ -294,6 +294,18 @@ COMMENT ON COLUMN scheduler.deferral.deferred_at IS 'Business time';
 
 CREATE INDEX deferral_deferred_at ON scheduler.deferral USING brin (deferred_at);
 
+CREATE TABLE scheduler.dead_end (
+    merchant text NOT NULL,
+    customer text NOT NULL,
+    channel  text NOT NULL,
+    PRIMARY KEY (merchant, customer, channel)
+);
+
+COMMENT ON TABLE  scheduler.dead_end IS 'Ways by which customers could not be reached once and for all: when a campaign has no other, a person has to look';
+COMMENT ON COLUMN scheduler.dead_end.merchant IS 'Whose';
+COMMENT ON COLUMN scheduler.dead_end.customer IS 'The processor''s id';
+COMMENT ON COLUMN scheduler.dead_end.channel  IS 'email, sms, webhook or task';
+
 CREATE TABLE scheduler.hold (
     id          bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     merchant    text        NOT NULL,

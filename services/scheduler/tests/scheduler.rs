@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use events::topology::{INGEST_INTAKE, NOTIFIER_OPERATIONS, NOTIFIER_SENDER, SEGMENTER_PAYERS};
+use events::topology::{INGEST_INTAKE, NOTIFIER_INBOUND, NOTIFIER_OPERATIONS, NOTIFIER_SENDER, SEGMENTER_PAYERS};
 use events::{AnyEvent, Event, Flow, Service, v1};
 use jiff::Timestamp;
-use kernel::{Clock, ManualClock};
+use kernel::{Clock, ManualClock, SystemClock};
 use runtime::{Host, Merchants};
 use scheduler::config::RuleFiles;
 use sqlx::PgPool;
@@ -317,6 +317,31 @@ async fn the_notifier_is_told_every_way_of_the_step() {
     let reminders = rig.reminders().await;
     assert_eq!(ways(&reminders[0]), [v1::Channel::Email]);
     assert_eq!(ways(&reminders[1]), [v1::Channel::Sms, v1::Channel::Email, v1::Channel::Task]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn when_every_way_is_closed_a_person_has_to_look() {
+    let edit = |text: String| text.replace("tone: final", "channels: [email, sms]\n    tone: final");
+    let rig = Rig::start_edited("2026-06-03T10:00:00Z", 1, edit).await;
+    rig.emit(&INGEST_INTAKE, [issued(invoice("in_1", "cus_1", 1, "2026-06-01"))]).await;
+    rig.wait_for("timer", 1).await;
+    // Days apart: what was closed before counts.
+    for (channel, (came, holds)) in [v1::Channel::Email, v1::Channel::Sms].into_iter().zip([(1, 0), (2, 1)]) {
+        let reminder = v1::Reminder {
+            merchant_id: "acme".into(),
+            customer_id: "cus_1".into(),
+            reminder_id: kernel::id::new(&SystemClock).to_string(),
+            channel: channel.into(),
+            segment: v1::Segment::New.into(),
+            ..Default::default()
+        };
+        let kind = v1::BounceKind::Hard.into();
+        let bounced = v1::ReminderBounced { reminder: Some(reminder), kind, ..Default::default() };
+        rig.emit(&NOTIFIER_INBOUND, [bounced]).await;
+        rig.wait_for("inbox WHERE consumer = 'scheduler-returns'", came).await;
+        rig.wait_for("hold WHERE kind = 'bounced'", holds).await;
+    }
     rig.end().await;
 }
 

@@ -79,7 +79,7 @@ impl Pools {
             let Some(id) = line.id.as_deref().and_then(|id| id.parse().ok()) else { continue };
             let Some(raw) = notifier::inbound::store::find(&self.notifier, id).await? else { continue };
             let words = match raw.reveal().as_slice() {
-                [] => "messages are kept for 30 days only".to_owned(),
+                [] => "erased, or older than 30 days".to_owned(),
                 raw => notifier::inbound::words(raw).into_inner(),
             };
             line.detail = [line.detail.as_str(), &words].join(": ");

@@ -28,7 +28,7 @@ pub enum Command {
         /// Whom.
         #[command(flatten)]
         target: Target,
-        /// Why: unsubscribed, bad_address, bounced, complained, erased or manual.
+        /// Why: unsubscribed, bad_address, bounced, complained, erased, gone or manual.
         #[arg(long, default_value = "manual")]
         reason: String,
         /// Who says so.
@@ -72,7 +72,7 @@ pub enum Command {
 
 const IMPORT_HELP: &str = "\
 Columns: merchant, and either address or customer; channel (email, sms, webhook or task; empty: email), reason (unsubscribed, bad_address, bounced,
-complained, erased, manual; empty: manual), source (for people) and date (2026-01-31 or a moment) may be there. Exports have
+complained, erased, gone, manual; empty: manual), source (for people) and date (2026-01-31 or a moment) may be there. Exports have
 the same columns. Entries that are there already stay as they are.";
 
 /// Whom a change is about.

@@ -331,6 +331,10 @@ pub async fn take_text(work: &mut Work, merchant: &MerchantId, text: &Text, now:
     };
     let found = store::deliveries(work.tx(), &Vec::from_iter(delivery)).await?.into_values().next();
     let Some(found) = found.filter(|delivery| delivery.merchant == merchant.as_str()) else { return Ok(()) };
+    // What is known not to have been sent has not come back.
+    if found.state == "failed" && matches!(text, Text::Undelivered { .. }) {
+        return Ok(());
+    }
     let about = Match {
         id,
         matched: "authentic",

@@ -16,7 +16,9 @@ pub fn words(raw: &[u8]) -> Masked<String> {
     let message = MessageParser::default().parse(raw);
     let text = message.as_ref().and_then(|message| message.body_text(0)).unwrap_or_default();
     let own = text.lines().map(str::trim_end).filter(|line| !line.starts_with('>'));
-    let own = own.collect::<Vec<_>>().join("\n");
+    // Terminals obey some characters.
+    let shown = |line: &str| line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    let own = own.map(shown).collect::<Vec<_>>().join("\n");
     Masked::new(own.trim().chars().take(MAX_TEXT).collect())
 }
 

@@ -86,6 +86,7 @@ pub struct Returned {
     pub merchant: String,
     pub customer: String,
     pub channel: String,
+    pub state: String,
     pub request: Vec<u8>,
     pub traceparent: Option<String>,
     #[sqlx(try_from = "String")]
@@ -95,7 +96,7 @@ pub struct Returned {
 /// Deliveries by their ids, with the address each was written to (empty once its message is gone).
 pub async fn deliveries(tx: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<HashMap<Uuid, Returned>> {
     let rows: Vec<Returned> = sqlx::query_as(
-        "SELECT d.id, d.merchant, d.customer, d.channel, d.request, d.traceparent, coalesce(m.recipient, '') AS recipient
+        "SELECT d.id, d.merchant, d.customer, d.channel, d.state, d.request, d.traceparent, coalesce(m.recipient, '') AS recipient
          FROM notifier.delivery AS d LEFT JOIN notifier.message AS m ON m.delivery = d.id
          WHERE d.id = ANY($1)",
     )
@@ -131,17 +132,18 @@ pub async fn told(tx: &mut PgConnection, deliveries: &[Uuid]) -> sqlx::Result<Ha
     Ok(rows.into_iter().collect())
 }
 
-/// How many soft bounces customers had since a moment, each reminder counted once.
+/// How many soft bounces of mail customers had since a moment, each reminder counted once.
 pub async fn soft_bounces(
     tx: &mut PgConnection,
     customers: &[(String, String)],
     since: Timestamp,
 ) -> sqlx::Result<BTreeMap<(String, String), i64>> {
     let rows: Vec<(String, String, i64)> = sqlx::query_as(
-        "SELECT merchant, customer, count(DISTINCT delivery) FROM notifier.inbound
-         WHERE matched = 'authentic' AND class = 'soft_bounce' AND received_at >= $3
-           AND (merchant, customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))
-         GROUP BY merchant, customer",
+        "SELECT i.merchant, i.customer, count(DISTINCT i.delivery)
+         FROM notifier.inbound AS i JOIN notifier.delivery AS d ON d.id = i.delivery AND d.channel = 'email'
+         WHERE i.matched = 'authentic' AND i.class = 'soft_bounce' AND i.received_at >= $3
+           AND (i.merchant, i.customer) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))
+         GROUP BY i.merchant, i.customer",
     )
     .bind(customers.iter().map(|c| &c.0).bind_iter())
     .bind(customers.iter().map(|c| &c.1).bind_iter())

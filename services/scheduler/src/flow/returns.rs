@@ -5,7 +5,7 @@
 //! invoices that it is about for some days: a person reads it, or the sequence goes on by itself.
 
 use crate::domain;
-use crate::operations::store::{NewReturnHold, campaigns_followed, insert_return_holds};
+use crate::operations::store::{NewReturnHold, campaigns_followed, insert_return_holds, note_dead_ends};
 use crate::operations::{Denied, Target, replan};
 use crate::rules::Rules;
 use crate::store::{CustomerKey, lock_customers};
@@ -28,7 +28,7 @@ struct Return {
     kind: &'static str,
     reason: String,
     /// By which way it came back.
-    channel: v1::Channel,
+    channel: &'static str,
     /// None: all of the customer.
     invoices: Vec<InvoiceId>,
 }
@@ -71,9 +71,11 @@ fn read(incoming: &Incoming) -> Result<Option<Return>, Malformed> {
         let reminder = reminder.as_ref().ok_or_else(|| Malformed::missing("reminder"))?;
         let customer = super::customer_key(&reminder.merchant_id, &reminder.customer_id)?;
         let channel = match reminder.channel() {
+            v1::Channel::Sms => "sms",
+            v1::Channel::Webhook => "webhook",
+            v1::Channel::Task => "task",
             // Written before there were others.
-            v1::Channel::Unspecified => v1::Channel::Email,
-            channel => channel,
+            v1::Channel::Email | v1::Channel::Unspecified => "email",
         };
         Ok(Some(Return { customer, kind, reason, channel, invoices: Vec::new() }))
     };
@@ -90,14 +92,14 @@ fn read(incoming: &Incoming) -> Result<Option<Return>, Malformed> {
             customer: super::customer_key(&e.merchant_id, &e.customer_id)?,
             kind: "erased",
             reason: "the person was erased".to_owned(),
-            channel: v1::Channel::Unspecified,
+            channel: "",
             invoices: Vec::new(),
         })),
         AnyEvent::CustomerReplied(e) => Ok(Some(Return {
             customer: super::customer_key(&e.merchant_id, &e.customer_id)?,
             kind: "replied",
             reason: "the payer answered".to_owned(),
-            channel: v1::Channel::Unspecified,
+            channel: "",
             invoices: e.invoice_ids.iter().map(|id| snapshot::id("invoice_ids", id)).collect::<Result<_, _>>()?,
         })),
         _ => Ok(None),
@@ -108,14 +110,18 @@ impl Returns {
     /// Customers with an open case whose campaign can reach them otherwise than by what bounced.
     async fn otherwise_reachable(&self, work: &mut Work, returns: &[Return]) -> Result<BTreeSet<CustomerKey>, Failure> {
         let bounced = returns.iter().filter(|r| r.kind == "bounced");
-        let bounced: BTreeSet<(&CustomerKey, v1::Channel)> = bounced.map(|r| (&r.customer, r.channel)).collect();
+        let bounced: BTreeSet<(&CustomerKey, &str)> = bounced.map(|r| (&r.customer, r.channel)).collect();
+        if bounced.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let dead_ends = note_dead_ends(work.tx(), &bounced).await?;
         let customers: Vec<&CustomerKey> = bounced.iter().map(|(customer, _)| *customer).collect();
         let campaigns = campaigns_followed(work.tx(), &customers).await?;
         let in_force = self.0.in_force();
         let other = |customer: &CustomerKey, name: &String| {
             in_force.campaigns.get(name).is_some_and(|campaign| {
                 let mut channels = campaign.steps.iter().flat_map(|step| &step.channels);
-                channels.any(|channel| !bounced.contains(&(customer, super::wire_channel(*channel))))
+                channels.any(|channel| !dead_ends.contains(&(customer.clone(), channel.as_str().to_owned())))
             })
         };
         let reached = campaigns.into_iter().filter(|(customer, names)| names.iter().any(|name| other(customer, name)));

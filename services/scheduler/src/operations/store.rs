@@ -442,6 +442,28 @@ pub async fn insert_return_holds(
     .map(drop)
 }
 
+/// Notes ways that are closed; returns all that are closed for these customers.
+pub async fn note_dead_ends(
+    tx: &mut PgConnection,
+    list: &std::collections::BTreeSet<(&CustomerKey, &'static str)>,
+) -> sqlx::Result<std::collections::BTreeSet<(CustomerKey, String)>> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "WITH new AS (
+             SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[]) AS n (merchant, customer, channel)
+         ), noted AS (
+             INSERT INTO scheduler.dead_end SELECT * FROM new ORDER BY 1, 2, 3 ON CONFLICT DO NOTHING
+         )
+         SELECT * FROM new UNION
+         SELECT * FROM scheduler.dead_end WHERE (merchant, customer) IN (SELECT merchant, customer FROM new)",
+    )
+    .bind(list.iter().map(|(c, _)| c.0.as_str()).bind_iter())
+    .bind(list.iter().map(|(c, _)| c.1.as_str()).bind_iter())
+    .bind(list.iter().map(|(_, channel)| *channel).bind_iter())
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(|(merchant, customer, channel)| Ok((customer_key(merchant, customer)?, channel))).collect()
+}
+
 /// The campaigns that customers' open cases follow.
 pub async fn campaigns_followed(
     tx: &mut PgConnection,

@@ -87,7 +87,7 @@ impl Edge {
         tx.commit().await
     }
 
-    /// Takes in what came back. What `evidence` settles was of unknown fate: it cannot come back any more.
+    /// Takes in what came back, unless `evidence` settles a delivery of unknown fate, which nobody took for sent.
     async fn take(&self, merchant: &MerchantId, text: &Text, evidence: Option<Evidence>) -> Result<(), bus::Failure> {
         let mut work = self.host.bus.begin(&NOTIFIER_INBOUND).await?;
         let settled = match &evidence {
@@ -145,8 +145,12 @@ async fn inbound(
         }
         Some(Keyword::Help) => Some(edge.texts.help(&merchant.file.locale, &merchant.file.name)),
         None => {
-            let said = Masked::new(field("Body").to_owned());
-            let answer = Text::Answer { sid: field("MessageSid").chars().take(64).collect(), number, said };
+            let sid: String = field("MessageSid").chars().take(64).collect();
+            if sid.is_empty() {
+                let detail = "MessageSid is missing: without it the same answer could be told twice";
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no-message-id", "No message id", detail));
+            }
+            let answer = Text::Answer { sid, number, said: Masked::new(field("Body").to_owned()) };
             edge.take(&merchant.id, &answer, None).await.map_err(Problem::unavailable)?;
             None
         }
