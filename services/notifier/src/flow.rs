@@ -17,6 +17,7 @@
 //! | the merchant's system has answered, or has not: [`webhooks::settle`] | delivered, failed; or put back | – |
 //! | `customer-erased` ([`crate::erasure`]) | `message`, `inbound` emptied; `suppression` by hash | – |
 //! | mail comes back: [`inbound::take`] | `inbound`; `suppression`; unknown: handed_off | `reminder-bounced`, `-complained`, `-sent`, `customer-replied` |
+//! | a payer answers by text, or one did not arrive: [`inbound::take_text`] | `inbound`; `suppression`; unknown: handed_off or failed | `reminder-bounced`, `-sent`, `-failed`, `customer-replied` |
 
 pub mod inbound;
 pub mod webhooks;

@@ -11,7 +11,7 @@
 //! | an operator holds, releases, skips or sends ([`crate::operations`]) | hold; case planned; decisions; next timer | `reminder-due`, `step-decided`, `invoice-overdue` |
 //! | a timer is due | timer gone; case planned; decisions; next timer | `case-enrolled`, `invoice-overdue`, `reminder-due`, `step-decided`, `sequence-ended` |
 //! | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` | decisions settled; the customer's reminder in flight no more, its day noted | – |
-//! | `reminder-bounced`, `-complained`, `customer-replied` ([`returns`]) | hold; the customer's open cases planned anew | `case-enrolled` |
+//! | `reminder-bounced`, `-complained`, `customer-replied` ([`returns`]) | `dead_end`; hold; the customer's open cases planned anew | `case-enrolled` |
 //!
 //! Events only ever move timers; every reminder comes from a timer that fired, unless an operator asks for it. So there is
 //! one place that sends, and it sees all cases of a customer at once.

@@ -1346,6 +1346,8 @@ pub async fn personal_data(db: impl PgExecutor<'_>, merchant: &str, customer: &s
                            WHERE d.case_id IN (SELECT id FROM mine)),
              'reminders', (SELECT jsonb_agg(to_jsonb(r)) FROM scheduler.reminder AS r
                            WHERE r.merchant = $1 AND r.customer = $2),
+             'dead_ends', (SELECT jsonb_agg(e.channel ORDER BY e.channel) FROM scheduler.dead_end AS e
+                           WHERE e.merchant = $1 AND e.customer = $2),
              'holds', (SELECT jsonb_agg(to_jsonb(h) ORDER BY h.placed_at) FROM scheduler.hold AS h
                        WHERE h.merchant = $1 AND h.customer = $2))",
     )

@@ -1,7 +1,7 @@
 //! What came back of reminders: whom or what a person has to look at.
 //!
-//! A hard bounce holds its customer until somebody has found another address, unless a campaign that one of its open cases
-//! follows has another way to reach it. A complaint holds the customer whatever other ways there are. An answer holds the
+//! A hard bounce closes a way (`dead_end`), and holds its customer until somebody has found another address, unless a campaign
+//! that one of its open cases follows has a way that is not closed. A complaint holds the customer whatever other ways there are. An answer holds the
 //! invoices that it is about for some days: a person reads it, or the sequence goes on by itself.
 
 use crate::domain;
