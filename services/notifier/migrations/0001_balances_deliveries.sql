@@ -135,10 +135,20 @@ CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE held;
 CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);
 
+CREATE TABLE notifier.pattern (
+    id   uuid PRIMARY KEY,
+    text text NOT NULL
+);
+
+COMMENT ON TABLE  notifier.pattern IS 'Templates that kept messages were made from: what is kept is what differs. Nobody''s data. A few for each change of a template: they stay';
+COMMENT ON COLUMN notifier.pattern.id   IS 'Made of the text';
+COMMENT ON COLUMN notifier.pattern.text IS 'Dictionary of LZ4 blocks';
+
 CREATE TABLE notifier.message (
     delivery    uuid        PRIMARY KEY,
     recipient   text        NOT NULL,
     raw         bytea       NOT NULL,
+    pattern     uuid,
     rendered_at timestamptz NOT NULL,
     stored_at   timestamptz NOT NULL DEFAULT now()
 );
@@ -147,6 +157,7 @@ COMMENT ON TABLE  notifier.message IS 'What the payer saw, for 30 days. Written 
 COMMENT ON COLUMN notifier.message.delivery    IS 'The delivery';
 COMMENT ON COLUMN notifier.message.recipient   IS 'Envelope recipient. Personal';
 COMMENT ON COLUMN notifier.message.raw         IS 'RFC 5322 message, or what else was sent, as an LZ4 block after its size in four bytes (little endian). Personal';
+COMMENT ON COLUMN notifier.message.pattern     IS 'The dictionary of that block, if it has one';
 COMMENT ON COLUMN notifier.message.rendered_at IS 'Business time';
 COMMENT ON COLUMN notifier.message.stored_at   IS 'Machine time; retention goes by it';
 

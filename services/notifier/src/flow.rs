@@ -193,12 +193,16 @@ pub struct Ticket {
     pub hours: ContactHours,
     /// What was owed when it was claimed.
     pub owed: Vec<(ReminderLine, Balance)>,
+    /// The versions of all its invoices by which that was seen.
+    pub seen: BTreeMap<InvoiceKey, i64>,
     /// The name to greet.
     pub name: Masked<String>,
     /// The payer's language; empty if it is not known.
     pub locale: String,
     /// Where to: an email address, a number, the URL of the merchant's system; empty for a person, who finds out.
     pub address: Masked<String>,
+    /// Under which names the payer may be on the suppression list.
+    pub subjects: [Masked<String>; 3],
     /// The domain of the merchant's From address.
     pub sending_domain: String,
     /// The payer's email address; may be empty.
@@ -431,9 +435,11 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
         reminder,
         hours,
         owed: Vec::new(),
+        seen: BTreeMap::new(),
         name: Masked::default(),
         locale: String::new(),
         address: Masked::default(),
+        subjects: Default::default(),
         sending_domain: String::new(),
         email: Masked::default(),
         phone: Masked::default(),
@@ -490,7 +496,7 @@ impl Known {
         let invoices: Vec<InvoiceKey> = tickets.iter().flat_map(Ticket::invoice_keys).collect();
         let customers: Vec<_> =
             tickets.iter().map(|t| (t.reminder.merchant_id.clone(), t.reminder.customer_id.clone())).collect();
-        let balances = store::load_balances(tx, &invoices).await?;
+        let balances = store::load_balances(tx, &invoices.iter().collect::<Vec<_>>()).await?;
         let contacts = store::load_contacts(tx, &customers).await?;
         let by_customer: Vec<_> = customers.iter().map(|(m, c)| (m.as_str(), store::by_customer(c))).collect();
         let subjects: Vec<_> = by_customer.iter().map(|(m, s)| (*m, s)).collect();
@@ -508,6 +514,8 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
         Claims::Owed(owed) => owed.into_iter().map(|(l, b)| (l.clone(), b.clone())).collect(),
     };
     ticket.owed = owed;
+    let seen = ticket.invoice_keys().filter_map(|key| Some((known.balances.get(&key)?.version, key)));
+    ticket.seen = seen.map(|(version, key)| (key, version)).collect();
     let merchant = ticket.reminder.merchant_id.clone();
     let customer = ticket.reminder.customer_id.clone();
     if let Some(reason) = known.suppressed.get(&(merchant.clone(), store::by_customer(&customer).into_inner())) {
@@ -539,6 +547,7 @@ fn look(ticket: &mut Ticket, known: &Known, host: &Host, now: Timestamp) -> Opti
         Ok(address) => ticket.address = address,
         Err(reason) => return failed(reason),
     }
+    ticket.subjects = subjects(ticket, host);
     closed_now(&ticket.hours, now)
 }
 
@@ -588,28 +597,36 @@ pub async fn permit(
     tickets: &[&Ticket],
 ) -> Result<Vec<Look>, Failure> {
     let now = host.now();
-    let invoices: BTreeSet<InvoiceKey> = tickets.iter().flat_map(|t| t.invoice_keys()).collect();
-    let balances = store::lock_balances(tx, &invoices.into_iter().collect::<Vec<_>>()).await?;
-    let people: Vec<_> = tickets
-        .iter()
-        .flat_map(|t| {
-            let merchant = t.reminder.merchant_id.as_str();
-            subjects(t, host).map(|subject| (merchant, subject))
-        })
-        .collect();
-    let all: Vec<_> = people.iter().map(|(m, s)| (*m, s)).collect();
+    let (changed, news) = lock(tx, tickets).await?;
+    let people =
+        tickets.iter().flat_map(|t| t.subjects.iter().map(|subject| (t.reminder.merchant_id.as_str(), subject)));
     // Each sender has tickets of one channel only.
     let channel = tickets.first().map_or("", |t| channel::name(t.channel));
-    let suppressed = store::suppressed(tx, channel, &all).await?;
-    let look = |ticket: &&Ticket| {
+    let suppressed = store::suppressed(tx, channel, &people.collect::<Vec<_>>()).await?;
+    let look = |(ticket, changed): (&&Ticket, bool)| {
         let fresh = host.merchants.get(&ticket.merchant).and_then(|merchant| freshness.permits_until(merchant));
-        match (last_look(ticket, &subjects(ticket, host), &balances, &suppressed, now), fresh) {
+        match (last_look(ticket, changed.then_some(&news), &suppressed, now), fresh) {
             (Some(refusal), _) => Look::Refused(refusal),
             (None, Some(until)) => Look::Granted { until },
             (None, None) => Look::Refused(Verdict::put_back(now, freshness::STALE)),
         }
     };
-    Ok(tickets.iter().map(look).collect())
+    Ok(tickets.iter().zip(changed).map(look).collect())
+}
+
+/// Locks the balances of all invoices that tickets are about. Returns for which tickets they are not those that were looked at
+/// before, and what they are now, for these.
+async fn lock(tx: &mut PgConnection, tickets: &[&Ticket]) -> Result<(Vec<bool>, Balances), Failure> {
+    let seen: BTreeMap<&InvoiceKey, i64> = tickets.iter().flat_map(|t| &t.seen).map(|(k, v)| (k, *v)).collect();
+    let others = store::lock_balances(tx, &seen).await?;
+    // Of two tickets about one invoice the other may have seen another version of it.
+    let is_new =
+        |(invoice, version): (&InvoiceKey, &i64)| others.contains(invoice) || seen.get(invoice) != Some(version);
+    let changed: Vec<bool> = tickets.iter().map(|t| t.seen.iter().any(is_new)).collect();
+    let of_changed = tickets.iter().zip(&changed).filter(|(_, changed)| **changed);
+    let anew: BTreeSet<&InvoiceKey> = of_changed.flat_map(|(t, _)| t.seen.keys()).collect();
+    let news = store::load_balances(tx, &anew.into_iter().collect::<Vec<_>>()).await?;
+    Ok((changed, news))
 }
 
 /// Under which names somebody may be on the suppression list.
@@ -621,22 +638,24 @@ fn subjects(ticket: &Ticket, host: &Host) -> [Masked<String>; 3] {
 
 fn last_look(
     ticket: &Ticket,
-    subjects: &[Masked<String>],
-    balances: &Balances,
+    news: Option<&Balances>,
     suppressed: &BTreeMap<(String, String), String>,
     now: Timestamp,
 ) -> Option<Verdict> {
-    match claims(&ticket.merchant, &ticket.reminder, balances) {
-        Claims::Nothing(reason) => return Some(Verdict::Suppressed(reason.to_owned())),
-        Claims::Behind => return Some(Verdict::put_back(now, "balance_unknown")),
+    match news.map(|balances| claims(&ticket.merchant, &ticket.reminder, balances)) {
+        Some(Claims::Nothing(reason)) => return Some(Verdict::Suppressed(reason.to_owned())),
+        Some(Claims::Behind) => return Some(Verdict::put_back(now, "balance_unknown")),
         // Something was paid since the message was rendered: it has to be rendered anew.
-        Claims::Owed(owed) if Said::of(&owed) != ticket.said() => return Some(Verdict::put_back(now, "changed")),
-        Claims::Owed(_) => {}
+        Some(Claims::Owed(owed)) if Said::of(&owed) != ticket.said() => {
+            return Some(Verdict::put_back(now, "changed"));
+        }
+        Some(Claims::Owed(_)) | None => {}
     }
-    let merchant = &ticket.reminder.merchant_id;
-    let reason = subjects.iter().find_map(|s| suppressed.get(&(merchant.clone(), s.reveal().clone())));
-    match reason {
-        Some(reason) => Some(Verdict::Suppressed(reason.clone())),
+    let is_about = |(merchant, subject): &(String, String)| {
+        *merchant == ticket.reminder.merchant_id && ticket.subjects.iter().any(|s| s.reveal() == subject)
+    };
+    match suppressed.iter().find(|(key, _)| is_about(key)) {
+        Some((_, reason)) => Some(Verdict::Suppressed(reason.clone())),
         None => closed_now(&ticket.hours, now),
     }
 }

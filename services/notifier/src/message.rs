@@ -1,9 +1,11 @@
 //! The RFC 5322 message: headers and parts.
 
+use crate::kept::Pattern;
 use crate::render::RenderError;
 use crate::stationery::{Logo, Stationery, one_line};
 use jiff::Timestamp;
 use kernel::Masked;
+use lettre::address::Envelope;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Attachment as Part, Body, Mailbox, MultiPart, MultiPartBuilder, MultiPartKind, SinglePart};
 use uuid::Uuid;
@@ -61,7 +63,10 @@ impl Letter<'_> {
         let to = crate::stationery::address(self.address.reveal()).ok_or(RenderError::BadAddress)?;
         let name = Some(one_line(self.name.reveal())).filter(|name| !name.is_empty());
         let domain = self.stationery.domain();
+        // The envelope is made elsewhere; without one the library would read the headers again for it.
+        let envelope = Envelope::new(None, vec![to.clone()]).map_err(|_| RenderError::BadAddress)?;
         let mut builder = lettre::Message::builder()
+            .envelope(envelope)
             .from(self.stationery.from.clone())
             .to(Mailbox::new(name, to))
             .subject(one_line(&self.subject))
@@ -111,6 +116,9 @@ impl Letter<'_> {
         if signatures.len() < self.stationery.signers.len() {
             return Err(RenderError::Template("message cannot be signed".to_owned()));
         }
+        if signatures.is_empty() {
+            return Ok(message);
+        }
         let mut signed = signatures.concat().into_bytes();
         signed.extend(message);
         Ok(signed)
@@ -126,12 +134,30 @@ fn content_type(kind: &str) -> Result<ContentType, RenderError> {
     kind.parse().map_err(|_| RenderError::Template(format!("{kind} is no media type")))
 }
 
+/// What the messages of two templates have in common, as it is on its way: headers, text and HTML.
+pub fn pattern(text: String, html: &str) -> Pattern {
+    const HEADERS: &str = "\r\nIn-Reply-To: <case-\r\nReferences: <case-\r\nAuto-Submitted: auto-generated\r\nList-Unsubscribe: <https://\r\n\
+        List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\nDunlin-Steps: \r\nMIME-Version: 1.0\r\n\
+        Content-Type: multipart/alternative;\r\n boundary=\"=alternative-\r\n\r\n--=alternative-\
+        \r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+        \r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\n";
+    let text = Body::new(text);
+    let parts = [HEADERS, &String::from_utf8_lossy(text.as_ref()), &ascii_html(html)];
+    Pattern::new(parts.concat())
+}
+
 /// HTML in the encoding that costs the reader and us least: none, unless a line is longer than mail may have them.
 fn html_body(html: &str) -> Body {
     /// RFC 5322 section 2.1.1, without the line end.
     const LONGEST_LINE: usize = 998;
     let ascii = ascii_html(html);
-    let long = ascii.split("\r\n").any(|line| line.len() > LONGEST_LINE);
+    let mut line_begins = 0;
+    let long = memchr::memchr_iter(b'\n', ascii.as_bytes()).chain([ascii.len()]).any(|at| {
+        let length = at - line_begins;
+        line_begins = at + 1;
+        // With the carriage return, which only the last line has not.
+        length > LONGEST_LINE + usize::from(at < ascii.len())
+    });
     if long {
         Body::new(ascii)
     } else {

@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 const GOODBYE_PAUSE: Duration = Duration::from_secs(30);
 /// Deliveries of a merchant in work for each connection that it may have: the others wait for one. Fewer than the half of
 /// what may wait in all, below which more is claimed: whatever holds one merchant up, others come to their turn.
-pub const IN_WORK: u32 = 3;
+pub const IN_WORK: u32 = 6;
 /// With more keys than that those that say nothing any more are forgotten.
 const MOST_KEYS: usize = 50_000;
 
@@ -363,14 +363,14 @@ mod tests {
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 4), ("b", 4)]));
         assert_eq!(shares(&["a", "b", "c"], 8, 1), expected(&[("b", 3), ("c", 3), ("a", 2)]), "in turns");
         assert_eq!(shares(&["a", "b", "c"], 2, 2), expected(&[("c", 1), ("a", 1)]), "there is room for two");
-        assert_eq!(shares(&["a"], 100, 0), expected(&[("a", 18)]), "some connections are left for others");
+        assert_eq!(shares(&["a"], 100, 0), expected(&[("a", 36)]), "some connections are left for others");
         assert_eq!(shares(&[], 8, 3), []);
 
         let places: Vec<_> =
-            (0..12).map(|n| pace.admit(&merchant("a"), &format!("x@{n}.example"), false).unwrap()).collect();
-        assert_eq!(shares(&["a", "b"], 16, 0), expected(&[("a", 6), ("b", 10)]), "what one cannot use is the other's");
+            (0..24).map(|n| pace.admit(&merchant("a"), &format!("x@{n}.example"), false).unwrap()).collect();
+        assert_eq!(shares(&["a", "b"], 32, 0), expected(&[("a", 12), ("b", 20)]), "what one cannot use is the other's");
         let one_more = pace.admit(&merchant("a"), "x@more.example", false).unwrap();
-        assert_eq!(shares(&["a", "b"], 16, 0), expected(&[("b", 16)]), "a few are not worth a look");
+        assert_eq!(shares(&["a", "b"], 32, 0), expected(&[("b", 32)]), "a few are not worth a look");
         drop(one_more);
         drop(places);
         assert_eq!(shares(&["a", "b"], 8, 0), expected(&[("a", 4), ("b", 4)]));

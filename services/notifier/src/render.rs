@@ -5,6 +5,7 @@ pub use crate::templates::Templates;
 use crate::calendar::{self, Entry};
 use crate::catalogue::{Format, Plural};
 use crate::domain::Balance;
+use crate::kept::Pattern;
 use crate::locale;
 use crate::message::{Attachment, LOGO_LINK, Letter};
 use crate::stationery::{Logo, Stationery, one_line};
@@ -23,6 +24,7 @@ use runtime::settings::LinkSettings;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// More invoices than that are counted, not listed: Gmail cuts long messages off.
@@ -154,11 +156,11 @@ pub struct Rendered {
 }
 
 impl Templates {
-    /// The RFC 5322 message with its headers.
-    pub fn render(&self, input: Input<'_>) -> Result<Vec<u8>, RenderError> {
-        let said = self.say(&input)?;
+    /// The RFC 5322 message with its headers, and what it has in common with others.
+    pub fn render(&self, input: Input<'_>) -> Result<(Vec<u8>, Arc<Pattern>), RenderError> {
+        let (said, voice) = self.speak(&input)?;
         let mut attachments = input.attachments.to_vec();
-        attachments.extend(self.calendar(&input, &said)?);
+        attachments.extend(self.calendar(&input, voice)?);
         let steps = input.owed.iter().map(|(line, _)| format!("{}/{}/{}", line.invoice_id, line.epoch, line.step));
         let letter = Letter {
             id: reminder_id(input.reminder)?,
@@ -175,16 +177,15 @@ impl Templates {
             attachments,
             answers: input.answers.and_then(|address| address.parse().ok()).map(|address| Mailbox::new(None, address)),
         };
-        letter.build()
+        Ok((letter.build()?, voice.pattern.clone()))
     }
 
     /// The due dates as a calendar entry, if they lie ahead and the merchant wants it.
-    fn calendar(&self, input: &Input<'_>, said: &Rendered) -> Result<Option<Attachment>, RenderError> {
+    fn calendar(&self, input: &Input<'_>, voice: &Voice) -> Result<Option<Attachment>, RenderError> {
         if !input.merchant.file.brand.calendar_entry {
             return Ok(None);
         }
         let set = self.of(input.merchant.id.as_str());
-        let Some(voice) = set.voices().iter().find(|voice| voice.locale == said.locale) else { return Ok(None) };
         let mut entries = Vec::new();
         for owed @ (line, balance) in input.owed {
             let Some(day) = balance.due_on.filter(|due_on| *due_on > input.today) else { continue };
@@ -202,6 +203,10 @@ impl Templates {
 
     /// Subject, text and HTML.
     pub fn say(&self, input: &Input<'_>) -> Result<Rendered, RenderError> {
+        self.speak(input).map(|(said, _)| said)
+    }
+
+    fn speak(&self, input: &Input<'_>) -> Result<(Rendered, &Voice), RenderError> {
         let set = self.of(input.merchant.id.as_str());
         let name = template(input);
         let found = set.text(name, input.locale, &input.merchant.file.locale);
@@ -215,7 +220,7 @@ impl Templates {
         let values =
             context! { subject => subject.as_str(), opening => opening.trim(), paragraphs => paragraphs, ..context };
         let (text, html) = (fill(&voice.text, &values)?, fill(&voice.html, &values)?);
-        Ok(Rendered { subject, text, html, locale: voice.locale.clone(), unsubscribe_url })
+        Ok((Rendered { subject, text, html, locale: voice.locale.clone(), unsubscribe_url }, voice))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::document::Documents;
 use crate::domain::Attempt;
 use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
-use crate::kept::Kept;
+use crate::kept::{Kept, Pattern};
 use crate::pace::{self, InUse, Pace, Place, Queue};
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
@@ -31,8 +31,9 @@ use opentelemetry::metrics::{Counter, Gauge};
 use runtime::Host;
 use runtime::failpoint::reached;
 use runtime::merchant::RepliesThrough;
+use std::collections::HashSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex as StdMutex};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -49,10 +50,13 @@ const AHEAD: usize = 2 * pace::IN_WORK as usize;
 const DUE: Duration = Duration::from_millis(200);
 /// How long the clerk waits for company before it asks the database.
 const GATHER: Duration = Duration::from_millis(1);
-/// How long the recorder waits for company.
-const GATHER_VERDICTS: Duration = Duration::from_millis(10);
+/// How long the recorder waits for company: a commit here is a batch at the broker, too, and costs there what a hundred events
+/// do. What a crash finds unrecorded is of unknown fate, so no longer than this.
+const GATHER_VERDICTS: Duration = Duration::from_millis(25);
 /// Most messages per permit.
 const MAX_GROUP: usize = 128;
+/// Most verdicts per record.
+const MAX_VERDICTS: usize = 512;
 /// Groups that are granted at the same time.
 const GROUPS: usize = 2;
 /// A permit is good for so long; the database connection must not have been given up before.
@@ -81,6 +85,8 @@ pub struct Desk {
     return_path: Option<ReturnPath>,
     server: Arc<Server>,
     relay: Arc<RelayState>,
+    /// The patterns that are stored.
+    patterns: Arc<StdMutex<HashSet<Uuid>>>,
     attempts: Counter<u64>,
     breakers_open: Gauge<u64>,
 }
@@ -155,6 +161,7 @@ impl Desk {
             server: Arc::new(config.smtp.server()?),
             smtp: config.smtp,
             relay: Arc::default(),
+            patterns: Arc::default(),
             attempts: opentelemetry::global::meter("dunlin").u64_counter("dunlin.delivery.attempts").build(),
             breakers_open: opentelemetry::global::meter("dunlin").u64_gauge("dunlin.notifier.breakers_open").build(),
         })
@@ -164,7 +171,7 @@ impl Desk {
     pub async fn run(self, stop: CancellationToken) {
         let connections = usize::from(self.smtp.connections);
         let (asks, clerk_inbox) = mpsc::channel(connections);
-        let (verdicts, recorder_inbox) = mpsc::channel(MAX_GROUP * 2);
+        let (verdicts, recorder_inbox) = mpsc::channel(MAX_VERDICTS);
         let queue = Arc::new(Queue::new(self.pace.clone()));
 
         // The lease lasts as long as anything is held, even if `run` is dropped on the way.
@@ -318,11 +325,25 @@ impl Desk {
 
     async fn announce(&self, group: &[Ask]) -> Result<std::collections::BTreeSet<Uuid>, bus::Failure> {
         let messages: Vec<_> = group.iter().map(|ask| (&*ask.ticket, &ask.message)).collect();
+        self.keep_patterns(messages.iter().filter_map(|(_, message)| message.pattern())).await?;
         // One statement is a transaction of its own.
         let mut connection = self.host.pool.acquire().await?;
         let ours = flow::announce(&mut connection, self.owner, &messages, self.host.now()).await?;
         ours.iter().for_each(|id| reached("imminent", *id));
         Ok(ours)
+    }
+
+    /// What messages are compressed against is there before they are.
+    async fn keep_patterns(&self, patterns: impl Iterator<Item = &Arc<Pattern>>) -> sqlx::Result<()> {
+        let new: Vec<_> = {
+            let kept = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);
+            patterns.filter(|pattern| !kept.contains(&pattern.id())).cloned().collect()
+        };
+        if !new.is_empty() {
+            store::keep_patterns(&self.host.pool, &new).await?;
+            self.patterns.lock().unwrap_or_else(PoisonError::into_inner).extend(new.iter().map(|pattern| pattern.id()));
+        }
+        Ok(())
     }
 
     fn refuse_all(&self, group: Vec<Ask>, error: &bus::Failure) {
@@ -335,10 +356,10 @@ impl Desk {
     /// Records verdicts in groups until the last worker is gone. Never gives up: what happened on the wire has happened.
     async fn record(self, mut inbox: mpsc::Receiver<(Ticket, Verdict)>) {
         let mut group = Vec::new();
-        while inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
+        while inbox.recv_many(&mut group, MAX_VERDICTS).await > 0 {
             // What follows closely is recorded with it. Nobody waits for that.
             tokio::time::sleep(GATHER_VERDICTS).await;
-            while group.len() < MAX_GROUP
+            while group.len() < MAX_VERDICTS
                 && let Ok(verdict) = inbox.try_recv()
             {
                 group.push(verdict);
@@ -459,7 +480,7 @@ impl Desk {
     }
 
     /// Renders a ticket.
-    async fn render(&self, ticket: &Ticket) -> Result<Mail, Verdict> {
+    async fn render(&self, ticket: &Ticket) -> Result<(Mail, Arc<Pattern>), Verdict> {
         let failed = |reason| Verdict::Failed { reason, status_code: String::new(), bad_address: false };
         let now = self.host.now();
         let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
@@ -485,10 +506,10 @@ impl Desk {
             answers: answers.as_deref(),
         };
         match self.templates.current().render(input) {
-            Ok(data) => {
+            Ok((data, pattern)) => {
                 let own = self.return_path.as_ref().map(|path| path.bounce(ticket.id));
                 let from = own.unwrap_or_else(|| stationery.from.email.to_string());
-                Ok(Mail { from, to: address.into_inner(), envid: ticket.id.to_string(), data })
+                Ok((Mail { from, to: address.into_inner(), envid: ticket.id.to_string(), data }, pattern))
             }
             Err(RenderError::BadAddress) => Err(failed("bad_address")),
             Err(RenderError::NoTemplate(name)) => {
@@ -570,14 +591,14 @@ impl Worker {
 
     /// Hands one message over, or finds out why not.
     async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
-        let mail = match self.desk.render(&ticket).await {
-            Ok(mail) => mail,
+        let (mail, pattern) = match self.desk.render(&ticket).await {
+            Ok(rendered) => rendered,
             Err(verdict) => return (ticket, verdict),
         };
         let tries = ticket.tries;
         let ticket = Arc::new(ticket);
         let outcome = match self.prepare(&mail).await {
-            Ok(prepared) => self.commit(prepared, &ticket, Kept::of(&mail.data)).await,
+            Ok(prepared) => self.commit(prepared, &ticket, Kept::with(&mail.data, pattern)).await,
             Err(failure) => Err(Attempt::of_failure(&failure)),
         };
         let verdict = match outcome {

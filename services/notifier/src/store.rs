@@ -2,7 +2,7 @@
 
 use crate::config::Limits;
 use crate::domain::{Balance, Balances};
-use crate::kept::Kept;
+use crate::kept::{Kept, Pattern};
 use events::{Customer, Invoice, InvoiceStatus};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -11,7 +11,8 @@ use runtime::story::StoryLine;
 use serde::Serialize;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{FromRow, PgConnection, PgExecutor};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -397,30 +398,43 @@ struct BalanceRow {
     bill_to_email: String,
 }
 
-const BALANCES: &str = "
-    SELECT b.merchant, b.invoice, b.version, b.epoch, b.status, b.disputed, b.pending_since, b.currency, b.total_minor, b.open_minor, b.number,
-           b.due_on, b.failed_attempts, b.pay_url, b.document_url, b.bill_to_name, b.bill_to_email
-    FROM notifier.balance AS b
-    WHERE (b.merchant, b.invoice) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))";
-
 /// What is owed on invoices.
-pub async fn load_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
-    balances(tx, keys, BALANCES.to_owned()).await
-}
-
-/// The same, locked: no payment can be recorded for them until the transaction ends.
-pub async fn lock_balances(tx: &mut PgConnection, keys: &[InvoiceKey]) -> sqlx::Result<Balances> {
-    // Byte order, whatever the database's collation: the order in which balances are written.
-    balances(tx, keys, format!(r#"{BALANCES} ORDER BY b.merchant COLLATE "C", b.invoice COLLATE "C" FOR UPDATE"#)).await
-}
-
-async fn balances(tx: &mut PgConnection, keys: &[InvoiceKey], sql: String) -> sqlx::Result<Balances> {
-    let rows: Vec<BalanceRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(keys.iter().map(|k| k.0.as_str()).bind_iter())
-        .bind(keys.iter().map(|k| k.1.as_str()).bind_iter())
-        .fetch_all(tx)
-        .await?;
+pub async fn load_balances(tx: &mut PgConnection, keys: &[&InvoiceKey]) -> sqlx::Result<Balances> {
+    if keys.is_empty() {
+        return Ok(Balances::new());
+    }
+    let rows: Vec<BalanceRow> = sqlx::query_as(
+        "SELECT merchant, invoice, version, epoch, status, disputed, pending_since, currency, total_minor, open_minor,
+                number, due_on, failed_attempts, pay_url, document_url, bill_to_name, bill_to_email
+         FROM notifier.balance WHERE (merchant, invoice) IN (SELECT * FROM UNNEST($1::text[], $2::text[]))",
+    )
+    .bind(keys.iter().map(|k| k.0.as_str()).bind_iter())
+    .bind(keys.iter().map(|k| k.1.as_str()).bind_iter())
+    .fetch_all(tx)
+    .await?;
     rows.into_iter().map(BalanceRow::into_balance).collect()
+}
+
+/// Locks what is owed on invoices: no payment can be recorded for them until the transaction ends. Returns those whose version
+/// is another than the one with which they come, and those that are not there.
+pub async fn lock_balances<'a>(
+    tx: &mut PgConnection,
+    seen: &BTreeMap<&'a InvoiceKey, i64>,
+) -> sqlx::Result<BTreeSet<&'a InvoiceKey>> {
+    let same: Vec<(i64, bool)> = sqlx::query_as(
+        // Byte order, whatever the database's collation: the order in which balances are written.
+        r#"SELECT k.n, b.version = k.version
+           FROM UNNEST($1::text[], $2::text[], $3::int8[]) WITH ORDINALITY AS k (merchant, invoice, version, n)
+           JOIN notifier.balance AS b ON b.merchant = k.merchant AND b.invoice = k.invoice
+           ORDER BY b.merchant COLLATE "C", b.invoice COLLATE "C" FOR UPDATE OF b"#,
+    )
+    .bind(seen.keys().map(|k| k.0.as_str()).bind_iter())
+    .bind(seen.keys().map(|k| k.1.as_str()).bind_iter())
+    .bind(seen.values().copied().bind_iter())
+    .fetch_all(tx)
+    .await?;
+    let same: HashSet<i64> = same.into_iter().filter(|(_, same)| *same).map(|(n, _)| n).collect();
+    Ok(seen.keys().zip(1..).filter(|(_, n)| !same.contains(n)).map(|(key, _)| *key).collect())
 }
 
 impl BalanceRow {
@@ -527,11 +541,13 @@ pub async fn mark_imminent(
                AND EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
              RETURNING d.id
          ), kept AS (
-             INSERT INTO notifier.message (delivery, recipient, raw, rendered_at)
-             SELECT m.id, m.recipient, m.raw, $6
-             FROM UNNEST($2::uuid[], $4::text[], $5::bytea[]) AS m (id, recipient, raw) JOIN marked USING (id)
+             INSERT INTO notifier.message (delivery, recipient, raw, pattern, rendered_at)
+             SELECT m.id, m.recipient, m.raw, m.pattern, $6
+             FROM UNNEST($2::uuid[], $4::text[], $5::bytea[], $7::uuid[]) AS m (id, recipient, raw, pattern)
+             JOIN marked USING (id)
              ON CONFLICT (delivery) DO UPDATE
-             SET recipient = EXCLUDED.recipient, raw = EXCLUDED.raw, rendered_at = EXCLUDED.rendered_at
+             SET recipient = EXCLUDED.recipient, raw = EXCLUDED.raw, pattern = EXCLUDED.pattern,
+                 rendered_at = EXCLUDED.rendered_at
          )
          SELECT id FROM marked",
     )
@@ -541,9 +557,23 @@ pub async fn mark_imminent(
     .bind(list.iter().map(|i| i.recipient).bind_iter())
     .bind(list.iter().map(|i| i.message.stored()).bind_iter())
     .bind(now.to_sqlx())
+    .bind(list.iter().map(|i| i.message.pattern().map(|pattern| pattern.id())).bind_iter())
     .fetch_all(tx)
     .await?;
     Ok(marked.into_iter().collect())
+}
+
+/// Keeps what messages that come are compressed against. One that is there stays.
+pub async fn keep_patterns(db: impl PgExecutor<'_>, patterns: &[Arc<Pattern>]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO notifier.pattern (id, text) SELECT * FROM UNNEST($1::uuid[], $2::text[]) AS p (id, text)
+         ORDER BY id ON CONFLICT DO NOTHING",
+    )
+    .bind(patterns.iter().map(|p| p.id()).bind_iter())
+    .bind(patterns.iter().map(|p| p.text()).bind_iter())
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 /// Forgets messages that were ready and then not sent: nobody has seen them, and whom they were for may be erased by now. Not
@@ -767,13 +797,15 @@ pub async fn find_message(
     db: impl PgExecutor<'_>,
     delivery: Uuid,
 ) -> sqlx::Result<Option<(Masked<String>, Masked<Vec<u8>>)>> {
-    let row: Option<(String, Vec<u8>)> =
-        sqlx::query_as("SELECT recipient, raw FROM notifier.message WHERE delivery = $1")
-            .bind(delivery)
-            .fetch_optional(db)
-            .await?;
-    let Some((recipient, stored)) = row else { return Ok(None) };
-    let raw = Kept::open(&stored)
+    let row: Option<(String, Vec<u8>, Option<String>)> = sqlx::query_as(
+        "SELECT m.recipient, m.raw, p.text FROM notifier.message AS m LEFT JOIN notifier.pattern AS p ON p.id = m.pattern
+         WHERE m.delivery = $1",
+    )
+    .bind(delivery)
+    .fetch_optional(db)
+    .await?;
+    let Some((recipient, stored, pattern)) = row else { return Ok(None) };
+    let raw = Kept::open(&stored, pattern.as_deref())
         .ok_or_else(|| sqlx::Error::Decode("notifier.message.raw: the stored value is not valid".into()))?;
     Ok(Some((Masked::new(recipient), raw)))
 }

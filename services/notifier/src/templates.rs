@@ -1,8 +1,9 @@
 //! Templates by name: the built-in ones and those of a directory, which is followed while the service runs.
 
 use crate::catalogue::{self, Catalogue};
+use crate::kept::Pattern;
 use crate::stationery::{Problem, Stationery};
-use crate::{locale, render};
+use crate::{locale, message, render};
 use kernel::MerchantId;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use runtime::Merchants;
@@ -75,6 +76,8 @@ pub struct Voice {
     pub html: String,
     /// Name of the compiled title of a calendar entry.
     pub calendar_title: String,
+    /// What all its messages have in common.
+    pub pattern: Arc<Pattern>,
 }
 
 type Sources = BTreeMap<String, String>;
@@ -188,10 +191,15 @@ impl Set {
         Some((text, voice))
     }
 
+    /// What a template was compiled from.
+    fn source(&self, name: &str) -> String {
+        self.environment.get_template(name).map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
     /// Fills a compiled template.
     pub fn fill(&self, name: &str, values: Value) -> Result<String, String> {
-        let mut output = Bounded(Vec::with_capacity(2_048));
         let template = self.environment.get_template(name).map_err(|e| format!("{name}: {e}"))?;
+        let mut output = Bounded(Vec::with_capacity(template.source().len()));
         match template.render_captured_to(values, &mut output) {
             Ok(_) => String::from_utf8(output.0).map_err(|e| format!("{name}: {e}")),
             Err(_) if output.0.len() == MAX_OUTPUT => Err(format!("{name}: gives more than {MAX_OUTPUT} bytes")),
@@ -332,7 +340,9 @@ impl<'a> Compiler<'a> {
             problems.extend(text_problem.into_iter().chain(html_problem).chain(title_problem));
             if sound {
                 Self::catalogue_texts(set, &locale, &catalogue, &catalogue_files, problems);
-                set.voices.push(Voice { locale, catalogue, text: text_name, html: html_name, calendar_title });
+                let pattern = Arc::new(message::pattern(set.source(&text_name), &set.source(&html_name)));
+                let (text, html) = (text_name, html_name);
+                set.voices.push(Voice { locale, catalogue, text, html, calendar_title, pattern });
             }
         }
     }

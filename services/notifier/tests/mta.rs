@@ -240,7 +240,7 @@ async fn signatures_hold(tree: &Tree, ports: [u16; 2]) {
     let templates = Templates::load(Path::new("built-in only")).unwrap();
     for (port, locale) in ports.into_iter().zip(["pl", "en"]) {
         let sample = Sample::new(&merchant, "final", locale, About::Three).unwrap();
-        let data = sample.with(&merchant, &stationery, &[], |input| templates.render(input)).unwrap();
+        let data = sample.with(&merchant, &stationery, &[], |input| templates.render(input)).unwrap().0;
         let before = tree.arrived();
         let mail = Mail { data, ..mail("signed") };
         let connection = open(port, Some(PASSWORD)).await.unwrap();

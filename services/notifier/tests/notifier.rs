@@ -527,11 +527,13 @@ async fn a_sender_that_slept_after_t1_does_not_write_the_dot() {
     // It sleeps because it gets no connection for T2: we wait for them all while T1 waits for us.
     let mut before_t1 = rig.pool.begin().await.unwrap();
     let request = due(&["in_1"]);
-    sqlx::query("INSERT INTO notifier.message VALUES ($1::text::uuid, '', '', now())")
-        .bind(&request.reminder.as_ref().unwrap().reminder_id)
-        .execute(&mut *before_t1)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO notifier.message (delivery, recipient, raw, rendered_at) VALUES ($1::text::uuid, '', '', now())",
+    )
+    .bind(&request.reminder.as_ref().unwrap().reminder_id)
+    .execute(&mut *before_t1)
+    .await
+    .unwrap();
     rig.emit(&SCHEDULER_TIMERS, [request]).await;
     wait::until_true("T1", SOON, || async {
         let sql = "SELECT count(*) FROM pg_stat_activity

@@ -190,17 +190,20 @@ pub async fn personal_data(db: &PgPool, merchant: &str, customer: &str) -> sqlx:
     .bind(customer)
     .fetch_one(db)
     .await?;
-    let rows: Vec<(Uuid, String, jiff_sqlx::Timestamp, Vec<u8>)> = sqlx::query_as(
-        "SELECT delivery, recipient, rendered_at, raw FROM notifier.message
-         WHERE delivery IN (SELECT id FROM notifier.delivery WHERE merchant = $1 AND customer = $2)
-         ORDER BY rendered_at, delivery",
+    type Row = (Uuid, String, jiff_sqlx::Timestamp, Vec<u8>, Option<String>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT m.delivery, m.recipient, m.rendered_at, m.raw, p.text
+         FROM notifier.message AS m LEFT JOIN notifier.pattern AS p ON p.id = m.pattern
+         WHERE m.delivery IN (SELECT id FROM notifier.delivery WHERE merchant = $1 AND customer = $2)
+         ORDER BY m.rendered_at, m.delivery",
     )
     .bind(merchant)
     .bind(customer)
     .fetch_all(db)
     .await?;
-    let message = |(delivery, recipient, rendered_at, stored): (Uuid, String, jiff_sqlx::Timestamp, Vec<u8>)| {
-        let raw = Kept::open(&stored).map_or_else(|| STANDARD.encode(&stored), |raw| STANDARD.encode(raw.reveal()));
+    let message = |(delivery, recipient, rendered_at, stored, pattern): Row| {
+        let raw = Kept::open(&stored, pattern.as_deref());
+        let raw = raw.map_or_else(|| STANDARD.encode(&stored), |raw| STANDARD.encode(raw.reveal()));
         json!({ "delivery": delivery, "recipient": recipient, "rendered_at": rendered_at.to_jiff(), "raw": raw })
     };
     if let Some(data) = data.as_object_mut() {

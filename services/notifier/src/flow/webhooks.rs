@@ -134,7 +134,7 @@ pub async fn claim(
         .iter()
         .filter_map(|c| Some((MerchantId::try_new(&c.merchant).ok()?, InvoiceId::try_new(&c.invoice).ok()?)))
         .collect();
-    let balances = load_balances(tx, &keys).await?;
+    let balances = load_balances(tx, &keys.iter().collect::<Vec<_>>()).await?;
     let looked = claimed.len();
     let mut calls = Vec::with_capacity(looked);
     for row in claimed {
