@@ -7,6 +7,7 @@ use crate::sink::Sink;
 use crate::{RUNS, median};
 use anyhow::{Context, ensure};
 use e2e::processes::{Processes, new_directory};
+use e2e::system::config_dir;
 use events::topology::{INGEST_INTAKE, SCHEDULER_TIMERS};
 use events::{Event, Flow, Service, time, v1};
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +15,7 @@ use kernel::{Clock, SystemClock};
 use runtime::Host;
 use runtime::health::Health;
 use sqlx::PgPool;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,14 +23,17 @@ use tokio_util::sync::CancellationToken;
 
 /// Reminders per run.
 const REMINDERS: usize = 20_000;
-/// What a mail of ours has, about: so large are those of the reference.
+/// Text and HTML of a mail of ours, about: so large are those of the reference.
 const MAIL_BYTES: usize = 4_096;
+/// What makes them so large: a merchant's own page around the text, without the shipped one's regard for old mail programs.
+const BODY: &str = include_str!("body.html");
 /// Events per commit.
 const BATCH: usize = 500;
 /// One merchant may have three quarters of the connections; so several are needed to have all of them.
 const MERCHANTS: [&str; 2] = ["acme", "globex"];
 
-/// `notify`, `notify_latency`, `notify_tls` and `notify_memory`.
+/// `notify`, `notify_latency` and `notify_tls` with mails as large as the reference's, `notify_shipped` with those of the shipped
+/// templates, and `notify_memory`.
 pub(crate) async fn all(wanted: &str) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let sink = Sink::start().await?;
@@ -36,14 +41,16 @@ pub(crate) async fn all(wanted: &str) -> anyhow::Result<Vec<Figure>> {
     let source = "smtp-source to smtp-sink, 32 kept connections, 4 kB";
     let is_wanted = |name: &str| wanted.is_empty() || wanted == name;
     if is_wanted("notify") {
-        let (mut rates, mut references, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rates, mut shipped, mut references, mut memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            let run = run(sink.port, &connections).await?;
-            rates.push(run.rate);
+            rates.push(run(sink.port, Mails::AsTheReference, &connections).await?.rate);
+            let run = run(sink.port, Mails::AsShipped, &connections).await?;
+            shipped.push(run.rate);
             memory.push(run.most_memory_mb);
             references.extend(sink.reference(REMINDERS, MAIL_BYTES)?);
         }
         figures.push(Figure::new("notify", median(&rates), "mails/s", known(&references), source));
+        figures.push(Figure::new("notify_shipped", median(&shipped), "mails/s", known(&references), source));
         let note = "resident at most, 20,000 reminders waiting";
         figures.push(Figure::new("notify_memory", median(&memory), "MB", None, note));
     }
@@ -54,7 +61,7 @@ pub(crate) async fn all(wanted: &str) -> anyhow::Result<Vec<Figure>> {
         let environment = [("DUNLIN_NOTIFIER__SMTP__CONNECTIONS", CONNECTIONS.to_string())];
         let mut rates = Vec::new();
         for _ in 0..RUNS {
-            rates.push(run(far.port(), &environment).await?.rate);
+            rates.push(run(far.port(), Mails::AsTheReference, &environment).await?.rate);
         }
         // MAIL, RCPT and DATA together, then body and dot.
         let best = f64::from(CONNECTIONS) / (2.0 * LATENCY.as_secs_f64());
@@ -71,7 +78,7 @@ pub(crate) async fn all(wanted: &str) -> anyhow::Result<Vec<Figure>> {
         ];
         let (mut rates, mut references) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            rates.push(run(encrypted.port(), &environment).await?.rate);
+            rates.push(run(encrypted.port(), Mails::AsTheReference, &environment).await?.rate);
             references.extend(sink.reference(REMINDERS, MAIL_BYTES)?);
         }
         figures.push(Figure::new("notify_tls", median(&rates), "mails/s", known(&references), source));
@@ -88,11 +95,41 @@ struct Run {
     most_memory_mb: f64,
 }
 
+/// Whose page is around the texts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mails {
+    AsTheReference,
+    AsShipped,
+}
+
+/// The configuration, with a page of the merchant's own.
+fn config_with_page(directory: &Path) -> anyhow::Result<PathBuf> {
+    let config = directory.join("config");
+    copy(&config_dir(), &config)?;
+    std::fs::create_dir_all(config.join("templates"))?;
+    std::fs::write(config.join("templates/body.html"), BODY)?;
+    Ok(std::path::absolute(config)?)
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() { copy(&path, &to)? } else { std::fs::copy(&path, &to).map(drop)? }
+    }
+    Ok(())
+}
+
 /// Brings reminders to a notifier that are due at the same moment; measures from then on.
-async fn run(port: u16, environment: &[(&'static str, String)]) -> anyhow::Result<Run> {
+async fn run(port: u16, mails: Mails, environment: &[(&'static str, String)]) -> anyhow::Result<Run> {
     let directory = new_directory()?;
     let mut system = Processes::servers(&directory, None).await?;
     system.environment = environment.to_vec();
+    if mails == Mails::AsTheReference {
+        let config = config_with_page(&directory)?.display().to_string();
+        system.environment.push(("DUNLIN_CONFIG_DIR", config));
+    }
     system.environment.push(("DUNLIN_NOTIFIER__SMTP__PORT", port.to_string()));
     let ingest = producer(&system, Service::Ingest).await?;
     let scheduler = producer(&system, Service::Scheduler).await?;
