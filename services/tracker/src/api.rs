@@ -6,17 +6,18 @@ use crate::lift::Lift;
 use crate::page::{self, Note, NoteLink, Pages};
 use crate::reports::Reports;
 use crate::store::{self, LiftQuery, PayTarget, Query, Response as PayerResponse};
+use crate::words::{self, Words};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query as UrlQuery, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use events::topology::TRACKER_PAGES;
 use events::v1::ResponseKind;
 use jiff::ToSpan;
 use jiff::civil::Date;
-use kernel::InvoiceId;
+use kernel::{InvoiceId, MerchantId};
 use runtime::links::Link;
 use runtime::{Host, Problem};
 use serde::Deserialize;
@@ -74,36 +75,61 @@ impl Edge {
         runtime::http::observed(secured(routes))
     }
 
-    fn note(&self, status: StatusCode, title: &'static str, text: impl Into<String>) -> Response {
-        self.note_with(status, Note { title, text: text.into(), form: None, links: Vec::new() })
-    }
-
-    fn note_with(&self, status: StatusCode, note: Note) -> Response {
-        match self.pages.note(note) {
-            Ok(html) => (status, Html(html)).into_response(),
-            Err(error) => Problem::internal(error).into_response(),
-        }
-    }
-
-    /// What a payer sees when we cannot do our part.
-    fn sorry(&self, error: impl std::fmt::Display) -> Response {
-        tracing::warn!(%error, "payer's request not served");
-        self.note(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "Please try again",
-            "This does not work right now. Please try again in a minute.",
-        )
-    }
-
-    fn unknown_link(&self) -> Response {
-        let text = "This link is not complete or not valid any more. Please use the one in the latest message.";
-        self.note(StatusCode::NOT_FOUND, "Unknown link", text)
+    /// A page for a payer with these headers. `merchant`: whose, if that is known.
+    fn page<'a>(&'a self, headers: &HeaderMap, merchant: Option<&MerchantId>) -> Page<'a> {
+        let merchant = merchant.and_then(|id| self.host.merchants.get(id));
+        let accept = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+        let words = words::chosen(accept.unwrap_or_default(), merchant.map_or("", |m| &m.file.locale));
+        Page { edge: self, words, merchant: merchant.map_or("", |m| &m.file.name) }
     }
 
     async fn note_response(&self, response: PayerResponse<'_>) -> Result<(), bus::Failure> {
         let mut work = self.host.bus.begin(&TRACKER_PAGES).await?;
         flow::respond(&mut work, response).await?;
         Ok(work.commit().await?)
+    }
+}
+
+/// What a payer sees.
+struct Page<'a> {
+    edge: &'a Edge,
+    words: &'static Words,
+    merchant: &'a str,
+}
+
+impl Page<'_> {
+    fn note(&self, status: StatusCode, [title, text]: words::Note) -> Response {
+        self.note_with(status, title, text.to_owned(), None, Vec::new())
+    }
+
+    /// About an invoice.
+    fn note_about(&self, number: &str, [title, text]: words::Note) -> Response {
+        self.note_with(StatusCode::OK, title, text.replace("{}", number), None, Vec::new())
+    }
+
+    fn note_with(
+        &self,
+        status: StatusCode,
+        title: &'static str,
+        text: String,
+        form: Option<&'static str>,
+        links: Vec<NoteLink>,
+    ) -> Response {
+        let note = Note { language: self.words.language, merchant: self.merchant, title, text, form, links };
+        match self.edge.pages.note(note) {
+            Ok(html) => (status, Html(html)).into_response(),
+            Err(error) => Problem::internal(error).into_response(),
+        }
+    }
+
+    /// We cannot do our part.
+    fn sorry(&self, error: impl std::fmt::Display) -> Response {
+        tracing::warn!(%error, "payer's request not served");
+        self.note(StatusCode::SERVICE_UNAVAILABLE, self.words.sorry)
+    }
+
+    fn unknown_link(&self) -> Response {
+        self.note(StatusCode::NOT_FOUND, self.words.unknown)
     }
 }
 
@@ -119,15 +145,16 @@ fn secured(routes: Router) -> Router {
 }
 
 /// Leads from a reminder to the payment page, and notes the visit.
-async fn pay(State(edge): State<Edge>, method: Method, Path(token): Path<String>) -> Response {
+async fn pay(State(edge): State<Edge>, method: Method, headers: HeaderMap, Path(token): Path<String>) -> Response {
     let Some(Link::Pay { merchant, customer, invoice, reminder }) = Link::parse(&token, &edge.host.links) else {
-        return edge.unknown_link();
+        return edge.page(&headers, None).unknown_link();
     };
+    let page = edge.page(&headers, Some(&merchant));
     let target = match store::pay_targets(&edge.host.pool, merchant.as_str(), &[invoice.as_str()]).await {
         Ok(found) => found.into_iter().next(),
-        Err(error) => return edge.sorry(error),
+        Err(error) => return page.sorry(error),
     };
-    let Some((_, target)) = target else { return edge.unknown_link() };
+    let Some((_, target)) = target else { return page.unknown_link() };
     // A scanner's HEAD is no visit; neither is a payer kept from paying because we cannot write it down.
     if method != Method::HEAD {
         let now = edge.host.now();
@@ -145,60 +172,55 @@ async fn pay(State(edge): State<Edge>, method: Method, Path(token): Path<String>
         }
     }
     if target.status != "open" {
-        let text = format!("Invoice {} is settled. There is nothing left to pay. Thank you!", target.number);
-        return edge.note(StatusCode::OK, "Already settled", text);
+        return page.note_about(&target.number, page.words.settled);
     }
     if target.pay_url.reveal().is_empty() {
-        let text = format!("Please pay invoice {} as it is described there, or answer our message.", target.number);
-        return edge.note(StatusCode::OK, "No payment page", text);
+        return page.note_about(&target.number, page.words.no_page);
     }
     Redirect::to(target.pay_url.reveal()).into_response()
 }
 
 /// Shows the invoices of a reminder, each with its link: a visit is noted when one of them is followed.
-async fn pay_all(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
+async fn pay_all(State(edge): State<Edge>, headers: HeaderMap, Path(token): Path<String>) -> Response {
     let Some(Link::PayAll { merchant, customer, invoices, reminder }) = Link::parse(&token, &edge.host.links) else {
-        return edge.unknown_link();
+        return edge.page(&headers, None).unknown_link();
     };
+    let page = edge.page(&headers, Some(&merchant));
     let wanted: Vec<&str> = invoices.iter().map(InvoiceId::as_str).collect();
     let targets = match store::pay_targets(&edge.host.pool, merchant.as_str(), &wanted).await {
-        Ok(targets) if targets.is_empty() => return edge.unknown_link(),
+        Ok(targets) if targets.is_empty() => return page.unknown_link(),
         Ok(targets) => targets,
-        Err(error) => return edge.sorry(error),
+        Err(error) => return page.sorry(error),
     };
     let link = |(invoice, target): (InvoiceId, PayTarget)| {
+        let label = |text: &str| text.replace("{}", &target.number);
         if target.status != "open" {
-            return NoteLink { label: format!("Invoice {}: settled, thank you!", target.number), url: None };
+            return NoteLink { label: label(page.words.paid), url: None };
         }
         let (merchant, customer) = (merchant.clone(), customer.clone());
         let url = Link::Pay { merchant, customer, invoice, reminder }.url(&edge.host.links);
-        NoteLink { label: format!("Pay invoice {}", target.number), url: Some(url) }
+        NoteLink { label: label(page.words.pay), url: Some(url) }
     };
     let links = targets.into_iter().map(link).collect();
-    edge.note_with(StatusCode::OK, Note { title: "Your invoices", text: String::new(), form: None, links })
+    page.note_with(StatusCode::OK, page.words.invoices, String::new(), None, links)
 }
 
 /// Only shows: mail scanners follow links.
-async fn unsubscribe_page(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
-    match Link::parse(&token, &edge.host.links) {
-        Some(Link::Unsubscribe { .. }) => edge.note_with(
-            StatusCode::OK,
-            Note {
-                title: "No more reminders by email?",
-                text: "We will not remind you by email any more. Your invoices stay as they are.".to_owned(),
-                form: Some("Unsubscribe"),
-                links: Vec::new(),
-            },
-        ),
-        _ => edge.unknown_link(),
-    }
+async fn unsubscribe_page(State(edge): State<Edge>, headers: HeaderMap, Path(token): Path<String>) -> Response {
+    let Some(Link::Unsubscribe { merchant, .. }) = Link::parse(&token, &edge.host.links) else {
+        return edge.page(&headers, None).unknown_link();
+    };
+    let page = edge.page(&headers, Some(&merchant));
+    let [title, text] = page.words.unsubscribe;
+    page.note_with(StatusCode::OK, title, text.to_owned(), Some(page.words.unsubscribe_now), Vec::new())
 }
 
 /// Acts: the button of the page above, and the one-click POST of mail programs (RFC 8058).
-async fn unsubscribe(State(edge): State<Edge>, Path(token): Path<String>) -> Response {
+async fn unsubscribe(State(edge): State<Edge>, headers: HeaderMap, Path(token): Path<String>) -> Response {
     let Some(Link::Unsubscribe { merchant, customer, reminder }) = Link::parse(&token, &edge.host.links) else {
-        return edge.unknown_link();
+        return edge.page(&headers, None).unknown_link();
     };
+    let page = edge.page(&headers, Some(&merchant));
     let response = PayerResponse {
         // Twice is once.
         id: kernel::id::derive("tracker", merchant.as_str(), customer.as_str(), "unsubscribed"),
@@ -210,8 +232,8 @@ async fn unsubscribe(State(edge): State<Edge>, Path(token): Path<String>) -> Res
         responded_at: edge.host.now(),
     };
     match edge.note_response(response).await {
-        Ok(()) => edge.note(StatusCode::OK, "Done", "You will get no more reminders by email from us."),
-        Err(error) => edge.sorry(error),
+        Ok(()) => page.note(StatusCode::OK, page.words.unsubscribed),
+        Err(error) => page.sorry(error),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod lift;
 pub mod page;
 pub mod reports;
 pub mod store;
+pub mod words;
 
 pub use config::Config;
 

@@ -16,7 +16,11 @@ pub struct Pages(Environment<'static>);
 
 /// A short note to a payer.
 #[derive(Debug, Serialize)]
-pub struct Note {
+pub struct Note<'a> {
+    /// Its language, BCP 47.
+    pub language: &'static str,
+    /// From whom; empty if that is not known.
+    pub merchant: &'a str,
     /// What it is about.
     pub title: &'static str,
     /// What there is to know.
@@ -163,7 +167,7 @@ impl Pages {
     }
 
     /// A note to a payer.
-    pub fn note(&self, note: Note) -> Result<String, minijinja::Error> {
+    pub fn note(&self, note: Note<'_>) -> Result<String, minijinja::Error> {
         self.0.get_template("note.html")?.render(Serde(note))
     }
 

@@ -210,6 +210,9 @@ async fn pay_links_lead_to_the_page_and_note_the_visit() {
     assert!(status == 200 && page.contains("Already settled"), "{page}");
     let (status, page) = rig.get(rig.link(&pay("unheard-of"))).await;
     assert!(status == 404 && page.contains("Unknown link"), "{page}");
+    let danish = rig.client.get(rig.link(&pay("paid"))).header("accept-language", "da-DK,en;q=0.5");
+    let page = danish.send().await.unwrap().text().await.unwrap();
+    assert!(page.contains(r#"lang="da""#) && page.contains("Allerede betalt") && page.contains("acme Ltd"), "{page}");
     let (status, _) = rig.get(url.replace("/p/", "/p/x")).await;
     assert_eq!(status, 404, "a changed link is no link");
 
@@ -229,7 +232,7 @@ async fn pay_links_lead_to_the_page_and_note_the_visit() {
         .iter()
         .map(|e| if let AnyEvent::CustomerResponded(r) = e { r.kind() } else { Default::default() })
         .collect();
-    assert_eq!(kinds, [v1::ResponseKind::VisitedPayPage; 2]);
+    assert_eq!(kinds, [v1::ResponseKind::VisitedPayPage; 3]);
     rig.end().await;
 }
 
@@ -243,7 +246,7 @@ async fn only_a_post_unsubscribes_and_twice_is_once() {
     };
     let url = rig.link(&link);
     let (status, page) = rig.get(url.clone()).await;
-    assert!(status == 200 && page.contains("<form"), "{page}");
+    assert!(status == 200 && page.contains("<form") && page.contains(r#"lang="en""#), "{page}");
     assert_eq!(rig.system.emitted(Service::Tracker).await.unwrap().len(), 0, "a GET never unsubscribes");
     for _ in 0..2 {
         let one_click = rig
