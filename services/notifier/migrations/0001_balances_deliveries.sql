@@ -24,7 +24,7 @@ COMMENT ON TABLE  notifier.balance IS 'What is owed on each invoice. Locked whil
 COMMENT ON COLUMN notifier.balance.merchant      IS 'Whose';
 COMMENT ON COLUMN notifier.balance.invoice       IS 'The processor''s id';
 COMMENT ON COLUMN notifier.balance.customer      IS 'The processor''s id of the customer';
-COMMENT ON COLUMN notifier.balance.version       IS 'Of the snapshot: a lower one never replaces a higher one';
+COMMENT ON COLUMN notifier.balance.version       IS 'Of the snapshot: a lower one never replaces a higher one. Nothing changes here without a higher one: the last look before a dot goes by it';
 COMMENT ON COLUMN notifier.balance.epoch         IS '1, and one more after each chargeback or late failure';
 COMMENT ON COLUMN notifier.balance.status        IS 'open, paid, void or written_off';
 COMMENT ON COLUMN notifier.balance.disputed      IS 'Nothing is sent while it lasts';
@@ -136,8 +136,8 @@ CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);
 
 CREATE TABLE notifier.pattern (
-    id   uuid PRIMARY KEY,
-    text text NOT NULL
+    id   uuid  PRIMARY KEY,
+    text bytea NOT NULL
 );
 
 COMMENT ON TABLE  notifier.pattern IS 'Templates that kept messages were made from: what is kept is what differs. Nobody''s data. A few for each change of a template: they stay';

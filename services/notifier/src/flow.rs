@@ -177,6 +177,8 @@ pub struct Ticket {
     pub id: Uuid,
     /// How often it was claimed, this time included: tells this claim from others.
     pub attempts: i32,
+    /// When it was claimed.
+    pub claimed: Instant,
     /// How often the relay was tried in vain before.
     pub tries: i32,
     /// It was put back to wait for its turn, which has come.
@@ -193,7 +195,7 @@ pub struct Ticket {
     pub hours: ContactHours,
     /// What was owed when it was claimed.
     pub owed: Vec<(ReminderLine, Balance)>,
-    /// The versions of all its invoices by which that was seen.
+    /// The versions of all its invoices by which that was seen: as long as they stay, so does what is owed.
     pub seen: BTreeMap<InvoiceKey, i64>,
     /// The name to greet.
     pub name: Masked<String>,
@@ -427,6 +429,7 @@ fn read_ticket(delivery: &Claimed) -> Result<Ticket, Malformed> {
     Ok(Ticket {
         id: delivery.id,
         attempts: delivery.attempts,
+        claimed: Instant::now(),
         tries: delivery.tries,
         has_slot: delivery.reason == pace::RATE,
         merchant: snapshot::id("reminder.merchant_id", &reminder.merchant_id)?,
@@ -651,11 +654,12 @@ fn last_look(
         }
         Some(Claims::Owed(_)) | None => {}
     }
-    let is_about = |(merchant, subject): &(String, String)| {
-        *merchant == ticket.reminder.merchant_id && ticket.subjects.iter().any(|s| s.reveal() == subject)
-    };
-    match suppressed.iter().find(|(key, _)| is_about(key)) {
-        Some((_, reason)) => Some(Verdict::Suppressed(reason.clone())),
+    // What a person wants goes before what became of an address: it is not to be got round by another channel.
+    let merchant = &ticket.reminder.merchant_id;
+    let on_list = |subject: &Masked<String>| suppressed.get(&(merchant.clone(), subject.reveal().clone()));
+    let reason = if suppressed.is_empty() { None } else { ticket.subjects.iter().find_map(on_list) };
+    match reason {
+        Some(reason) => Some(Verdict::Suppressed(reason.clone())),
         None => closed_now(&ticket.hours, now),
     }
 }

@@ -37,7 +37,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Compresses a message that was made from no template.
+    /// Compresses a message without a pattern.
     pub fn of(raw: &[u8]) -> Self {
         Self { stored: lz4_flex::compress_prepend_size(raw), pattern: None }
     }
@@ -59,8 +59,8 @@ impl Kept {
     }
 
     /// The message that was stored, with the text of its pattern, if it has one. `None`: what is stored is none.
-    pub fn open(stored: &[u8], pattern: Option<&str>) -> Option<Masked<Vec<u8>>> {
-        let dictionary = pattern.unwrap_or_default().as_bytes();
+    pub fn open(stored: &[u8], pattern: Option<&[u8]>) -> Option<Masked<Vec<u8>>> {
+        let dictionary = pattern.unwrap_or_default();
         lz4_flex::block::decompress_size_prepended_with_dict(stored, dictionary).ok().map(Masked::new)
     }
 }
@@ -89,7 +89,10 @@ mod tests {
         let raw = text("Ada", "12.00");
         let kept = Kept::with(raw.as_bytes(), pattern.clone());
         assert!(kept.stored().len() < 150, "{} bytes", kept.stored().len());
-        assert_eq!(Kept::open(kept.stored(), Some(pattern.text())).map(Masked::into_inner), Some(raw.into_bytes()));
+        assert_eq!(
+            Kept::open(kept.stored(), Some(pattern.text().as_bytes())).map(Masked::into_inner),
+            Some(raw.into_bytes())
+        );
         assert_eq!(Pattern::new(pattern.text().to_owned()).id(), pattern.id());
         assert_ne!(Pattern::new(String::new()).id(), pattern.id());
     }

@@ -31,7 +31,7 @@ use opentelemetry::metrics::{Counter, Gauge};
 use runtime::Host;
 use runtime::failpoint::reached;
 use runtime::merchant::RepliesThrough;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
@@ -64,6 +64,8 @@ const PERMIT: Duration = Duration::from_secs(1);
 /// T1 is good for so long: whoever slept longer may have been taken over.
 pub(crate) const ANNOUNCED: Duration = Duration::from_secs(3);
 const _: () = assert!(ANNOUNCED.as_millis() < store::MARGIN.as_millis());
+/// What has waited for a connection for so long is given back: after an hour in our hands others take it for lost.
+const LONGEST_WAIT: Duration = Duration::from_mins(30);
 /// How long a process may be silent and still claim.
 const LEASE: Duration = Duration::from_secs(6);
 /// How often the lease is prolonged.
@@ -335,13 +337,14 @@ impl Desk {
 
     /// What messages are compressed against is there before they are.
     async fn keep_patterns(&self, patterns: impl Iterator<Item = &Arc<Pattern>>) -> sqlx::Result<()> {
-        let new: Vec<_> = {
+        let new: BTreeMap<_, _> = {
             let kept = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);
-            patterns.filter(|pattern| !kept.contains(&pattern.id())).cloned().collect()
+            let new = patterns.filter(|pattern| !kept.contains(&pattern.id()));
+            new.map(|pattern| (pattern.id(), pattern.clone())).collect()
         };
         if !new.is_empty() {
             store::keep_patterns(&self.host.pool, &new).await?;
-            self.patterns.lock().unwrap_or_else(PoisonError::into_inner).extend(new.iter().map(|pattern| pattern.id()));
+            self.patterns.lock().unwrap_or_else(PoisonError::into_inner).extend(new.into_keys());
         }
         Ok(())
     }
@@ -591,6 +594,9 @@ impl Worker {
 
     /// Hands one message over, or finds out why not.
     async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
+        if ticket.claimed.elapsed() > LONGEST_WAIT {
+            return (ticket, Verdict::put_back(self.desk.host.now(), "relay_slow"));
+        }
         let (mail, pattern) = match self.desk.render(&ticket).await {
             Ok(rendered) => rendered,
             Err(verdict) => return (ticket, verdict),

@@ -416,7 +416,8 @@ pub async fn load_balances(tx: &mut PgConnection, keys: &[&InvoiceKey]) -> sqlx:
 }
 
 /// Locks what is owed on invoices: no payment can be recorded for them until the transaction ends. Returns those whose version
-/// is another than the one with which they come, and those that are not there.
+/// is another than the one with which they come, and those that are not there. Nothing but [`upsert_balances`] changes a balance,
+/// and that never without raising its version.
 pub async fn lock_balances<'a>(
     tx: &mut PgConnection,
     seen: &BTreeMap<&'a InvoiceKey, i64>,
@@ -564,13 +565,13 @@ pub async fn mark_imminent(
 }
 
 /// Keeps what messages that come are compressed against. One that is there stays.
-pub async fn keep_patterns(db: impl PgExecutor<'_>, patterns: &[Arc<Pattern>]) -> sqlx::Result<()> {
+pub async fn keep_patterns(db: impl PgExecutor<'_>, patterns: &BTreeMap<Uuid, Arc<Pattern>>) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO notifier.pattern (id, text) SELECT * FROM UNNEST($1::uuid[], $2::text[]) AS p (id, text)
-         ORDER BY id ON CONFLICT DO NOTHING",
+        "INSERT INTO notifier.pattern (id, text) SELECT * FROM UNNEST($1::uuid[], $2::bytea[]) AS p (id, text)
+         ON CONFLICT DO NOTHING",
     )
-    .bind(patterns.iter().map(|p| p.id()).bind_iter())
-    .bind(patterns.iter().map(|p| p.text()).bind_iter())
+    .bind(patterns.keys().copied().bind_iter())
+    .bind(patterns.values().map(|p| p.text().as_bytes()).bind_iter())
     .execute(db)
     .await
     .map(drop)
@@ -701,7 +702,8 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
 /// over any more.
 pub const MARGIN: Duration = Duration::from_secs(4);
 
-/// Takes over what is held by processes without a lease, or for longer than anything is in work: a claim whose commit was
+/// Takes over what is held by processes without a lease, or for longer than anything is in work (see `LONGEST_WAIT` of the
+/// sender): a claim whose commit was
 /// never confirmed is in nobody's hands. What was only claimed goes back, and so does what the merchant's system knows by its
 /// id however often it comes; what else may have been handed over is unknown, and is returned. Modelled in `tests/model.rs`.
 pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
@@ -797,7 +799,7 @@ pub async fn find_message(
     db: impl PgExecutor<'_>,
     delivery: Uuid,
 ) -> sqlx::Result<Option<(Masked<String>, Masked<Vec<u8>>)>> {
-    let row: Option<(String, Vec<u8>, Option<String>)> = sqlx::query_as(
+    let row: Option<(String, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
         "SELECT m.recipient, m.raw, p.text FROM notifier.message AS m LEFT JOIN notifier.pattern AS p ON p.id = m.pattern
          WHERE m.delivery = $1",
     )

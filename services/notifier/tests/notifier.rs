@@ -333,17 +333,40 @@ async fn a_payment_between_rendering_and_the_dot_is_seen() {
     rig.end().await;
 }
 
-#[tokio::test]
-async fn an_unsubscribed_customer_hears_nothing_more() {
-    let rig = Rig::start().await;
-    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
-    let gone = v1::CustomerResponded {
+fn unsubscribed() -> v1::CustomerResponded {
+    v1::CustomerResponded {
         merchant_id: "acme".into(),
         customer_id: "cus_1".into(),
         kind: v1::ResponseKind::Unsubscribed.into(),
         ..Default::default()
-    };
-    rig.emit(&TRACKER_PAGES, [gone]).await;
+    }
+}
+
+/// An address that nothing reaches is a reason to go on by another channel; a wish is none.
+#[tokio::test]
+async fn a_wish_goes_before_a_bounce_at_the_dot() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.wait_for("balance", 1).await;
+    let bounced = "INSERT INTO notifier.suppression
+                   SELECT merchant, 'email', 'address:' || lower(bill_to_email), 'bounced', '', now() FROM notifier.balance";
+    assert_eq!(sqlx::query(bounced).execute(&rig.pool).await.unwrap().rows_affected(), 1);
+    rig.smtp.script(
+        |phase, _| if phase == Phase::Data { Reaction::Delay(Duration::from_millis(400)) } else { Reaction::Proceed },
+    );
+    rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;
+    rig.wait_for("delivery WHERE state = 'claimed'", 1).await;
+    rig.emit(&TRACKER_PAGES, [unsubscribed()]).await;
+    rig.wait_for_told(&["suppressed unsubscribed"]).await;
+    rig.mails(0).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_unsubscribed_customer_hears_nothing_more() {
+    let rig = Rig::start().await;
+    rig.emit(&INGEST_INTAKE, [issued("in_1")]).await;
+    rig.emit(&TRACKER_PAGES, [unsubscribed()]).await;
     rig.wait_for("balance", 1).await;
     rig.wait_for("suppression", 1).await;
     rig.emit(&SCHEDULER_TIMERS, [due(&["in_1"])]).await;

@@ -171,8 +171,10 @@ async fn pay(State(edge): State<Edge>, method: Method, headers: HeaderMap, Path(
             tracing::warn!(%error, "visit not recorded");
         }
     }
-    if target.status != "open" {
-        return page.note_about(&target.number, page.words.settled);
+    match target.status.as_str() {
+        "open" => {}
+        "paid" => return page.note_about(&target.number, page.words.settled),
+        _ => return page.note_about(&target.number, page.words.closed),
     }
     if target.pay_url.reveal().is_empty() {
         return page.note_about(&target.number, page.words.no_page);
@@ -194,8 +196,10 @@ async fn pay_all(State(edge): State<Edge>, headers: HeaderMap, Path(token): Path
     };
     let link = |(invoice, target): (InvoiceId, PayTarget)| {
         let label = |text: &str| text.replace("{}", &target.number);
-        if target.status != "open" {
-            return NoteLink { label: label(page.words.paid), url: None };
+        match target.status.as_str() {
+            "open" => {}
+            "paid" => return NoteLink { label: label(page.words.paid), url: None },
+            _ => return NoteLink { label: label(page.words.nothing), url: None },
         }
         let (merchant, customer) = (merchant.clone(), customer.clone());
         let url = Link::Pay { merchant, customer, invoice, reminder }.url(&edge.host.links);

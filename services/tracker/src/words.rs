@@ -12,8 +12,10 @@ pub struct Words {
     pub sorry: Note,
     /// There is no such link.
     pub unknown: Note,
-    /// The invoice of the link is not owed any more.
+    /// The invoice of the link is paid.
     pub settled: Note,
+    /// It is not owed any more, although nobody has paid it.
+    pub closed: Note,
     /// The invoice has no address at which to pay.
     pub no_page: Note,
     /// Over several invoices.
@@ -22,6 +24,8 @@ pub struct Words {
     pub pay: &'static str,
     /// One of them, paid.
     pub paid: &'static str,
+    /// One of them, not owed any more.
+    pub nothing: &'static str,
     /// Before somebody unsubscribes.
     pub unsubscribe: Note,
     /// The button for it.
@@ -40,10 +44,12 @@ static ALL: [Words; 10] = [
             "This link is not complete or not valid any more. Please use the one in the latest message.",
         ],
         settled: ["Already settled", "Invoice {} is settled. There is nothing left to pay. Thank you!"],
+        closed: ["Nothing to pay", "Invoice {} is closed. There is nothing left to pay."],
         no_page: ["No payment page", "Please pay invoice {} as it is described there, or answer our message."],
         invoices: "Your invoices",
         pay: "Pay invoice {}",
         paid: "Invoice {}: settled, thank you!",
+        nothing: "Invoice {}: nothing to pay",
         unsubscribe: [
             "No more reminders by email?",
             "We will not remind you by email any more. Your invoices stay as they are.",
@@ -62,6 +68,7 @@ static ALL: [Words; 10] = [
             "Dieser Link ist unvollständig oder nicht mehr gültig. Bitte nehmen Sie den aus der neuesten Nachricht.",
         ],
         settled: ["Bereits beglichen", "Rechnung {} ist beglichen. Es ist nichts mehr zu bezahlen. Vielen Dank!"],
+        closed: ["Nichts zu bezahlen", "Rechnung {} ist abgeschlossen. Es ist nichts mehr zu bezahlen."],
         no_page: [
             "Keine Zahlungsseite",
             "Bitte bezahlen Sie Rechnung {} wie dort angegeben, oder antworten Sie auf unsere Nachricht.",
@@ -69,6 +76,7 @@ static ALL: [Words; 10] = [
         invoices: "Ihre Rechnungen",
         pay: "Rechnung {} bezahlen",
         paid: "Rechnung {}: beglichen, vielen Dank!",
+        nothing: "Rechnung {}: nichts zu bezahlen",
         unsubscribe: [
             "Keine Erinnerungen mehr per E-Mail?",
             "Wir erinnern Sie dann nicht mehr per E-Mail. An Ihren Rechnungen ändert das nichts.",
@@ -84,10 +92,12 @@ static ALL: [Words; 10] = [
             "Este enlace está incompleto o ya no es válido. Utilice el del mensaje más reciente.",
         ],
         settled: ["Ya está pagada", "La factura {} está pagada. No queda nada por pagar. ¡Gracias!"],
+        closed: ["Nada que pagar", "La factura {} está cerrada. No queda nada por pagar."],
         no_page: ["Sin página de pago", "Pague la factura {} como se indica en ella o responda a nuestro mensaje."],
         invoices: "Sus facturas",
         pay: "Pagar la factura {}",
         paid: "Factura {}: pagada, ¡gracias!",
+        nothing: "Factura {}: nada que pagar",
         unsubscribe: [
             "¿No recibir más recordatorios por correo electrónico?",
             "No volveremos a enviarle recordatorios por correo electrónico. Sus facturas no cambian.",
@@ -103,6 +113,7 @@ static ALL: [Words; 10] = [
             "Ce lien est incomplet ou n’est plus valable. Veuillez utiliser celui du dernier message.",
         ],
         settled: ["Déjà réglée", "La facture {} est réglée. Il ne reste rien à payer. Merci\u{a0}!"],
+        closed: ["Rien à payer", "La facture {} est close. Il ne reste rien à payer."],
         no_page: [
             "Pas de page de paiement",
             "Veuillez régler la facture {} comme elle l’indique, ou répondre à notre message.",
@@ -110,6 +121,7 @@ static ALL: [Words; 10] = [
         invoices: "Vos factures",
         pay: "Payer la facture {}",
         paid: "Facture {}\u{a0}: réglée, merci\u{a0}!",
+        nothing: "Facture {}\u{a0}: rien à payer",
         unsubscribe: [
             "Ne plus recevoir de rappels par e-mail\u{a0}?",
             "Nous ne vous enverrons plus de rappels par e-mail. Vos factures restent inchangées.",
@@ -125,6 +137,7 @@ static ALL: [Words; 10] = [
             "Questo link è incompleto o non è più valido. Utilizzi quello del messaggio più recente.",
         ],
         settled: ["Già saldata", "La fattura {} è saldata. Non c’è più nulla da pagare. Grazie!"],
+        closed: ["Nulla da pagare", "La fattura {} è chiusa. Non c’è più nulla da pagare."],
         no_page: [
             "Nessuna pagina di pagamento",
             "Paghi la fattura {} come vi è indicato oppure risponda al nostro messaggio.",
@@ -132,6 +145,7 @@ static ALL: [Words; 10] = [
         invoices: "Le Sue fatture",
         pay: "Paga la fattura {}",
         paid: "Fattura {}: saldata, grazie!",
+        nothing: "Fattura {}: nulla da pagare",
         unsubscribe: [
             "Non ricevere più promemoria via e-mail?",
             "Non Le invieremo più promemoria via e-mail. Le Sue fatture restano come sono.",
@@ -147,10 +161,12 @@ static ALL: [Words; 10] = [
             "Deze link is niet volledig of niet meer geldig. Gebruik die uit het laatste bericht.",
         ],
         settled: ["Al voldaan", "Factuur {} is voldaan. Er hoeft niets meer betaald te worden. Dank u wel!"],
+        closed: ["Niets te betalen", "Factuur {} is afgesloten. Er hoeft niets meer betaald te worden."],
         no_page: ["Geen betaalpagina", "Betaal factuur {} zoals daarop staat, of antwoord op ons bericht."],
         invoices: "Uw facturen",
         pay: "Factuur {} betalen",
         paid: "Factuur {}: voldaan, dank u wel!",
+        nothing: "Factuur {}: niets te betalen",
         unsubscribe: [
             "Geen herinneringen meer per e-mail?",
             "Wij herinneren u dan niet meer per e-mail. Uw facturen blijven zoals ze zijn.",
@@ -166,10 +182,12 @@ static ALL: [Words; 10] = [
             "Este link está incompleto ou já não é válido. Utilize o da mensagem mais recente.",
         ],
         settled: ["Já está paga", "A fatura {} está paga. Não há mais nada a pagar. Agradecemos!"],
+        closed: ["Nada a pagar", "A fatura {} está encerrada. Não há mais nada a pagar."],
         no_page: ["Sem página de pagamento", "Pague a fatura {} como nela está indicado ou responda à nossa mensagem."],
         invoices: "As suas faturas",
         pay: "Pagar a fatura {}",
         paid: "Fatura {}: paga, agradecemos!",
+        nothing: "Fatura {}: nada a pagar",
         unsubscribe: [
             "Não receber mais lembretes por e-mail?",
             "Não lhe enviaremos mais lembretes por e-mail. As suas faturas não mudam.",
@@ -185,6 +203,7 @@ static ALL: [Words; 10] = [
             "Ten link jest niekompletny lub stracił ważność. Proszę użyć linku z najnowszej wiadomości.",
         ],
         settled: ["Już opłacona", "Faktura {} jest opłacona. Nie pozostało nic do zapłaty. Dziękujemy!"],
+        closed: ["Nic do zapłaty", "Faktura {} jest zamknięta. Nie pozostało nic do zapłaty."],
         no_page: [
             "Brak strony płatności",
             "Prosimy opłacić fakturę {} zgodnie z podanymi na niej danymi albo odpowiedzieć na naszą wiadomość.",
@@ -192,6 +211,7 @@ static ALL: [Words; 10] = [
         invoices: "Państwa faktury",
         pay: "Opłać fakturę {}",
         paid: "Faktura {}: opłacona, dziękujemy!",
+        nothing: "Faktura {}: nic do zapłaty",
         unsubscribe: [
             "Rezygnacja z przypomnień wysyłanych e-mailem?",
             "Nie będziemy więcej wysyłać Państwu przypomnień e-mailem. Faktury pozostają bez zmian.",
@@ -207,10 +227,12 @@ static ALL: [Words; 10] = [
             "Linket er ikke fuldstændigt eller gælder ikke længere. Brug linket i den seneste meddelelse.",
         ],
         settled: ["Allerede betalt", "Faktura {} er betalt. Der er ikke mere at betale. Tak!"],
-        no_page: ["Ingen betalingsside", "Betal faktura {}, som det står på den, eller svar på vores meddelelse."],
+        closed: ["Intet at betale", "Faktura {} er afsluttet. Der er ikke mere at betale."],
+        no_page: ["Ingen betalingsside", "Betal faktura {} som angivet på fakturaen, eller svar på vores meddelelse."],
         invoices: "Deres fakturaer",
         pay: "Betal faktura {}",
         paid: "Faktura {}: betalt, tak!",
+        nothing: "Faktura {}: intet at betale",
         unsubscribe: [
             "Ingen flere påmindelser på e-mail?",
             "Vi sender Dem ikke flere påmindelser på e-mail. Deres fakturaer ændrer sig ikke.",
@@ -226,15 +248,20 @@ static ALL: [Words; 10] = [
             "Länken är inte fullständig eller gäller inte längre. Använd länken i det senaste meddelandet.",
         ],
         settled: ["Redan betald", "Faktura {} är betald. Det finns inget kvar att betala. Tack!"],
-        no_page: ["Ingen betalsida", "Betala faktura {} så som det står på den, eller svara på vårt meddelande."],
+        closed: ["Inget att betala", "Faktura {} är avslutad. Det finns inget kvar att betala."],
+        no_page: [
+            "Ingen betalsida",
+            "Betala faktura {} enligt uppgifterna på fakturan, eller svara på vårt meddelande.",
+        ],
         invoices: "Era fakturor",
         pay: "Betala faktura {}",
         paid: "Faktura {}: betald, tack!",
+        nothing: "Faktura {}: inget att betala",
         unsubscribe: [
             "Inga fler påminnelser via e-post?",
             "Vi skickar inga fler påminnelser till er via e-post. Era fakturor förblir som de är.",
         ],
-        unsubscribe_now: "Avsluta",
+        unsubscribe_now: "Avregistrera",
         unsubscribed: ["Klart", "Ni får inga fler påminnelser från oss via e-post."],
     },
 ];
@@ -243,7 +270,7 @@ static ALL: [Words; 10] = [
 pub fn chosen(accept_language: &str, merchant: &str) -> &'static Words {
     let range = |entry: &str| -> Option<(u16, String)> {
         let (range, weight) = entry.split_once(';').unwrap_or((entry, "q=1"));
-        let weight: f32 = weight.trim().strip_prefix("q=")?.parse().ok()?;
+        let weight: f32 = weight.trim().strip_prefix(['q', 'Q'])?.strip_prefix('=')?.parse().ok()?;
         // In thousandths, as precise as they may be.
         let weight = (weight.clamp(0.0, 1.0) * 1_000.0) as u16;
         (weight > 0).then(|| (weight, range.trim().to_owned()))
@@ -269,7 +296,7 @@ mod tests {
     fn the_reader_is_spoken_to_in_a_language_of_his_choice() {
         let language = |accept, merchant| chosen(accept, merchant).language;
         assert_eq!(language("de-CH, fr;q=0.9", "en"), "de");
-        assert_eq!(language("en;q=0.5,PL;q=0.8, xx", "de"), "pl", "the weights count, not the order");
+        assert_eq!(language("en;q=0.5,PL;Q=0.8, xx", "de"), "pl", "the weights count, not the order");
         assert_eq!(language("da;q=0, ja", "sv-SE"), "sv", "what is not wanted, and what there is not");
         assert_eq!(language("", "pt_BR"), "pt");
         assert_eq!(language("*;q=0.1, \u{1f642};q=x;;,", ""), "en");
@@ -278,7 +305,7 @@ mod tests {
     #[test]
     fn every_language_names_the_invoice_where_the_others_do() {
         for words in &ALL {
-            for text in [words.settled[1], words.no_page[1], words.pay, words.paid] {
+            for text in [words.settled[1], words.closed[1], words.no_page[1], words.pay, words.paid, words.nothing] {
                 assert_eq!(text.matches("{}").count(), 1, "{}: {text}", words.language);
             }
             let others = [words.sorry, words.unknown, words.unsubscribe, words.unsubscribed];

@@ -7,7 +7,7 @@ pub mod store;
 
 use crate::domain::Balance;
 use crate::message::Attachment;
-use crate::webhook::client::Client;
+use crate::webhook::client::{Client, Fetched};
 use events::v1::ReminderLine;
 use kernel::Masked;
 use runtime::{Host, Merchant};
@@ -63,9 +63,10 @@ impl Documents {
             return Ok(known);
         }
         let document = match tokio::time::timeout(WAIT, self.client.get(url, MAX_BYTES)).await {
-            Ok(Ok(fetched)) => match pdf::check(&fetched.kind, &fetched.bytes) {
-                Ok(()) => Document { pdf: Some(Masked::new(fetched.bytes)), reason: String::new() },
-                Err(reason) => Document { pdf: None, reason: reason.to_owned() },
+            // It may be long and in a thousand pieces: not where permits are waited for.
+            Ok(Ok(fetched)) => match tokio::task::spawn_blocking(move || checked(fetched)).await {
+                Ok(document) => document,
+                Err(error) => Document { pdf: None, reason: error.to_string() },
             },
             Ok(Err(problem)) => Document { pdf: None, reason: problem.to_string() },
             Err(_) => {
@@ -75,6 +76,13 @@ impl Documents {
         let now = self.host.now();
         store::keep(&self.host.pool, merchant.id.as_str(), &line.invoice_id, &hash, &document, now).await?;
         Ok(document)
+    }
+}
+
+fn checked(fetched: Fetched) -> Document {
+    match pdf::check(&fetched.kind, &fetched.bytes) {
+        Ok(()) => Document { pdf: Some(Masked::new(fetched.bytes)), reason: String::new() },
+        Err(reason) => Document { pdf: None, reason: reason.to_owned() },
     }
 }
 

@@ -1,20 +1,21 @@
 //! What may travel as a PDF. Pure.
 
-/// Names of what acts by itself when it is opened, or cannot be looked into.
+use memchr::memmem;
+use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
+
+/// Names of what acts by itself when it is opened, or cannot be looked into. All are too long to be found by chance in what is
+/// compressed: `/JS`, which stands beside the first or in a rendition, is not.
 const ACTIVE: [(&[u8], &str); 6] = [
     (b"/JavaScript", "contains scripts"),
-    (b"/JS", "contains scripts"),
     (b"/Launch", "starts programs"),
     (b"/RichMedia", "contains media"),
+    (b"/Rendition", "contains media"),
     (b"/XFA", "contains a form that acts by itself"),
     (b"/Encrypt", "is encrypted"),
 ];
 
 /// The files that electronic invoices carry within (Factur-X, ZUGFeRD, XRechnung): data, which nothing starts.
 const E_INVOICES: [&[u8]; 3] = [b"factur-x.xml", b"zugferd-invoice.xml", b"xrechnung.xml"];
-
-/// Filters that nobody needs for compressed objects, except to hide them: with these they are not looked into.
-const OBSCURE: [&[u8]; 4] = [b"/LZWDecode", b"/ASCIIHexDecode", b"/ASCII85Decode", b"/RunLengthDecode"];
 
 /// Why bytes are not attached. This looks at the names in the file, in compressed objects, too; the payer's own programs
 /// look for more.
@@ -27,66 +28,68 @@ pub fn check(kind: &str, bytes: &[u8]) -> Result<(), &'static str> {
         return Err("is no PDF");
     }
     let mut names = plain(bytes);
-    let (objects, count) = compressed_objects(bytes)?;
-    // There are as many as the file says, or some are in a form of their own.
-    let is_obscure = || OBSCURE.iter().any(|filter| contains_name(&names, filter));
-    let said = memchr::memmem::find_iter(&names, b"/ObjStm").count();
-    if said > count || said > 0 && is_obscure() {
-        return Err(UNREADABLE);
-    }
-    names.extend(plain(&objects));
-    if let Some((_, reason)) = ACTIVE.iter().find(|(name, _)| contains_name(&names, name)) {
-        return Err(reason);
-    }
+    active(&names)?;
+    names.extend(plain(&compressed_objects(bytes, &names)?));
+    active(&names)?;
     let lower = names.to_ascii_lowercase();
-    let is_e_invoice = E_INVOICES.iter().any(|name| find(&lower, name).is_some());
+    let is_e_invoice = E_INVOICES.iter().any(|name| memmem::find(&lower, name).is_some());
     if !is_e_invoice && contains_name(&names, b"/EmbeddedFile") {
         return Err("contains other files");
     }
     Ok(())
 }
 
+/// What must not be in it, if there is something.
+fn active(names: &[u8]) -> Result<(), &'static str> {
+    ACTIVE.iter().find(|(name, _)| contains_name(names, name)).map_or(Ok(()), |(_, reason)| Err(*reason))
+}
+
 const UNREADABLE: &str = "has compressed objects that cannot be looked into";
 
-/// What stands in the object streams of a file, and how many there are (ISO 32000-1, 7.5.7). They begin with pairs of numbers,
-/// as hardly anything else that is compressed.
-fn compressed_objects(bytes: &[u8]) -> Result<(Vec<u8>, usize), &'static str> {
-    const BEGINNING: usize = 32;
+/// What the object streams of a file hold (ISO 32000-1, 7.5.7). Errors: one is in another form than everybody makes them, or
+/// does not stand where it should.
+fn compressed_objects(bytes: &[u8], names: &[u8]) -> Result<Vec<u8>, &'static str> {
     /// Of all together; an invoice has some kilobytes.
     const MOST: usize = 8 * 1_024 * 1_024;
-    let (mut objects, mut count) = (Vec::new(), 0);
-    for at in memchr::memmem::find_iter(bytes, b"stream") {
-        let (before, after) = bytes.split_at(at);
-        let data = after.get(b"stream".len()..).unwrap_or_default();
-        let data = data.strip_prefix(b"\r").unwrap_or(data);
-        let Some(data) = data.strip_prefix(b"\n").filter(|_| !before.ends_with(b"end")) else { continue };
-        // What is not compressed stands open in the file.
-        let beginning = inflated(data, BEGINNING).unwrap_or_else(|beginning| beginning);
-        let beginning = if beginning.is_empty() { data.get(..BEGINNING).unwrap_or(data) } else { &beginning };
-        if !begins_with_numbers(beginning) {
+    let (mut objects, mut rest, mut labels) = (Vec::new(), bytes, 0);
+    // What lies between streams, with the dictionary of the next one at its end; and that one.
+    while let Some(at) = memmem::find(rest, b"stream") {
+        let (between, stream) = rest.split_at(at);
+        let length = memmem::find(stream, b"endstream").unwrap_or(stream.len());
+        let (stream, after) = stream.split_at(length);
+        rest = after.get(b"endstream".len()..).unwrap_or_default();
+        let dictionary = plain(between);
+        let count = memmem::find_iter(&dictionary, b"/ObjStm").count();
+        if count == 0 {
             continue;
         }
-        count += 1;
-        let Ok(more) = inflated(data, MOST - objects.len()) else { return Err(UNREADABLE) };
-        objects.extend(more);
+        labels += count;
+        let stream = stream.strip_prefix(b"stream").unwrap_or(stream);
+        let data = stream.strip_prefix(b"\r\n").or_else(|| stream.strip_prefix(b"\n")).ok_or(UNREADABLE)?;
+        let is_plain = !contains_name(&dictionary, b"/Filter");
+        if is_plain && begins_with_numbers(data) {
+            continue; // It stands open in the file.
+        }
+        if OBSCURE.iter().any(|filter| contains_name(&dictionary, filter)) {
+            return Err(UNREADABLE);
+        }
+        let inflated = decompress_to_vec_zlib_with_limit(data, MOST - objects.len()).map_err(|_| UNREADABLE)?;
+        if !begins_with_numbers(&inflated) {
+            return Err(UNREADABLE);
+        }
+        objects.extend(inflated);
         objects.push(b'\n');
         if objects.len() >= MOST {
             return Err(UNREADABLE);
         }
     }
-    Ok((objects, count))
+    // None is hidden in what only looks like another stream.
+    if memmem::find_iter(names, b"/ObjStm").count() > labels { Err(UNREADABLE) } else { Ok(objects) }
 }
 
-/// What a zlib stream gives, empty if it is none; the beginning, if it is more than `most` bytes or broken further on.
-fn inflated(data: &[u8], most: usize) -> Result<Vec<u8>, Vec<u8>> {
-    use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
-    decompress_to_vec_zlib_with_limit(data, most).or_else(|error| {
-        // Of what is broken it is not said how much there was: the rest is zeros.
-        let length = error.output.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let beginning = error.output.get(..length).unwrap_or_default().to_vec();
-        if beginning.is_empty() { Ok(beginning) } else { Err(beginning) }
-    })
-}
+/// Filters that nobody needs for compressed objects, except to hide them.
+const OBSCURE: [&[u8]; 8] =
+    [b"/LZWDecode", b"/LZW", b"/ASCIIHexDecode", b"/AHx", b"/ASCII85Decode", b"/A85", b"/RunLengthDecode", b"/RL"];
 
 /// `12 0 13 57`: numbers and offsets of objects.
 fn begins_with_numbers(bytes: &[u8]) -> bool {
@@ -114,10 +117,10 @@ fn plain(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Whether a name stands there whole: `/JS` is not the beginning of `/JSomething`.
+/// Whether a name stands there whole: `/XFA` is not the beginning of `/XFAcade`.
 fn contains_name(bytes: &[u8], name: &[u8]) -> bool {
     let mut rest = bytes;
-    while let Some(at) = find(rest, name) {
+    while let Some(at) = memmem::find(rest, name) {
         let after = rest.get(at + name.len()..).unwrap_or_default();
         if !after.first().is_some_and(u8::is_ascii_alphanumeric) {
             return true;
@@ -125,10 +128,6 @@ fn contains_name(bytes: &[u8], name: &[u8]) -> bool {
         rest = after;
     }
     false
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
 #[cfg(test)]
@@ -151,11 +150,19 @@ mod tests {
         assert_eq!(of(OBJECTS, &harmless), Ok(()));
         assert_eq!(of(OBJECTS, &packed("12 0\n<< /S /J#61vaScript >>")), Err("contains scripts"));
         assert_eq!(of("/Type /Obj#53tm", &packed("12 0\n<< /S /Launch >>")), Err("starts programs"));
-        assert_eq!(of(OBJECTS, b"12 0 << /JS (x) >>"), Err("contains scripts"), "not compressed after all");
-        assert_eq!(of("", &packed("q 1 0 0 1 72 720 cm /JS Do")), Ok(()), "a page, with a name of its own");
-
+        assert_eq!(of(OBJECTS, b"12 0 << /S /JavaScript >>"), Err("contains scripts"), "not compressed after all");
         assert_eq!(of(OBJECTS, b"\x01\x02"), Err(UNREADABLE), "in a form that is not known");
-        assert_eq!(of("/Type /ObjStm /Filter [/LZWDecode]", &harmless), Err(UNREADABLE), "one that hides, maybe");
+        assert_eq!(of("/Type /ObjStm /Filter [/LZW]", &harmless), Err(UNREADABLE), "one that hides, maybe");
+        let twice = compress_to_vec_zlib(&packed("12 0\n<< /S /JavaScript >>"), 6);
+        let page = with_stream("/Filter /FlateDecode", &packed("1 0 0 -1 0 792 cm"));
+        let hidden = [page, with_stream(OBJECTS, &twice)].concat();
+        assert_eq!(check("application/pdf", &hidden), Err(UNREADABLE), "a page is none of them");
+        let outside = [b"%PDF-1.7 stream\n".to_vec(), with_stream(OBJECTS, &harmless)].concat();
+        assert_eq!(check("application/pdf", &outside), Err(UNREADABLE), "in what looks like another stream");
+        let image = with_stream("/Subtype /Image /Filter [/ASCII85Decode /DCTDecode]", b"s8W-!");
+        let pictured = [image, with_stream(OBJECTS, &harmless)].concat();
+        assert_eq!(check("application/pdf", &pictured), Ok(()), "how an image is packed does not matter");
+        assert_eq!(of("/Encrypt 7 0 R /Type /ObjStm", b"\x01"), Err("is encrypted"));
         assert_eq!(of(OBJECTS, &harmless[..harmless.len() - 8]), Err(UNREADABLE), "cut off");
         let bomb = packed(&format!("12 0 {}", " ".repeat(9 * 1_024 * 1_024)));
         assert!(bomb.len() < 20_000);
@@ -167,11 +174,11 @@ mod tests {
     #[test]
     fn only_harmless_pdfs_are_attached() {
         let of = |body: &str| check("application/pdf; charset=binary", format!("%PDF-1.7\n{body}").as_bytes());
-        assert_eq!(of("1 0 obj << /Type /Catalog /OpenAction [3 0 R /Fit] >> /JSomething"), Ok(()));
+        assert_eq!(of("1 0 obj << /Type /Catalog /OpenAction [3 0 R /Fit] >> /XFAcade"), Ok(()));
         for (body, reason) in [
             ("<< /S /JavaScript /JS (app.alert(1)) >>", "contains scripts"),
             ("<< /S /J#61vaScript >>", "contains scripts"),
-            ("<< /JS(app.alert(1)) >>", "contains scripts"),
+            ("<< /S /Rendition /JS(app.alert(1)) >>", "contains media"),
             ("<< /S /Launch >>", "starts programs"),
             ("<< /Encrypt 7 0 R >>", "is encrypted"),
             ("<< /Type /EmbeddedFile >>", "contains other files"),

@@ -190,7 +190,7 @@ pub async fn personal_data(db: &PgPool, merchant: &str, customer: &str) -> sqlx:
     .bind(customer)
     .fetch_one(db)
     .await?;
-    type Row = (Uuid, String, jiff_sqlx::Timestamp, Vec<u8>, Option<String>);
+    type Row = (Uuid, String, jiff_sqlx::Timestamp, Vec<u8>, Option<Vec<u8>>);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT m.delivery, m.recipient, m.rendered_at, m.raw, p.text
          FROM notifier.message AS m LEFT JOIN notifier.pattern AS p ON p.id = m.pattern

@@ -183,13 +183,15 @@ async fn an_empty_system_shows_its_next_step() {
 #[tokio::test]
 async fn pay_links_lead_to_the_page_and_note_the_visit() {
     let rig = Rig::start().await;
+    let mut void = invoice("void", "2026-06-01", Some("2026-06-02T00:00:00Z"));
+    void.invoice.as_mut().unwrap().status = v1::InvoiceStatus::Void.into();
     rig.emit(
         &INGEST_INTAKE,
         at("2026-05-01T00:00:00Z"),
-        [invoice("open", "2026-06-01", None), invoice("paid", "2026-06-01", Some("2026-06-02T00:00:00Z"))],
+        [invoice("open", "2026-06-01", None), invoice("paid", "2026-06-01", Some("2026-06-02T00:00:00Z")), void],
     )
     .await;
-    rig.wait_for("invoice", 2).await;
+    rig.wait_for("invoice", 3).await;
     let pay = |invoice: &str| Link::Pay {
         merchant: "acme".parse().unwrap(),
         customer: "cus_1".parse().unwrap(),
@@ -210,6 +212,8 @@ async fn pay_links_lead_to_the_page_and_note_the_visit() {
     assert!(status == 200 && page.contains("Already settled"), "{page}");
     let (status, page) = rig.get(rig.link(&pay("unheard-of"))).await;
     assert!(status == 404 && page.contains("Unknown link"), "{page}");
+    let (_, page) = rig.get(rig.link(&pay("void"))).await;
+    assert!(page.contains("Nothing to pay") && !page.contains("Thank you"), "nobody has paid it: {page}");
     let danish = rig.client.get(rig.link(&pay("paid"))).header("accept-language", "da-DK,en;q=0.5");
     let page = danish.send().await.unwrap().text().await.unwrap();
     assert!(page.contains(r#"lang="da""#) && page.contains("Allerede betalt") && page.contains("acme Ltd"), "{page}");
@@ -219,7 +223,7 @@ async fn pay_links_lead_to_the_page_and_note_the_visit() {
     let all = Link::PayAll {
         merchant: "acme".parse().unwrap(),
         customer: "cus_1".parse().unwrap(),
-        invoices: ["open", "paid", "unheard-of"].map(|invoice| invoice.parse().unwrap()).to_vec(),
+        invoices: ["open", "paid", "void", "unheard-of"].map(|invoice| invoice.parse().unwrap()).to_vec(),
         reminder: Uuid::from_u128(1),
     };
     let (status, page) = rig.get(rig.link(&all)).await;
@@ -232,7 +236,7 @@ async fn pay_links_lead_to_the_page_and_note_the_visit() {
         .iter()
         .map(|e| if let AnyEvent::CustomerResponded(r) = e { r.kind() } else { Default::default() })
         .collect();
-    assert_eq!(kinds, [v1::ResponseKind::VisitedPayPage; 3]);
+    assert_eq!(kinds, [v1::ResponseKind::VisitedPayPage; 4]);
     rig.end().await;
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 /// What kind of server.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +17,7 @@ pub(crate) struct Kind {
 
 /// Runs as long as the process.
 pub(crate) async fn start(kind: Kind) -> anyhow::Result<SocketAddr> {
+    let kind = Kind { latency: kind.latency.saturating_sub(lateness(kind.latency).await), ..kind };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let acceptor = testkit::tls::acceptor()?;
@@ -38,6 +40,20 @@ pub(crate) async fn start(kind: Kind) -> anyhow::Result<SocketAddr> {
         }
     });
     Ok(address)
+}
+
+/// How much later than it should a timer goes off, on average, where nothing else is going on: about a millisecond, which
+/// is not the distance that is meant.
+async fn lateness(after: Duration) -> Duration {
+    const TIMES: u32 = 50;
+    if after.is_zero() {
+        return Duration::ZERO;
+    }
+    let begun = Instant::now();
+    for _ in 0..TIMES {
+        tokio::time::sleep(after).await;
+    }
+    (begun.elapsed() / TIMES).saturating_sub(after)
 }
 
 /// Returns whether the client asked for TLS.
