@@ -7,7 +7,7 @@
 //! | `customer-responded` (unsubscribed) | `suppression` | – |
 //! | `reminder-due` | `delivery`: waiting | – |
 //! | its time has come: [`claim`] | claimed; or ended, or put back | `reminder-suppressed`, `reminder-failed` |
-//! | all but the final dot is on the wire: [`announce`], then [`permit`] | imminent, `message` kept; balances locked while dots are written | – |
+//! | all but the final dot is on the wire: [`announce`], then [`permit`] | imminent, `message` kept as what differs from its `pattern`; balances locked while dots are written | – |
 //! | the mail server has answered, or nothing may be sent: [`settle`] | handed_off, suppressed, failed, unknown; or on by the next channel, or put back | `reminder-sent`, `-suppressed`, `-failed`, `-unknown` |
 //! | the lease of a process has ended: [`take_over`] | claimed: waiting again; imminent: unknown | `reminder-unknown` |
 //! | a reminder for a person: [`crate::task`] | `task`: on the call list; handed_off | `reminder-sent` |

@@ -703,9 +703,9 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
 pub const MARGIN: Duration = Duration::from_secs(4);
 
 /// Takes over what is held by processes without a lease, or for longer than anything is in work (see `LONGEST_WAIT` of the
-/// sender): a claim whose commit was
-/// never confirmed is in nobody's hands. What was only claimed goes back, and so does what the merchant's system knows by its
-/// id however often it comes; what else may have been handed over is unknown, and is returned. Modelled in `tests/model.rs`.
+/// sender): a claim whose commit was never confirmed is in nobody's hands. What was only claimed goes back, and so does what
+/// the merchant's system knows by its id however often it comes; what else may have been handed over is unknown, and is
+/// returned. Modelled in `tests/model.rs`.
 pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query(
         "UPDATE notifier.delivery AS h SET state = 'waiting', owner = NULL, reason = 'crashed',
