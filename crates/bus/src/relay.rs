@@ -18,6 +18,7 @@ use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -28,6 +29,15 @@ const QUEUE: usize = 10_000;
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
 /// Batches on their way at the same time: while one waits for the disk the next is written.
 const IN_FLIGHT: usize = 3;
+
+/// From one batch to the next: each costs the broker a directory and a file of its own, whatever is in it, so what nobody waits
+/// for goes together. The first after a pause goes at once, and so does what fills a batch. News of payments never wait.
+const fn pace(service: Service) -> Duration {
+    match service {
+        Service::Ingest => Duration::ZERO,
+        Service::Scheduler | Service::Segmenter | Service::Notifier | Service::Tracker => Duration::from_millis(100),
+    }
+}
 
 /// Rows younger than this belong to the fast path; a younger sweep would only race it, and have its batches refused.
 const SWEEP_AGE_SECONDS: f64 = 5.0;
@@ -55,6 +65,8 @@ pub(crate) struct RelayTasks {
     queue: mpsc::UnboundedReceiver<Queued>,
     /// Rows taken from the queue and not yet on their way.
     taken: Vec<(OutboxKey, OutboxRow)>,
+    /// When the next batch may go that is not full.
+    next: Instant,
 }
 
 impl Relay {
@@ -64,7 +76,7 @@ impl Relay {
         let (sender, queue) = mpsc::unbounded_channel();
         let left_to_sweep = opentelemetry::global::meter("dunlin").u64_counter("dunlin.outbox.left_to_sweep").build();
         let relay = Self { queue: sender, room: Arc::new(Semaphore::new(QUEUE)), js: js.clone(), left_to_sweep };
-        (relay, RelayTasks { service, js, pool, queue, taken: Vec::new() })
+        (relay, RelayTasks { service, js, pool, queue, taken: Vec::new(), next: Instant::now() })
     }
 
     /// Hands committed rows over. Waits a moment for room; without it, or without a broker, the sweep will take them.
@@ -106,7 +118,8 @@ impl RelayTasks {
         while on_their_way.next().await.is_some() {}
     }
 
-    /// Up to one batch of what is queued; waits for it. `None` when nothing more will come, or after `stop`.
+    /// Up to one batch of what is queued; waits for it, and for company. `None` when nothing more will come, or after `stop`.
+    /// What was taken stays taken if this is dropped.
     async fn next_batch(&mut self, stop: &CancellationToken) -> Option<Vec<(OutboxKey, OutboxRow)>> {
         if self.taken.is_empty() {
             let (rows, _room) = tokio::select! {
@@ -116,11 +129,16 @@ impl RelayTasks {
             }?;
             self.taken = rows;
         }
-        while self.taken.len() < MAX_BATCH
-            && let Ok((rows, _room)) = self.queue.try_recv()
-        {
-            self.taken.extend(rows);
+        while self.taken.len() < MAX_BATCH {
+            let more = tokio::select! {
+                biased;
+                Some(more) = self.queue.recv() => more,
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(self.next) => break,
+            };
+            self.taken.extend(more.0);
         }
+        self.next = Instant::now() + pace(self.service);
         let rest = self.taken.split_off(self.taken.len().min(MAX_BATCH));
         Some(std::mem::replace(&mut self.taken, rest))
     }

@@ -90,8 +90,8 @@ CREATE TABLE notifier.delivery (
     request         bytea       NOT NULL,
     invoices        text[]      NOT NULL,
     state           text        NOT NULL DEFAULT 'waiting',
-    waiting         boolean     NOT NULL GENERATED ALWAYS AS (state = 'waiting') STORED,
-    held            boolean     NOT NULL GENERATED ALWAYS AS (state IN ('claimed', 'imminent')) STORED,
+    open            boolean     NOT NULL GENERATED ALWAYS AS (state IN ('waiting', 'claimed', 'imminent')) STORED,
+    unknown         boolean     NOT NULL GENERATED ALWAYS AS (state = 'unknown') STORED,
     next_attempt_at timestamptz NOT NULL,
     attempts        integer     NOT NULL DEFAULT 0,
     tries           integer     NOT NULL DEFAULT 0,
@@ -104,7 +104,7 @@ CREATE TABLE notifier.delivery (
     settled_at      timestamptz,
     assumed_at      timestamptz,
     traceparent     text
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 
 COMMENT ON TABLE  notifier.delivery IS 'Each reminder on its way. The primary key is the reminder: it is never sent twice';
 COMMENT ON COLUMN notifier.delivery.id              IS 'The reminder';
@@ -114,8 +114,8 @@ COMMENT ON COLUMN notifier.delivery.channel         IS 'email, sms, webhook or t
 COMMENT ON COLUMN notifier.delivery.request         IS 'dunlin.events.v1.ReminderDue';
 COMMENT ON COLUMN notifier.delivery.invoices        IS 'The invoices it is about';
 COMMENT ON COLUMN notifier.delivery.state           IS 'waiting; claimed: being prepared, nothing handed over; imminent: the final dot may have been written; then handed_off, suppressed, failed or unknown for good';
-COMMENT ON COLUMN notifier.delivery.waiting         IS 'By the state. Indexes go by this and the next: what stays in a process''s hands changes in none of them';
-COMMENT ON COLUMN notifier.delivery.held            IS 'By the state: in the hands of a process';
+COMMENT ON COLUMN notifier.delivery.open            IS 'By the state: has not ended. Indexes go by this and the next and never by the state: a claim and a permit change none of them, and with half of each page left free the new row stays next to the old one';
+COMMENT ON COLUMN notifier.delivery.unknown         IS 'By the state';
 COMMENT ON COLUMN notifier.delivery.next_attempt_at IS 'Business time before which it is not claimed';
 COMMENT ON COLUMN notifier.delivery.attempts        IS 'How often it was claimed: tells one claim from another';
 COMMENT ON COLUMN notifier.delivery.tries           IS 'How often the mail relay was tried in vain: too often, and it is given up';
@@ -129,9 +129,8 @@ COMMENT ON COLUMN notifier.delivery.settled_at      IS 'Business time of the end
 COMMENT ON COLUMN notifier.delivery.assumed_at      IS 'Business time at which one of unknown fate was taken for sent, since nobody had said anything for a day';
 COMMENT ON COLUMN notifier.delivery.traceparent     IS 'Trace that asked for it';
 
-CREATE INDEX delivery_waiting ON notifier.delivery (merchant, next_attempt_at, id) WHERE waiting AND channel = 'email';
-CREATE INDEX delivery_waiting_others ON notifier.delivery (channel, next_attempt_at, id) WHERE waiting AND channel <> 'email';
-CREATE INDEX delivery_owned ON notifier.delivery (owner) WHERE held;
+CREATE INDEX delivery_open ON notifier.delivery (merchant, next_attempt_at, id) WHERE open AND channel = 'email';
+CREATE INDEX delivery_open_others ON notifier.delivery (channel, next_attempt_at, id) WHERE open AND channel <> 'email';
 CREATE INDEX delivery_created_at ON notifier.delivery USING brin (created_at);
 CREATE INDEX delivery_customer ON notifier.delivery (merchant, customer);
 

@@ -78,5 +78,5 @@ COMMENT ON COLUMN notifier.evidence.reason   IS 'In their words';
 COMMENT ON COLUMN notifier.evidence.said_at  IS 'Business time';
 
 CREATE INDEX evidence_delivery ON notifier.evidence (delivery);
-CREATE INDEX delivery_unknown ON notifier.delivery (settled_at, id) WHERE state = 'unknown';
+CREATE INDEX delivery_unknown ON notifier.delivery (settled_at, id) WHERE unknown;
 CREATE INDEX customer_number ON notifier.customer (merchant, number) WHERE number <> '';

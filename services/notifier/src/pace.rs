@@ -94,6 +94,19 @@ impl Drop for Place {
     }
 }
 
+impl Place {
+    fn keys(&self) -> [Key; 2] {
+        [Key::Merchant(self.merchant.clone()), Key::Domain(self.domain.clone())]
+    }
+
+    /// Takes a connection, however many there are.
+    pub fn occupy(&self) -> InUse {
+        let in_use = InUse { pace: self.pace.clone(), keys: self.keys() };
+        in_use.count();
+        in_use
+    }
+}
+
 /// A connection is in use until this is dropped.
 #[derive(Debug)]
 pub struct InUse {
@@ -101,13 +114,25 @@ pub struct InUse {
     keys: [Key; 2],
 }
 
-impl Drop for InUse {
-    fn drop(&mut self) {
+impl InUse {
+    fn count(&self) {
+        let mut state = self.pace.state();
+        for key in &self.keys {
+            *state.connected.entry(key.clone()).or_default() += 1;
+        }
+    }
+
+    fn discount(&self) {
         let mut state = self.pace.state();
         for key in &self.keys {
             release(&mut state.connected, key);
         }
-        drop(state);
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.discount();
         self.pace.0.freed.notify_one();
     }
 }
@@ -213,18 +238,13 @@ impl Pace {
     /// Takes a connection, if the merchant and the domain may have one more.
     fn connect(&self, place: &Place) -> Option<InUse> {
         let limits = &self.0.limits;
-        let keys = [Key::Merchant(place.merchant.clone()), Key::Domain(place.domain.clone())];
         let most = [limits.merchant_connections_percent, limits.domain_connections_percent].map(|p| self.most(p));
-        let mut state = self.state();
+        let keys = place.keys();
+        let state = self.state();
         let is_full = |(key, most): (&Key, u32)| state.connected.get(key).is_some_and(|count| *count >= most);
-        if keys.iter().zip(most).any(is_full) {
-            return None;
-        }
-        for key in &keys {
-            *state.connected.entry(key.clone()).or_default() += 1;
-        }
+        let is_free = !keys.iter().zip(most).any(is_full);
         drop(state);
-        Some(InUse { pace: self.clone(), keys })
+        is_free.then(|| place.occupy())
     }
 
     /// A domain's server said not now; `goodbye`: and hung up.
@@ -292,6 +312,12 @@ impl<T> Queue<T> {
         self.pace.0.freed.notify_one();
     }
 
+    /// One that was taken waits again, before all others.
+    pub fn give_back(&self, delivery: T, place: Place) {
+        self.waiting().push_front((delivery, place));
+        self.pace.0.freed.notify_one();
+    }
+
     /// Waits for the next one that may have a connection.
     pub async fn pop(&self) -> (T, Place, InUse) {
         loop {
@@ -303,10 +329,30 @@ impl<T> Queue<T> {
         }
     }
 
-    fn try_pop(&self) -> Option<(T, Place, InUse)> {
+    /// The next one for a connection that is about to be free: it takes over its use, if one waits that may have it then and
+    /// `may_follow`.
+    pub fn follow(&self, in_use: InUse, may_follow: impl Fn(&T) -> bool) -> Result<(T, Place, InUse), InUse> {
         let mut waiting = self.waiting();
+        if waiting.is_empty() {
+            return Err(in_use);
+        }
+        // Whoever takes a connection holds what waits: nobody sees what is between these two.
+        in_use.discount();
+        let next = self.take(&mut waiting, may_follow);
+        in_use.count();
+        next.ok_or(in_use)
+    }
+
+    fn try_pop(&self) -> Option<(T, Place, InUse)> {
+        self.take(&mut self.waiting(), |_| true)
+    }
+
+    fn take(&self, waiting: &mut VecDeque<(T, Place)>, may: impl Fn(&T) -> bool) -> Option<(T, Place, InUse)> {
         let next = waiting.iter().enumerate().find_map(|(n, (_, place))| Some((n, self.pace.connect(place)?)));
         let (n, in_use) = next?;
+        if !waiting.get(n).is_some_and(|(delivery, _)| may(delivery)) {
+            return None;
+        }
         let (delivery, place) = waiting.remove(n)?;
         self.taken.notify_one();
         // Whoever else waits may go on too.

@@ -17,6 +17,7 @@ use crate::domain::Attempt;
 use crate::flow::{self, Look, Ticket, Verdict};
 use crate::freshness::Freshness;
 use crate::kept::{Kept, Pattern};
+use crate::message::Attachment;
 use crate::pace::{self, InUse, Pace, Place, Queue};
 use crate::render::{Input, RenderError};
 use crate::return_path::ReturnPath;
@@ -37,9 +38,9 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 /// How often it is looked whether merchants with something due may have more in work.
@@ -66,6 +67,8 @@ pub(crate) const ANNOUNCED: Duration = Duration::from_secs(3);
 const _: () = assert!(ANNOUNCED.as_millis() < store::MARGIN.as_millis());
 /// What has waited for a connection for so long is given back: after an hour in our hands others take it for lost.
 const LONGEST_WAIT: Duration = Duration::from_mins(30);
+/// For so long the next mail waits behind one that the server has not answered; then another connection may have it.
+const LONG: Duration = Duration::from_secs(1);
 /// How long a process may be silent and still claim.
 const LEASE: Duration = Duration::from_secs(6);
 /// How often the lease is prolonged.
@@ -73,6 +76,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long our own lease must have lasted without a gap before we call others dead: where the database was away, theirs
 /// have lapsed as ours has, and they need a moment to say that they live.
 const TRUST: Duration = Duration::from_secs(3);
+
+/// How often it is looked through all that is open for what nobody has any more, even if no process is known to have died.
+const THOROUGH: Duration = Duration::from_secs(10);
 
 /// What all parts share.
 #[derive(Clone)]
@@ -187,8 +193,17 @@ impl Desk {
         parts.spawn(end_with(closing.clone(), self.clone().grant_permits(clerk_inbox)));
         parts.spawn(end_with(closing.clone(), self.clone().record(recorder_inbox)));
         for _ in 0..connections {
-            let worker = Worker { desk: self.clone(), asks: asks.clone(), verdicts: verdicts.clone(), idle: None };
-            parts.spawn(end_with(closing.clone(), worker.run(queue.clone(), closing.clone())));
+            let worker = Worker {
+                desk: self.clone(),
+                queue: queue.clone(),
+                stop: closing.clone(),
+                asks: asks.clone(),
+                verdicts: verdicts.clone(),
+                idle: None,
+                in_use: None,
+                next: None,
+            };
+            parts.spawn(end_with(closing.clone(), worker.run()));
         }
         drop((asks, verdicts));
         parts.spawn(end_with(closing.clone(), self.clone().claim(queue, closing)));
@@ -415,6 +430,7 @@ impl Desk {
     /// Keeps our lease, and takes over what others left.
     async fn keep_lease(self, held: CancellationToken) {
         let (mut unbroken_since, mut last) = (Instant::now(), Instant::now());
+        let mut thorough: Option<Instant> = None;
         while !held.is_cancelled() {
             match self.heartbeat().await {
                 Ok(()) => {
@@ -423,7 +439,7 @@ impl Desk {
                     }
                     last = Instant::now();
                     if unbroken_since.elapsed() >= TRUST
-                        && let Err(error) = self.take_over().await
+                        && let Err(error) = self.take_over(&mut thorough).await
                     {
                         tracing::warn!(%error, "nothing taken over; trying again");
                     }
@@ -461,10 +477,15 @@ impl Desk {
         store::note_held(&self.host.pool, &broken, pace::BREAKER, self.host.now(), NOTES).await
     }
 
-    async fn take_over(&self) -> Result<(), bus::Failure> {
+    async fn take_over(&self, thorough: &mut Option<Instant>) -> Result<(), bus::Failure> {
+        let is_time = thorough.is_none_or(|last| last.elapsed() >= THOROUGH);
+        if !is_time && !store::is_anybody_gone(&self.host.pool).await? {
+            return Ok(());
+        }
         let mut work = self.host.bus.begin(&NOTIFIER_SENDER).await?;
         let unknown = flow::take_over(&mut work, self.host.now()).await?;
         work.commit().await?;
+        *thorough = Some(Instant::now());
         if unknown > 0 {
             tracing::error!(unknown, "a sender died at the final dot: it is unknown whether these were sent");
         }
@@ -482,13 +503,48 @@ impl Desk {
         }
     }
 
-    /// Renders a ticket.
-    async fn render(&self, ticket: &Ticket) -> Result<(Mail, Arc<Pattern>), Verdict> {
+    /// Whether something has to be fetched for a delivery before it can be rendered.
+    fn wants_documents(&self, ticket: &Ticket) -> bool {
+        self.host.merchants.get(&ticket.merchant).is_some_and(|m| Documents::are_wanted(m, &ticket.owed))
+    }
+
+    async fn attachments(&self, ticket: &Ticket) -> Vec<Attachment> {
+        match self.host.merchants.get(&ticket.merchant) {
+            Some(merchant) => self.documents.of(merchant, &ticket.owed).await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Renders a delivery that is to have a connection.
+    fn job(&self, ticket: Ticket, place: Place, attachments: &[Attachment]) -> Result<Job, Done> {
+        let span = tracing::info_span!(
+            parent: None,
+            "send reminder",
+            otel.name = "send reminder email",
+            otel.kind = "client",
+            reminder.id = %ticket.id,
+            reminder.step = ticket.reminder.step,
+            outcome = tracing::field::Empty,
+            smtp.reply = tracing::field::Empty,
+        );
+        bus::trace::set_parent(&span, ticket.traceparent.as_deref());
+        let rendered = span.in_scope(|| {
+            if ticket.claimed.elapsed() > LONGEST_WAIT {
+                return Err(Verdict::put_back(self.host.now(), "relay_slow"));
+            }
+            self.render(&ticket, attachments)
+        });
+        match rendered {
+            Ok((mail, pattern)) => Ok(Job { ticket: Arc::new(ticket), mail, pattern, place, span }),
+            Err(verdict) => Err((span, ticket, verdict)),
+        }
+    }
+
+    fn render(&self, ticket: &Ticket, attachments: &[Attachment]) -> Result<(Mail, Arc<Pattern>), Verdict> {
         let failed = |reason| Verdict::Failed { reason, status_code: String::new(), bad_address: false };
         let now = self.host.now();
         let merchant = self.host.merchants.get(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
         let stationery = self.templates.stationery(&ticket.merchant).ok_or_else(|| Verdict::merchant_unknown(now))?;
-        let attachments = self.documents.of(merchant, &ticket.owed).await;
         let owed: Vec<_> = ticket.owed.iter().map(|(l, b)| (l, b)).collect();
         let address = stationery::address(ticket.address.reveal()).ok_or_else(|| failed("bad_address"))?;
         let address = Masked::new(address.to_string());
@@ -505,7 +561,7 @@ impl Desk {
             today: ticket.hours.date_at(now),
             now,
             links: &self.host.links,
-            attachments: &attachments,
+            attachments,
             answers: answers.as_deref(),
         };
         match self.templates.current().render(input) {
@@ -542,36 +598,44 @@ async fn end_with(closing: CancellationToken, part: impl Future<Output = ()>) {
     part.await;
 }
 
+/// A rendered mail in a worker's hands.
+struct Job {
+    ticket: Arc<Ticket>,
+    mail: Mail,
+    pattern: Arc<Pattern>,
+    /// Free again when it is done with.
+    place: Place,
+    span: Span,
+}
+
+/// What became of a delivery, and its trace.
+type Done = (Span, Ticket, Verdict);
+
 /// One worker: one connection at a time.
 struct Worker {
     desk: Desk,
+    queue: Arc<Queue<Ticket>>,
+    stop: CancellationToken,
     asks: mpsc::Sender<Ask>,
     verdicts: mpsc::Sender<(Ticket, Verdict)>,
     idle: Option<(Connection, Instant)>,
+    /// What the connection counts for: the mail in hand, or the next.
+    in_use: Option<InUse>,
+    /// What follows the mail in hand: its beginning is sent behind the end of that one.
+    next: Option<Result<Job, Done>>,
 }
 
 impl Worker {
-    async fn run(mut self, queue: Arc<Queue<Ticket>>, stop: CancellationToken) {
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                next = self.next(&queue) => Some(next),
+    async fn run(mut self) {
+        while let Some(job) = self.job().await {
+            let (span, ticket, verdict) = match job {
+                Ok(job) => {
+                    let span = job.span.clone();
+                    let (ticket, verdict) = self.deliver(job).instrument(span.clone()).await;
+                    (span, ticket, verdict)
+                }
+                Err(done) => done,
             };
-            // Its place and its connection are free again when it is done with.
-            let Some((ticket, _place, _in_use)) = next else { break };
-            let span = tracing::info_span!(
-                parent: None,
-                "send reminder",
-                otel.name = "send reminder email",
-                otel.kind = "client",
-                reminder.id = %ticket.id,
-                reminder.step = ticket.reminder.step,
-                outcome = tracing::field::Empty,
-                smtp.reply = tracing::field::Empty,
-            );
-            bus::trace::set_parent(&span, ticket.traceparent.as_deref());
-            let (ticket, verdict) = self.deliver(ticket).instrument(span.clone()).await;
             span.record("outcome", verdict.name());
             if self.verdicts.send((ticket, verdict)).await.is_err() {
                 break;
@@ -582,29 +646,64 @@ impl Worker {
         }
     }
 
-    /// The next delivery that may have a connection, once the relay may be tried.
-    async fn next(&self, queue: &Queue<Ticket>) -> (Ticket, Place, InUse) {
-        loop {
-            match self.desk.relay.paused_for() {
-                Duration::ZERO => return queue.pop().await,
-                pause => tokio::time::sleep(pause).await,
+    /// The next mail once the relay may be tried, or why there is none. `None` after the stop: what waits is given back.
+    async fn job(&mut self) -> Option<Result<Job, Done>> {
+        let stop = self.stop.clone();
+        let job = async {
+            loop {
+                match self.desk.relay.paused_for() {
+                    Duration::ZERO => break,
+                    pause => tokio::time::sleep(pause).await,
+                }
             }
+            if let Some(next) = self.next.take() {
+                return next;
+            }
+            self.in_use = None;
+            let (ticket, place, in_use) = self.queue.pop().await;
+            self.in_use = Some(in_use);
+            let attachments = self.desk.attachments(&ticket).await;
+            self.desk.job(ticket, place, &attachments)
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            job = job => Some(job),
+        }
+    }
+
+    /// Takes the delivery that is to follow and renders it, if one waits and nothing has to be fetched for it.
+    fn look_ahead(&mut self) {
+        if self.stop.is_cancelled() || !self.desk.relay.paused_for().is_zero() {
+            return;
+        }
+        let Some(in_use) = self.in_use.take() else { return };
+        match self.queue.follow(in_use, |ticket| !self.desk.wants_documents(ticket)) {
+            Ok((ticket, place, in_use)) => {
+                self.in_use = Some(in_use);
+                self.next = Some(self.desk.job(ticket, place, &[]));
+            }
+            Err(in_use) => self.in_use = Some(in_use),
+        }
+    }
+
+    /// The mail in hand takes its time: others may have the one that was to follow it.
+    fn give_back_next(&mut self, place: &Place) {
+        if let Some(Ok(next)) = self.next.take_if(|next| next.is_ok()) {
+            self.queue.give_back(Arc::unwrap_or_clone(next.ticket), next.place);
+            self.in_use = Some(place.occupy());
         }
     }
 
     /// Hands one message over, or finds out why not.
-    async fn deliver(&mut self, ticket: Ticket) -> (Ticket, Verdict) {
-        if ticket.claimed.elapsed() > LONGEST_WAIT {
-            return (ticket, Verdict::put_back(self.desk.host.now(), "relay_slow"));
-        }
-        let (mail, pattern) = match self.desk.render(&ticket).await {
-            Ok(rendered) => rendered,
-            Err(verdict) => return (ticket, verdict),
-        };
+    async fn deliver(&mut self, job: Job) -> (Ticket, Verdict) {
+        let Job { ticket, mail, pattern, place, span: _ } = job;
         let tries = ticket.tries;
-        let ticket = Arc::new(ticket);
         let outcome = match self.prepare(&mail).await {
-            Ok(prepared) => self.commit(prepared, &ticket, Kept::with(&mail.data, pattern)).await,
+            Ok(prepared) => {
+                let message = Kept::with(&mail.data, pattern);
+                self.commit(prepared, &ticket, message, &place).await
+            }
             Err(failure) => Err(Attempt::of_failure(&failure)),
         };
         let verdict = match outcome {
@@ -659,12 +758,23 @@ impl Worker {
     }
 
     /// Asks for the permit, writes the dot and waits for the answer. `Ok` is a verdict that needs no more thought.
-    async fn commit(&mut self, prepared: Prepared, ticket: &Arc<Ticket>, message: Kept) -> Result<Verdict, Attempt> {
+    async fn commit(
+        &mut self,
+        mut prepared: Prepared,
+        ticket: &Arc<Ticket>,
+        message: Kept,
+        place: &Place,
+    ) -> Result<Verdict, Attempt> {
         reached("body written", ticket.id);
         let (permit, answer) = oneshot::channel();
         let ask = Ask { ticket: ticket.clone(), message, permit };
         if self.asks.send(ask).await.is_err() {
             return Ok(Verdict::put_back(self.desk.host.now(), "shutting_down"));
+        }
+        // While the clerk is busy.
+        self.look_ahead();
+        if let Some(Ok(next)) = &self.next {
+            prepared.and_begin(&next.mail);
         }
         // Dropping `prepared` on any of these ways out closes the connection, if it is not taken back in order: the server has nothing to deliver.
         let (deadline, written) = match answer.await {
@@ -683,7 +793,14 @@ impl Worker {
         reached("dot written", ticket.id);
         drop(written);
         let committed = committed.map_err(|failure| Attempt::of_failure(&failure))?;
-        let verdict = committed.verdict().await;
+        let mut verdict = std::pin::pin!(committed.verdict());
+        let verdict = match timeout(LONG, &mut verdict).await {
+            Ok(verdict) => verdict,
+            Err(_) => {
+                self.give_back_next(place);
+                verdict.await
+            }
+        };
         reached("reply read", ticket.id);
         match verdict {
             Ok((reply, connection)) => {
@@ -698,7 +815,9 @@ impl Worker {
     }
 
     fn keep(&mut self, connection: Option<Connection>) {
-        self.idle = connection.map(|c| (c, Instant::now()));
+        // One on which a mail has begun is good for that mail only.
+        let is_good = |c: &Connection| !c.has_begun() || matches!(self.next, Some(Ok(_)));
+        self.idle = connection.filter(is_good).map(|c| (c, Instant::now()));
     }
 }
 

@@ -196,17 +196,20 @@ pub struct Claimed {
 
 /// The merchants with mail whose time has come: a probe of the index for each that has some waiting.
 pub async fn due_merchants(db: impl PgExecutor<'_>, now: Timestamp) -> sqlx::Result<Vec<MerchantId>> {
+    // Not EXISTS, which the planner may turn into a join with all that is open.
     let names: Vec<String> = sqlx::query_scalar(
-        "WITH RECURSIVE waiting AS (
-             (SELECT merchant FROM notifier.delivery WHERE waiting AND channel = 'email' ORDER BY merchant LIMIT 1)
+        "WITH RECURSIVE active AS (
+             (SELECT merchant FROM notifier.delivery WHERE open AND channel = 'email' ORDER BY merchant LIMIT 1)
              UNION ALL
              SELECT (SELECT d.merchant FROM notifier.delivery AS d
-                     WHERE d.waiting AND d.channel = 'email' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
-             FROM waiting AS w WHERE w.merchant IS NOT NULL
+                     WHERE d.open AND d.channel = 'email' AND d.merchant > w.merchant ORDER BY d.merchant LIMIT 1)
+             FROM active AS w WHERE w.merchant IS NOT NULL
          )
-         SELECT merchant FROM waiting AS w
-         WHERE EXISTS (SELECT FROM notifier.delivery AS d
-                       WHERE d.waiting AND d.channel = 'email' AND d.merchant = w.merchant AND d.next_attempt_at <= $1)",
+         SELECT merchant FROM active AS w
+         WHERE (SELECT true FROM notifier.delivery AS d
+                WHERE d.open AND d.state = 'waiting' AND d.channel = 'email' AND d.merchant = w.merchant
+                  AND d.next_attempt_at <= $1
+                LIMIT 1)",
     )
     .bind(now.to_sqlx())
     .fetch_all(db)
@@ -227,7 +230,8 @@ pub async fn claim(
              SELECT d.id FROM UNNEST($3::text[], $4::int8[]) AS s (merchant, share)
              CROSS JOIN LATERAL (
                  SELECT id FROM notifier.delivery
-                 WHERE waiting AND channel = 'email' AND merchant = s.merchant AND next_attempt_at <= $2
+                 WHERE open AND state = 'waiting' AND channel = 'email' AND merchant = s.merchant
+                   AND next_attempt_at <= $2
                  ORDER BY next_attempt_at, id
                  LIMIT s.share
                  FOR UPDATE SKIP LOCKED
@@ -364,7 +368,8 @@ pub async fn note_held(
         "UPDATE notifier.delivery SET reason = $2
          WHERE id IN (
              SELECT id FROM notifier.delivery
-             WHERE waiting AND channel = 'email' AND next_attempt_at <= $3 AND merchant = ANY($1) AND reason <> $2
+             WHERE open AND state = 'waiting' AND channel = 'email' AND next_attempt_at <= $3 AND merchant = ANY($1)
+               AND reason <> $2
              LIMIT $4
              FOR UPDATE SKIP LOCKED)",
     )
@@ -686,7 +691,7 @@ pub async fn heartbeat(tx: &mut PgConnection, owner: Uuid, lease_seconds: f64) -
 /// Ends this process's lease and gives back what it has claimed but not begun to hand over.
 pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE notifier.delivery SET state = 'waiting', owner = NULL WHERE owner = $1 AND held AND state = 'claimed'",
+        "UPDATE notifier.delivery SET state = 'waiting', owner = NULL WHERE open AND owner = $1 AND state = 'claimed'",
     )
     .bind(owner)
     .execute(&mut *tx)
@@ -702,17 +707,27 @@ pub async fn leave(tx: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
 /// over any more.
 pub const MARGIN: Duration = Duration::from_secs(4);
 
+/// Whether there is a process whose lease ended so long ago that others may take over what it held.
+pub async fn is_anybody_gone(db: impl PgExecutor<'_>) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM notifier.sender WHERE alive_until <= now() - make_interval(secs => $1))",
+    )
+    .bind(MARGIN.as_secs_f64())
+    .fetch_one(db)
+    .await
+}
+
 /// Takes over what is held by processes without a lease, or for longer than anything is in work (see `LONGEST_WAIT` of the
 /// sender): a claim whose commit was never confirmed is in nobody's hands. What was only claimed goes back, and so does what
 /// the merchant's system knows by its id however often it comes; what else may have been handed over is unknown, and is
-/// returned. Modelled in `tests/model.rs`.
+/// returned. Looks through all that is open. Modelled in `tests/model.rs`.
 pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query(
         "UPDATE notifier.delivery AS h SET state = 'waiting', owner = NULL, reason = 'crashed',
                 tries = h.tries + (h.state = 'imminent')::int
          WHERE h.id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE d.held AND (d.state = 'claimed' OR d.channel = 'webhook')
+             WHERE d.open AND (d.state = 'claimed' OR d.state = 'imminent' AND d.channel = 'webhook')
                AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1)))
@@ -726,7 +741,7 @@ pub async fn take_over(tx: &mut PgConnection, now: Timestamp) -> sqlx::Result<Ve
         "UPDATE notifier.delivery SET state = 'unknown', reason = 'crashed', settled_at = $2
          WHERE id IN (
              SELECT d.id FROM notifier.delivery AS d
-             WHERE d.held AND d.state = 'imminent' AND d.channel <> 'webhook'
+             WHERE d.open AND d.state = 'imminent' AND d.channel <> 'webhook'
                AND (d.held_since < now() - interval '1 hour' OR NOT EXISTS (
                  SELECT FROM notifier.sender AS s
                  WHERE s.owner = d.owner AND s.alive_until > now() - make_interval(secs => $1)))

@@ -50,7 +50,7 @@ pub async fn claim(
     sqlx::query_as(
         "WITH due AS (
              SELECT id FROM notifier.delivery
-             WHERE waiting AND channel <> 'email' AND channel = $4 AND next_attempt_at <= $2
+             WHERE open AND state = 'waiting' AND channel <> 'email' AND channel = $4 AND next_attempt_at <= $2
                AND merchant <> ALL($5)
                AND EXISTS (SELECT FROM notifier.sender WHERE owner = $1 AND alive_until > now())
              ORDER BY next_attempt_at, id

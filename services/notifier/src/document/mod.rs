@@ -37,12 +37,7 @@ impl Documents {
 
     /// What can be attached to a message about these.
     pub async fn of(&self, merchant: &Merchant, owed: &[(ReminderLine, Balance)]) -> Vec<Attachment> {
-        let given = owed.iter().filter(|(_, balance)| !balance.document_url.reveal().is_empty());
-        let wanted: Vec<_> = given.take(MAX_DOCUMENTS).collect();
-        if wanted.is_empty() || !merchant.file.brand.attach_invoice {
-            return Vec::new();
-        }
-        let all = futures_util::future::join_all(wanted.into_iter().map(|(line, balance)| async move {
+        let all = futures_util::future::join_all(wanted(merchant, owed).map(|(line, balance)| async move {
             let pdf = match self.one(merchant, line, balance).await {
                 Ok(document) => document.pdf?,
                 Err(error) => {
@@ -53,6 +48,11 @@ impl Documents {
             Some(Attachment { name: file_name(&balance.number), kind: "application/pdf", bytes: pdf })
         }));
         all.await.into_iter().flatten().collect()
+    }
+
+    /// Whether there may be something to fetch or to read for a message about these.
+    pub fn are_wanted(merchant: &Merchant, owed: &[(ReminderLine, Balance)]) -> bool {
+        wanted(merchant, owed).next().is_some()
     }
 
     async fn one(&self, merchant: &Merchant, line: &ReminderLine, balance: &Balance) -> sqlx::Result<Document> {
@@ -94,6 +94,14 @@ fn file_name(number: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' };
     let name: String = number.chars().take(60).map(safe).collect();
     format!("{}.pdf", if name.is_empty() { "invoice" } else { &name })
+}
+
+fn wanted<'a>(
+    merchant: &Merchant,
+    owed: &'a [(ReminderLine, Balance)],
+) -> impl Iterator<Item = &'a (ReminderLine, Balance)> {
+    let attach = merchant.file.brand.attach_invoice;
+    owed.iter().filter(move |(_, balance)| attach && !balance.document_url.reveal().is_empty()).take(MAX_DOCUMENTS)
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@
 //!
 //! Every failure says how far the conversation had come ([`Phase`]): that decides whether the mail may have been accepted.
 //! Time-outs follow RFC 5321 section 4.5.3.2, shortened where nothing can have been accepted yet. With pipelining a mail on
-//! an open connection takes two round trips: the envelope, and the end of the body.
+//! an open connection takes two round trips: the envelope, and the end of the body; one, if the envelope of the next goes right
+//! behind that end ([`Prepared::and_begin`]).
 
 mod auth;
 mod body;
@@ -83,6 +84,8 @@ pub enum Phase {
     Dot,
 }
 
+const DATA: &[u8] = b"DATA\r\n";
+
 /// Why a mail was not handed over, or may not have been.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -137,12 +140,18 @@ pub struct Connection {
     features: Features,
     /// The server has said 354: whatever we write now is a body to it.
     in_data: bool,
+    /// The mail whose beginning was sent behind the one before, by its `envid`.
+    begun: Option<String>,
 }
 
 /// A connection on which a whole mail lies but for its end. Dropping it closes the connection: the mail is gone.
 #[derive(Debug)]
 #[must_use = "dropping a prepared mail takes it back"]
-pub struct Prepared(Connection);
+pub struct Prepared {
+    connection: Connection,
+    /// The beginning of the next mail, and its `envid`.
+    next: Option<(Vec<u8>, String)>,
+}
 
 /// A connection that waits for the reply to the end of a mail.
 #[derive(Debug)]
@@ -154,7 +163,8 @@ impl Connection {
     pub async fn open(server: &Server) -> Result<Self, Failure> {
         let limit = server.timeouts.hello;
         let stream = BufReader::new(server.connect().await?);
-        let mut connection = Self { stream, timeouts: server.timeouts, features: Features::default(), in_data: false };
+        let mut connection =
+            Self { stream, timeouts: server.timeouts, features: Features::default(), in_data: false, begun: None };
         let greeting = connection.reply(Phase::Hello, limit).await?;
         connection.expect(Phase::Hello, greeting, 220)?;
         connection.hello(&server.hello).await?;
@@ -197,22 +207,21 @@ impl Connection {
             return Err(Failure::broken(Phase::Tls, "encrypted already"));
         };
         let stream = BufReader::new(tls.encrypt(socket, &timeouts).await?);
-        Ok(Self { stream, timeouts, features: Features::default(), in_data: false })
+        Ok(Self { stream, timeouts, features: Features::default(), in_data: false, begun: None })
     }
 
     /// Hands everything over but the end. On failure the connection is gone, unless only this mail was refused.
     pub async fn prepare(mut self, mail: &Mail) -> Result<Prepared, (Failure, Option<Self>)> {
-        let envelope = match Envelope::of(mail, &self.features) {
-            Ok(envelope) => envelope,
-            Err(unfit) => return Err((unfit, Some(self))),
-        };
-        let prepared = if self.features.chunking {
-            self.chunk(envelope, &mail.data).await
-        } else {
-            self.data(envelope, &mail.data).await
+        let prepared = match self.begun.take() {
+            Some(begun) if begun == mail.envid => self.answers(mail).await,
+            Some(_) => return Err((Failure::broken(Phase::Mail, "another mail was begun"), None)),
+            None => match Envelope::of(mail, &self.features) {
+                Ok(envelope) => self.begin(envelope, mail).await,
+                Err(unfit) => return Err((unfit, Some(self))),
+            },
         };
         match prepared {
-            Ok(()) => Ok(Prepared(self)),
+            Ok(()) => Ok(Prepared { connection: self, next: None }),
             Err(failure) if self.is_spared_by(&failure) => {
                 // The transaction is over, the connection may go on.
                 let reset = self.reset().await;
@@ -228,28 +237,59 @@ impl Connection {
         !self.in_data && reply.code >= 400 && reply.code != GOODBYE
     }
 
-    /// The envelope and DATA, in one write where the server allows it; then the body.
-    async fn data(&mut self, envelope: Envelope, data: &[u8]) -> Result<(), Failure> {
-        const DATA: &str = "DATA\r\n";
-        let Timeouts { data: limit, .. } = self.timeouts;
-        if self.features.pipelining {
-            let Envelope { mail, recipient } = envelope;
-            self.send(Phase::Mail, format!("{mail}{recipient}{DATA}").as_bytes(), self.timeouts.envelope).await?;
-            let refused = self.envelope_replies().await?;
-            let go = self.reply(Phase::Data, limit).await?;
-            // A server that says so although it takes no recipient expects a body now; the way out is to hang up.
-            self.in_data = go.code == 354;
-            if let Some(refused) = refused {
-                return Err(refused);
+    async fn begin(&mut self, envelope: Envelope, mail: &Mail) -> Result<(), Failure> {
+        match self.pipelined(&envelope, &mail.data) {
+            Some(beginning) => {
+                self.send_blocks(Phase::Mail, &beginning).await?;
+                self.answers(mail).await
             }
-            self.expect(Phase::Data, go, 354)?;
-        } else {
-            self.envelope_one_by_one(envelope).await?;
-            self.send(Phase::Data, DATA.as_bytes(), limit).await?;
-            let go = self.reply(Phase::Data, limit).await?;
-            self.expect(Phase::Data, go, 354)?;
-            self.in_data = true;
+            None => self.one_by_one(envelope, &mail.data).await,
         }
+    }
+
+    /// What can be sent of a mail before the first reply: the envelope and DATA, or all of the body but its last chunk.
+    fn pipelined(&self, envelope: &Envelope, data: &[u8]) -> Option<Vec<u8>> {
+        let Envelope { mail, recipient } = envelope;
+        let body = if self.features.chunking { body::first_chunk(data) } else { DATA.to_vec() };
+        self.features.pipelining.then(|| [mail.as_bytes(), recipient.as_bytes(), &body].concat())
+    }
+
+    /// The replies to all that; then the body, if it waits for one of them.
+    async fn answers(&mut self, mail: &Mail) -> Result<(), Failure> {
+        let refused = self.envelope_replies().await?;
+        let go = self.reply(Phase::Data, self.timeouts.data).await?;
+        // A server that says so although it takes no recipient expects a body now; the way out is to hang up.
+        self.in_data = !self.features.chunking && go.code == 354;
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        self.go_on(go, &mail.data).await
+    }
+
+    /// For servers that want to answer each command.
+    async fn one_by_one(&mut self, envelope: Envelope, data: &[u8]) -> Result<(), Failure> {
+        let Timeouts { envelope: limit, .. } = self.timeouts;
+        for (phase, line) in [(Phase::Mail, envelope.mail), (Phase::Recipient, envelope.recipient)] {
+            self.send(phase, line.as_bytes(), limit).await?;
+            let reply = self.reply(phase, limit).await?;
+            self.expect(phase, reply, 250)?;
+        }
+        if self.features.chunking {
+            self.send_blocks(Phase::Data, &body::first_chunk(data)).await?;
+        } else {
+            self.send(Phase::Data, DATA, self.timeouts.data).await?;
+        }
+        let go = self.reply(Phase::Data, self.timeouts.data).await?;
+        self.in_data = !self.features.chunking && go.code == 354;
+        self.go_on(go, data).await
+    }
+
+    /// The reply to DATA, and the body; or that to a body that came in a chunk.
+    async fn go_on(&mut self, go: Reply, data: &[u8]) -> Result<(), Failure> {
+        if self.features.chunking {
+            return self.expect(Phase::Data, go, 250).map(drop);
+        }
+        self.expect(Phase::Data, go, 354)?;
         self.send_blocks(Phase::Body, &body::stuff_dots(data)).await?;
         self.until_sent().await?;
         if self.interruption().is_some() {
@@ -259,26 +299,6 @@ impl Connection {
         Ok(())
     }
 
-    /// The envelope and all of the body but its last chunk, in one write where the server allows it.
-    async fn chunk(&mut self, envelope: Envelope, data: &[u8]) -> Result<(), Failure> {
-        let chunk = body::first_chunk(data);
-        let refused = if self.features.pipelining {
-            let Envelope { mail, recipient } = envelope;
-            let all = [mail.as_bytes(), recipient.as_bytes(), &chunk].concat();
-            self.send_blocks(Phase::Mail, &all).await?;
-            self.envelope_replies().await?
-        } else {
-            self.envelope_one_by_one(envelope).await?;
-            self.send_blocks(Phase::Data, &chunk).await?;
-            None
-        };
-        let taken = self.reply(Phase::Data, self.timeouts.data).await?;
-        match refused {
-            Some(refused) => Err(refused),
-            None => self.expect(Phase::Data, taken, 250).map(drop),
-        }
-    }
-
     /// The replies to MAIL and RCPT, and which of them was a refusal.
     async fn envelope_replies(&mut self) -> Result<Option<Failure>, Failure> {
         let limit = self.timeouts.envelope;
@@ -286,16 +306,6 @@ impl Connection {
         let recipient = self.reply(Phase::Recipient, limit).await?;
         let accepted = self.expect(Phase::Mail, mail, 250).and_then(|_| self.expect(Phase::Recipient, recipient, 250));
         Ok(accepted.err())
-    }
-
-    async fn envelope_one_by_one(&mut self, envelope: Envelope) -> Result<(), Failure> {
-        let limit = self.timeouts.envelope;
-        for (phase, line) in [(Phase::Mail, envelope.mail), (Phase::Recipient, envelope.recipient)] {
-            self.send(phase, line.as_bytes(), limit).await?;
-            let reply = self.reply(phase, limit).await?;
-            self.expect(phase, reply, 250)?;
-        }
-        Ok(())
     }
 
     /// Waits until the kernel has sent what it took: the end of the mail must not queue up behind a stalled peer, and reach it
@@ -326,6 +336,11 @@ impl Connection {
         self.send(Phase::Mail, b"RSET\r\n", self.timeouts.envelope).await?;
         let reply = self.reply(Phase::Mail, self.timeouts.envelope).await?;
         self.expect(Phase::Mail, reply, 250).map(drop)
+    }
+
+    /// Whether the beginning of a mail was sent that is still to be prepared.
+    pub const fn has_begun(&self) -> bool {
+        self.begun.is_some()
     }
 
     /// Says goodbye; whether the server hears it does not matter.
@@ -379,35 +394,54 @@ impl Connection {
 }
 
 impl Prepared {
+    /// Has the next mail begin right behind the end of this one, which saves it a round trip (RFC 2920 section 3.1). It is then
+    /// to be prepared on this connection, or the connection to be dropped; nothing of it can be delivered before its own end.
+    /// Not a mail that is large, nor one that the server cannot carry.
+    pub fn and_begin(&mut self, mail: &Mail) {
+        /// Small enough to go with the end in one write.
+        const MOST: usize = 32 * 1024;
+        if mail.data.len() > MOST {
+            return;
+        }
+        let envelope = Envelope::of(mail, &self.connection.features).ok();
+        let beginning = envelope.and_then(|envelope| self.connection.pipelined(&envelope, &mail.data));
+        self.next = beginning.map(|beginning| (beginning, mail.envid.clone()));
+    }
+
     /// Writes the end of the mail before `deadline`, or not at all. A write of which the kernel took nothing has handed nothing over: that is a
     /// failure of the body. One that got stuck in between leaves open whether the mail was accepted.
-    pub async fn write_dot(mut self, deadline: Instant) -> Result<Committed, Failure> {
-        let end: &[u8] = if self.0.in_data { b"\r\n.\r\n" } else { b"BDAT 2 LAST\r\n\r\n" };
+    pub async fn write_dot(self, deadline: Instant) -> Result<Committed, Failure> {
+        let Self { mut connection, next } = self;
+        let end: &[u8] = if connection.in_data { b"\r\n.\r\n" } else { b"BDAT 2 LAST\r\n\r\n" };
         if Instant::now() >= deadline {
             return Err(Failure::broken(Phase::Body, "the permit has expired"));
         }
-        if let Some(interruption) = self.0.interruption() {
+        if let Some(interruption) = connection.interruption() {
             return Err(interruption);
         }
-        let before = self.0.stream.get_ref().taken();
-        let stream = self.0.stream.get_mut();
+        let (beginning, begun) = next.unzip();
+        connection.begun = begun;
+        let end = beginning.map_or_else(|| end.to_vec(), |beginning| [end, &beginning].concat());
+        let before = connection.stream.get_ref().taken();
+        let stream = connection.stream.get_mut();
         let write = async {
-            stream.write_all(end).await?;
+            stream.write_all(&end).await?;
             stream.flush().await
         };
         let problem = match timeout_at(deadline, write).await {
-            Ok(Ok(())) => return Ok(Committed(self.0)),
+            Ok(Ok(())) => return Ok(Committed(connection)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "writing took too long".to_owned(),
         };
-        let phase = if self.0.stream.get_ref().taken() == before { Phase::Body } else { Phase::Dot };
+        let phase = if connection.stream.get_ref().taken() == before { Phase::Body } else { Phase::Dot };
         Err(Failure::broken(phase, problem))
     }
 
     /// Takes the mail back. The connection may go on if the server can be told so: inside DATA it cannot.
-    pub async fn take_back(mut self) -> Option<Connection> {
-        let told = !self.0.in_data && self.0.reset().await.is_ok();
-        told.then_some(self.0)
+    pub async fn take_back(self) -> Option<Connection> {
+        let Self { mut connection, .. } = self;
+        let told = !connection.in_data && connection.reset().await.is_ok();
+        told.then_some(connection)
     }
 }
 
@@ -420,8 +454,8 @@ impl Committed {
         if reply.is_positive() {
             return Ok((reply, connection));
         }
-        // After a refused chunk only a reset begins anew (RFC 3030 section 2).
-        let usable = was_data || connection.reset().await.is_ok();
+        // After a refused chunk only a reset begins anew (RFC 3030 section 2): what follows it already is refused with it.
+        let usable = was_data || connection.begun.is_none() && connection.reset().await.is_ok();
         Err((Failure::Refused { phase: Phase::Dot, reply }, usable.then_some(connection)))
     }
 }

@@ -69,7 +69,7 @@ pub async fn assume(db: impl PgExecutor<'_>, now: Timestamp, after: SignedDurati
     let before = now.saturating_sub(after).unwrap_or(Timestamp::MIN);
     let done = sqlx::query(
         "UPDATE notifier.delivery SET assumed_at = $1
-         WHERE state = 'unknown' AND assumed_at IS NULL AND settled_at <= $2",
+         WHERE unknown AND assumed_at IS NULL AND settled_at <= $2",
     )
     .bind(now.to_sqlx())
     .bind(before.to_sqlx())
@@ -80,7 +80,7 @@ pub async fn assume(db: impl PgExecutor<'_>, now: Timestamp, after: SignedDurati
 
 /// How many are unknown.
 pub async fn count(db: impl PgExecutor<'_>) -> sqlx::Result<i64> {
-    sqlx::query_scalar("SELECT count(*) FROM notifier.delivery WHERE state = 'unknown'").fetch_one(db).await
+    sqlx::query_scalar("SELECT count(*) FROM notifier.delivery WHERE unknown").fetch_one(db).await
 }
 
 /// A delivery of unknown fate, as operators see it.
@@ -109,7 +109,7 @@ pub async fn list(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<Unkno
                 d.assumed_at IS NOT NULL AS assumed_sent,
                 ARRAY(SELECT concat_ws(' ', e.source, e.said_by || ':', replace(e.says, '_', ' '))
                       FROM notifier.evidence AS e WHERE e.delivery = d.id ORDER BY e.id) AS evidence
-         FROM notifier.delivery AS d WHERE d.state = 'unknown' ORDER BY d.settled_at, d.id LIMIT $1",
+         FROM notifier.delivery AS d WHERE d.unknown ORDER BY d.settled_at, d.id LIMIT $1",
     )
     .bind(limit)
     .fetch_all(db)
