@@ -484,4 +484,38 @@ mod tests {
         open.pop();
         assert_eq!(waiting.await.0, 4);
     }
+
+    #[tokio::test]
+    async fn who_follows_on_a_connection_takes_over_its_use() {
+        let pace = pace(Limits { domain_per_second: 0, ..Limits::default() });
+        let queue = Queue::new(pace.clone());
+        let in_use = || {
+            let counts = &pace.state().connected;
+            ["stuck.example", "b.example"].map(|d| counts.get(&Key::Domain(d.to_owned())).copied().unwrap_or(0))
+        };
+        for n in 0..6 {
+            queue.push(n, pace.admit(&merchant(&format!("m{n}")), "x@stuck.example", false).unwrap());
+        }
+        let mut open: Vec<_> = (0..4).map(|_| queue.try_pop().unwrap()).collect();
+        let (_, first_place, first) = open.remove(0);
+        let (n, place, second) = queue.follow(first, |_| true).unwrap();
+        assert_eq!((n, in_use()), (4, [4, 0]), "as many connections as before, although the domain has no more");
+        let second = queue.follow(second, |_| false).unwrap_err();
+        assert_eq!((queue.len(), in_use()), (1, [4, 0]), "whoever has to be waited for does not follow");
+
+        // The one that was to be followed takes its time: it counts itself again.
+        queue.give_back(n, place);
+        drop(second);
+        let first = first_place.occupy();
+        assert_eq!(in_use(), [4, 0]);
+        assert!(queue.try_pop().is_none());
+        open.clear();
+        assert_eq!(queue.try_pop().unwrap().0, 4, "before all that have come since");
+
+        let queue = Queue::new(pace.clone());
+        let first = queue.follow(first, |_| true).unwrap_err();
+        queue.push(9, pace.admit(&merchant("b"), "x@b.example", false).unwrap());
+        let (_, _place, _in_use) = queue.follow(first, |_| true).unwrap();
+        assert_eq!(in_use(), [0, 1], "it counts for whom it is used");
+    }
 }

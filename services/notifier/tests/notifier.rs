@@ -305,6 +305,81 @@ async fn nothing_goes_out_after_the_payment_and_partial_payments_show() {
     rig.end().await;
 }
 
+/// Reminders that are claimed in this order.
+fn one_after_the_other<'a>(invoices: impl IntoIterator<Item = &'a str>) -> Vec<v1::ReminderDue> {
+    let due_at = |n: usize| at("2026-06-10T07:00:00Z") + jiff::SignedDuration::from_secs(n as i64);
+    let reminders = invoices.into_iter().enumerate();
+    reminders.map(|(n, id)| v1::ReminderDue { due_at: Some(time::to_wire(due_at(n))), ..due(&[id]) }).collect()
+}
+
+/// What follows on a connection begins behind the end of the mail before: a payment is seen all the same.
+#[tokio::test]
+async fn a_payment_is_seen_by_a_mail_that_has_begun_behind_another() {
+    let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let settings = SmtpSettings { connections: 1, reply_seconds: 9, ..impatient(&smtp) };
+    let rig = Rig::start_by(smtp, settings).await;
+    rig.emit(&INGEST_INTAKE, ["in_1", "in_2", "in_3"].map(issued)).await;
+    rig.wait_for("balance", 3).await;
+    // The server takes its time over the first end, when the next has begun, if it has.
+    let ends = AtomicUsize::new(0);
+    rig.smtp.script(move |phase, _| match phase {
+        Phase::Dot if ends.fetch_add(1, Ordering::Relaxed) == 0 => Reaction::Delay(Duration::from_millis(600)),
+        _ => Reaction::Proceed,
+    });
+    rig.emit(&SCHEDULER_TIMERS, one_after_the_other(["in_1", "in_2", "in_3"])).await;
+    rig.wait_for("delivery WHERE state = 'imminent'", 1).await;
+    rig.emit(&INGEST_INTAKE, [received("in_2", 2, 0)]).await;
+    wait::until_true("the ends", SOON, || async { rig.told().await.len() == 3 }).await;
+    let mut told = rig.told().await;
+    told.sort();
+    assert_eq!(told, ["sent in_1", "sent in_3", "suppressed paid"]);
+    assert_eq!(rig.mails(2).await.len(), 2);
+    assert_eq!(rig.smtp.connections(), 2, "inside DATA there is no other way back than to hang up");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_was_to_follow_a_mail_that_takes_its_time_goes_by_another_connection() {
+    let smtp = SmtpServer::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let settings = SmtpSettings { connections: 3, reply_seconds: 9, ..impatient(&smtp) };
+    let rig = Rig::start_by(smtp, settings).await;
+    let invoices: Vec<String> = (0..12).map(|n| format!("in_{n}")).collect();
+    let of = |customer: &str, invoice| v1::Invoice { bill_to_email: customer.to_owned(), ..invoice };
+    let slow = of("slow@slow.example", invoice("slow", 1, 123_450));
+    let others = invoices.iter().map(|id| of(&format!("x@{id}.example").replace('_', "-"), invoice(id, 1, 123_450)));
+    let all = std::iter::once(slow).chain(others);
+    rig.emit(&INGEST_INTAKE, all.map(|i| v1::InvoiceIssued { invoice: Some(i) })).await;
+    rig.wait_for("balance", 13).await;
+    rig.smtp.script(|phase, to| match (phase, to) {
+        (Phase::Dot, [to]) if to == "slow@slow.example" => Reaction::Delay(Duration::from_secs(6)),
+        _ => Reaction::Proceed,
+    });
+    let ids = std::iter::once("slow").chain(invoices.iter().map(String::as_str));
+    rig.emit(&SCHEDULER_TIMERS, one_after_the_other(ids)).await;
+    rig.wait_for("delivery WHERE state = 'handed_off'", 12).await;
+    rig.wait_for("delivery WHERE state = 'imminent'", 1).await;
+    rig.wait_for("delivery WHERE state = 'handed_off'", 13).await;
+    assert_eq!(rig.mails(13).await.last().unwrap().to, ["slow@slow.example"]);
+    rig.end().await;
+}
+
+/// An index that goes by a column which a claim or a permit writes makes both write all indexes.
+#[tokio::test]
+async fn claims_and_permits_change_no_index() {
+    let rig = Rig::start().await;
+    let sql = "SELECT array_agg(DISTINCT a.attname::text ORDER BY a.attname::text)
+               FROM pg_index AS i
+               JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+               JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
+               WHERE i.indrelid = 'notifier.delivery'::regclass";
+    let by: Vec<String> = sqlx::query_scalar(sql).fetch_one(&rig.pool).await.unwrap();
+    let written = ["state", "owner", "attempts", "held_since", "reason", "tries", "status_code"];
+    assert!(by.contains(&"open".to_owned()) && by.contains(&"unknown".to_owned()), "predicates are seen: {by:?}");
+    assert!(written.iter().all(|column| !by.contains(&(*column).to_owned())), "{by:?}");
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_payment_between_rendering_and_the_dot_is_seen() {
     let rig = Rig::start().await;

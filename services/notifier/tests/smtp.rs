@@ -222,6 +222,106 @@ async fn a_mail_on_an_open_connection_takes_two_round_trips() {
     }
 }
 
+/// The mail with another subject, to somebody else.
+fn next_mail(to: &str) -> Mail {
+    let data = b"Subject: next\r\n\r\n..\r\n".to_vec();
+    Mail { to: to.into(), envid: "0198-2".into(), data, ..mail() }
+}
+
+/// Hands a mail over with the beginning of the next one behind its end.
+async fn hand_over_and_begin(
+    server: &SmtpServer,
+    next: &Mail,
+) -> Result<(Reply, Connection), (Failure, Option<Connection>)> {
+    let mut prepared = open(server).await.unwrap().prepare(&mail()).await?;
+    prepared.and_begin(next);
+    let committed = prepared.write_dot(Instant::now() + Duration::from_secs(1)).await.map_err(|f| (f, None))?;
+    committed.verdict().await
+}
+
+#[tokio::test]
+async fn the_next_mail_begins_behind_the_end_of_one() {
+    for (extensions, saved) in [(&["PIPELINING"] as &[&str], 1), (&["PIPELINING", "CHUNKING"], 1), (&[], 0)] {
+        let server = server_with(Abilities { extensions, ..Abilities::default() }).await;
+        let next = next_mail("grace@example.com");
+        let (_, connection) = hand_over(open(&server).await.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+        hand_over(connection, &next).await.map_err(|(f, _)| f).unwrap();
+        let one_by_one = server.round_trips();
+
+        let (reply, connection) = hand_over_and_begin(&server, &next).await.map_err(|(f, _)| f).unwrap();
+        assert_eq!((reply.code, server.count()), (250, 3), "the end of the next one is still to come");
+        assert_eq!(connection.has_begun(), saved > 0, "{extensions:?}");
+        let (_, connection) = hand_over(connection, &next).await.map_err(|(f, _)| f).unwrap();
+        assert!(!connection.has_begun());
+        assert_eq!(server.round_trips() - one_by_one, one_by_one - saved, "{extensions:?}");
+        assert_eq!((server.count(), server.connections()), (4, 2));
+        let last = server.mails().last().unwrap().clone();
+        assert_eq!((&last.data, &last.to[..]), (&next.data, &["grace@example.com".to_owned()][..]), "{extensions:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_begun_has_no_part_in_what_becomes_of_the_mail_before() {
+    for (extensions, stays) in [(&["PIPELINING"] as &[&str], true), (&["PIPELINING", "CHUNKING"], false)] {
+        let server = server_with(Abilities { extensions, ..Abilities::default() }).await;
+        server.script(|at, to| match (at, to) {
+            (ServerPhase::Dot, [to]) if to == "ada@example.com" => Reaction::Reply("552 5.3.4 too big"),
+            _ => Reaction::Proceed,
+        });
+        let next = next_mail("grace@example.com");
+        let (failure, connection) = hand_over_and_begin(&server, &next).await.err().unwrap();
+        assert!(matches!(failure, Failure::Refused { phase: Phase::Dot, .. }), "{failure}");
+        assert_eq!(connection.is_some(), stays, "{extensions:?}: without a reset all that follows a chunk is refused");
+        let connection = match connection {
+            Some(connection) => connection,
+            None => open(&server).await.unwrap(),
+        };
+        hand_over(connection, &next).await.map_err(|(f, _)| f).unwrap();
+        assert_eq!(server.mails().iter().map(|m| m.to.join("")).collect::<Vec<_>>(), ["grace@example.com"]);
+    }
+}
+
+#[tokio::test]
+async fn what_has_begun_is_refused_for_itself_and_is_nothing_without_its_end() {
+    let nobody = next_mail("nobody@example.com");
+    for extensions in [&["PIPELINING"] as &[&str], &["PIPELINING", "CHUNKING"]] {
+        let server = server_with(Abilities { extensions, ..Abilities::default() }).await;
+        server.script(|at, to| match (at, to) {
+            (ServerPhase::Recipient, [to]) if to == "nobody@example.com" => Reaction::Reply("550 5.1.1 no such user"),
+            (ServerPhase::Data, [to]) if to == "nobody@example.com" => Reaction::Reply("503 5.5.1 no recipient"),
+            _ => Reaction::Proceed,
+        });
+        let (_, connection) = hand_over_and_begin(&server, &nobody).await.map_err(|(f, _)| f).unwrap();
+        let (failure, connection) = connection.prepare(&nobody).await.err().unwrap();
+        let Failure::Refused { phase: Phase::Recipient, reply } = failure else { unreachable!("{failure}") };
+        assert_eq!(reply.to_string(), "550 5.1.1");
+        hand_over(connection.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+        assert_eq!((server.count(), server.connections()), (2, 1));
+
+        let next = next_mail("grace@example.com");
+        drop(hand_over_and_begin(&server, &next).await.map_err(|(f, _)| f).unwrap());
+        let (_, connection) = hand_over_and_begin(&server, &next).await.map_err(|(f, _)| f).unwrap();
+        drop(connection.prepare(&next).await.map_err(|(f, _)| f).unwrap());
+        let (_, connection) = hand_over_and_begin(&server, &next).await.map_err(|(f, _)| f).unwrap();
+        let (failure, connection) = connection.prepare(&mail()).await.err().unwrap();
+        assert!(matches!(failure, Failure::Broken { phase: Phase::Mail, .. }), "good for that mail only: {failure}");
+        assert!(connection.is_none());
+        hand_over(open(&server).await.unwrap(), &mail()).await.map_err(|(f, _)| f).unwrap();
+        assert_eq!(server.count(), 6, "{extensions:?}");
+        assert!(server.mails().iter().all(|m| m.to == ["ada@example.com"]), "nothing of those without an end");
+    }
+}
+
+#[tokio::test]
+async fn a_large_mail_does_not_begin_behind_another() {
+    let server = server().await;
+    let large = Mail { data: vec![b'x'; 40_000], ..next_mail("grace@example.com") };
+    let (_, connection) = hand_over_and_begin(&server, &large).await.map_err(|(f, _)| f).unwrap();
+    assert!(!connection.has_begun(), "the end of the one before must not queue with it");
+    hand_over(connection, &large).await.map_err(|(f, _)| f).unwrap();
+    assert_eq!((server.count(), server.connections()), (2, 1));
+}
+
 #[tokio::test]
 async fn what_the_server_offers_is_used_and_nothing_else() {
     let server = server_with(chunking()).await;
