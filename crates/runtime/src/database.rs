@@ -48,6 +48,12 @@ pub fn pool(
     if !names_user(settings.url.reveal()) {
         options = options.username(&role(service));
     }
+    if service == Service::Notifier {
+        // Each of its statements takes a batch as arrays and finds rows by key: planning it anew for each batch costs more
+        // than most of them, and for a large batch leads to reading a whole table that happens to be small. Not for the
+        // others, some of whose statements have to be planned for what they are asked.
+        options = options.options([("plan_cache_mode", "force_generic_plan")]);
+    }
     if durability == Durability::Memory {
         options = options.options([("synchronous_commit", "off")]);
     }

@@ -49,10 +49,9 @@ const IDLE: Duration = Duration::from_millis(5);
 const AHEAD: usize = 2 * pace::IN_WORK as usize;
 /// How often it is looked which merchants have something due.
 const DUE: Duration = Duration::from_millis(200);
-/// How long the clerk waits for company before it asks the database.
-const GATHER: Duration = Duration::from_millis(1);
-/// How long the recorder waits for company: a commit here is a batch at the broker, too, and costs there what a hundred events
-/// do. What a crash finds unrecorded is of unknown fate, so no longer than this.
+/// How long the clerk waits for company before it asks the database: until the timer's next tick, half a millisecond on average.
+const GATHER: Duration = Duration::from_micros(1);
+/// How long the recorder waits for company. What a crash finds unrecorded is of unknown fate, so no longer than this.
 const GATHER_VERDICTS: Duration = Duration::from_millis(25);
 /// Most messages per permit.
 const MAX_GROUP: usize = 128;
@@ -272,7 +271,7 @@ impl Desk {
     }
 
     /// Grants permits to groups of workers until the last of them is gone. While one group waits for the disk, the next is on
-    /// its way: whoever asks just after a group has left need not wait for its end.
+    /// its way: whoever asks just after a group has left need not wait for its end. Who asks meanwhile makes up the one after.
     async fn grant_permits(self, mut inbox: mpsc::Receiver<Ask>) {
         let mut groups = JoinSet::new();
         while let Some(first) = inbox.recv().await {

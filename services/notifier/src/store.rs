@@ -650,7 +650,18 @@ pub struct End {
 /// Ends deliveries; returns those that really ended by it. A delivery that was given up as unknown meanwhile can still be
 /// settled by the process that knows better.
 pub async fn end(tx: &mut PgConnection, owner: Uuid, list: &[End], now: Timestamp) -> sqlx::Result<HashSet<Uuid>> {
-    let ended: Vec<Uuid> = sqlx::query_scalar(
+    /// For more than some hundred rows the planner would rather read all of a table that is not large than look them up: 120 ms
+    /// instead of 9 for 476 of 20,000.
+    const MOST: usize = 128;
+    let mut ended = HashSet::with_capacity(list.len());
+    for part in list.chunks(MOST) {
+        ended.extend(end_part(tx, owner, part, now).await?);
+    }
+    Ok(ended)
+}
+
+async fn end_part(tx: &mut PgConnection, owner: Uuid, list: &[End], now: Timestamp) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
         "UPDATE notifier.delivery AS d
          SET state = n.state, reason = n.reason, status_code = n.status_code, accepted_as = n.accepted_as, settled_at = $8
          FROM UNNEST($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[])
@@ -668,8 +679,7 @@ pub async fn end(tx: &mut PgConnection, owner: Uuid, list: &[End], now: Timestam
     .bind(list.iter().map(|e| &e.accepted_as).bind_iter())
     .bind(now.to_sqlx())
     .fetch_all(tx)
-    .await?;
-    Ok(ended.into_iter().collect())
+    .await
 }
 
 /// Prolongs this process's lease. Returns how many processes have one.

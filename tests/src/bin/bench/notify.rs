@@ -3,7 +3,7 @@
 use crate::dev::memory_of;
 use crate::mta::{self, Kind};
 use crate::report::Figure;
-use crate::sink::Sink;
+use crate::sink::{CONNECTIONS, Sink};
 use crate::{RUNS, median};
 use anyhow::{Context, ensure};
 use e2e::processes::{Processes, new_directory};
@@ -37,8 +37,8 @@ const MERCHANTS: [&str; 2] = ["acme", "globex"];
 pub(crate) async fn all(wanted: &str) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let sink = Sink::start().await?;
-    let connections = [("DUNLIN_NOTIFIER__SMTP__CONNECTIONS", "32".to_owned())];
-    let source = "smtp-source to smtp-sink, 32 kept connections, 4 kB";
+    let connections = [("DUNLIN_NOTIFIER__SMTP__CONNECTIONS", CONNECTIONS.to_owned())];
+    let source = "smtp-source to smtp-sink, 128 kept connections, 4 kB";
     let is_wanted = |name: &str| wanted.is_empty() || wanted == name;
     if is_wanted("notify") {
         let (mut rates, mut references) = (Vec::new(), Vec::new());
@@ -77,7 +77,7 @@ pub(crate) async fn all(wanted: &str) -> anyhow::Result<Vec<Figure>> {
             ("DUNLIN_NOTIFIER__SMTP__HOST", "localhost".to_owned()),
             ("DUNLIN_NOTIFIER__SMTP__SECURITY", "starttls".to_owned()),
             ("DUNLIN_NOTIFIER__SMTP__CA", testkit::tls::CERTIFICATE.to_owned()),
-            ("DUNLIN_NOTIFIER__SMTP__CONNECTIONS", "32".to_owned()),
+            ("DUNLIN_NOTIFIER__SMTP__CONNECTIONS", CONNECTIONS.to_owned()),
         ];
         let (mut rates, mut references) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
@@ -154,8 +154,7 @@ async fn run(port: u16, mails: Mails, environment: &[(&'static str, String)]) ->
     let begins = Instant::now() + left.context("loading took too long: the machine is too busy")?;
     tokio::time::sleep_until(begins).await;
     // A look at the indexes only: counting would cost more than what is counted.
-    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE waiting AND channel = 'email')").await?;
-    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE held)").await?;
+    wait_for(&pool, "SELECT NOT EXISTS (SELECT FROM notifier.delivery WHERE open AND channel = 'email')").await?;
     let took = begins.elapsed();
     let sent: i64 = sqlx::query_scalar("SELECT count(*) FROM notifier.delivery WHERE state = 'handed_off'")
         .fetch_one(&pool)

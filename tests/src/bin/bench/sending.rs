@@ -2,7 +2,7 @@
 
 use crate::dev::{Dev, invoice_fact};
 use crate::report::Figure;
-use crate::sink::Sink;
+use crate::sink::{CONNECTIONS, Sink};
 use crate::{RUNS, median, percentile};
 use anyhow::{Context, ensure};
 use e2e::system::at;
@@ -43,6 +43,7 @@ impl Morning {
         let (port, begins, rate) = (sink.port.to_string(), real_start.to_string(), RATE.to_string());
         let dev = Dev::start(&[
             ("DUNLIN_NOTIFIER__SMTP__PORT", &port),
+            ("DUNLIN_NOTIFIER__SMTP__CONNECTIONS", CONNECTIONS),
             ("DUNLIN_TIME_LAPSE__START", MORNING),
             ("DUNLIN_TIME_LAPSE__REAL_START", &begins),
             ("DUNLIN_TIME_LAPSE__RATE", &rate),
@@ -105,7 +106,7 @@ pub(crate) async fn e2e_and_memory() -> anyhow::Result<Vec<Figure>> {
         references.extend(sink.reference(REMINDERS, MAIL_BYTES)?);
     }
     let reference = |values: &[f64]| (!values.is_empty()).then(|| median(values));
-    let e2e = "smtp-source to smtp-sink, 32 kept connections, 4 kB";
+    let e2e = "smtp-source to smtp-sink, 128 kept connections, 4 kB";
     Ok(vec![
         Figure::new("e2e", median(&rates), "reminders/s", reference(&references), e2e),
         Figure::new("memory", median(&idle), "MB idle", reference(&nats), "its nats-server, idle"),
