@@ -204,14 +204,31 @@ async fn hand_over_as(tree: &Tree, name: &str, port: u16, password: Option<&str>
         Some(connection) => connection,
         None => open(port, password).await.unwrap(),
     };
+    // Each begins behind the end of the one before; the last never gets its own.
+    let (first, second) = (format!("{name}-first"), format!("{name}-second"));
+    let mut prepared = connection.prepare(&mail(&first)).await.map_err(|(f, _)| f).unwrap();
+    let (follows, begun) = (mail(&second), mail(&format!("{name}-begun")));
+    prepared.and_begin(&follows);
+    let connection = end(prepared).await;
+    let pipelines = !name.starts_with("opensmtpd");
+    assert_eq!(connection.has_begun(), pipelines, "{name}: only behind a server that offers PIPELINING");
+    let mut prepared = connection.prepare(&follows).await.map_err(|(f, _)| f).unwrap();
+    prepared.and_begin(&begun);
+    let connection = end(prepared).await;
+    drop(connection.prepare(&begun).await.map_err(|(f, _)| f).unwrap());
+
     let last = format!("{name}-last");
+    let connection = open(port, password).await.unwrap();
     end(connection.prepare(&mail(&last)).await.map_err(|(f, _)| f).unwrap()).await.quit().await;
 
     wait::until_true(&format!("{last} to arrive"), PATIENCE, || async { tree.arrived().contains_key(&last) }).await;
-    wait::until_true(&format!("{held} to arrive"), PATIENCE, || async { tree.arrived().contains_key(&held) }).await;
+    for subject in [&held, &first, &second] {
+        let what = format!("{subject} to arrive");
+        wait::until_true(&what, PATIENCE, || async { tree.arrived().contains_key(subject) }).await;
+    }
     let arrived = tree.arrived();
     let of_this: Vec<_> = arrived.keys().filter(|subject| subject.starts_with(&format!("{name}-"))).collect();
-    assert_eq!(of_this, [&held, &last], "exactly what has got its end");
+    assert_eq!(of_this, [&first, &held, &last, &second], "exactly what has got its end");
     let sent = String::from_utf8(mail(&held).data).unwrap().replace("\r\n", "\n");
     let (_, body) = sent.split_once("\n\n").unwrap();
     let of_this: Vec<_> = of_this.into_iter().filter_map(|subject| arrived.get(subject).cloned()).collect();

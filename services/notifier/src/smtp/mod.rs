@@ -343,8 +343,11 @@ impl Connection {
         self.begun.is_some()
     }
 
-    /// Says goodbye; whether the server hears it does not matter.
+    /// Says goodbye; whether the server hears it does not matter. Not to one that waits for a body: it would be part of it.
     pub async fn quit(mut self) {
+        if self.has_begun() {
+            return;
+        }
         let stream = self.stream.get_mut();
         let goodbye = async {
             stream.write_all(b"QUIT\r\n").await?;
