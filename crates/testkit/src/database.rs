@@ -19,6 +19,17 @@ pub struct TestDatabase {
     pub url: String,
 }
 
+/// How many rows of a table the open transaction has read, by whatever way.
+pub async fn rows_read(tx: &mut PgConnection, table: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
+         WHERE relid = $1::regclass",
+    )
+    .bind(table)
+    .fetch_one(tx)
+    .await
+}
+
 /// The server that all tests of a run share, given by `with-servers`.
 const SHARED: &str = "DUNLIN_TEST_POSTGRES";
 

@@ -55,8 +55,10 @@ struct State {
     slots: HashMap<Key, Instant>,
     /// Deliveries in work.
     in_work: HashMap<MerchantId, u32>,
-    /// Connections in use.
-    connected: HashMap<Key, u32>,
+    /// Connections in use for each merchant.
+    merchants: HashMap<MerchantId, u32>,
+    /// Connections in use for each recipient domain.
+    domains: HashMap<String, u32>,
     /// Temporary refusals in a row, and until when the domain is left alone.
     pauses: HashMap<String, (u32, Instant)>,
     /// Sending domains whose circuit breaker is open.
@@ -95,13 +97,10 @@ impl Drop for Place {
 }
 
 impl Place {
-    fn keys(&self) -> [Key; 2] {
-        [Key::Merchant(self.merchant.clone()), Key::Domain(self.domain.clone())]
-    }
-
     /// Takes a connection, however many there are.
     pub fn occupy(&self) -> InUse {
-        let in_use = InUse { pace: self.pace.clone(), keys: self.keys() };
+        let (pace, merchant, domain) = (self.pace.clone(), self.merchant.clone(), self.domain.clone());
+        let in_use = InUse { pace, merchant, domain };
         in_use.count();
         in_use
     }
@@ -111,22 +110,21 @@ impl Place {
 #[derive(Debug)]
 pub struct InUse {
     pace: Pace,
-    keys: [Key; 2],
+    merchant: MerchantId,
+    domain: String,
 }
 
 impl InUse {
     fn count(&self) {
         let mut state = self.pace.state();
-        for key in &self.keys {
-            *state.connected.entry(key.clone()).or_default() += 1;
-        }
+        count(&mut state.merchants, &self.merchant);
+        count(&mut state.domains, &self.domain);
     }
 
     fn discount(&self) {
         let mut state = self.pace.state();
-        for key in &self.keys {
-            release(&mut state.connected, key);
-        }
+        release(&mut state.merchants, &self.merchant);
+        release(&mut state.domains, &self.domain);
     }
 }
 
@@ -134,6 +132,13 @@ impl Drop for InUse {
     fn drop(&mut self) {
         self.discount();
         self.pace.0.freed.notify_one();
+    }
+}
+
+fn count<K: Hash + Eq + Clone>(counts: &mut HashMap<K, u32>, key: &K) {
+    match counts.get_mut(key) {
+        Some(count) => *count += 1,
+        None => _ = counts.insert(key.clone(), 1),
     }
 }
 
@@ -231,20 +236,28 @@ impl Pace {
                 return Err(Wait { time, reason: RATE });
             }
         }
-        *state.in_work.entry(merchant.clone()).or_default() += 1;
+        count(&mut state.in_work, merchant);
         Ok(Place { pace: self.clone(), merchant: merchant.clone(), domain })
     }
 
-    /// Takes a connection, if the merchant and the domain may have one more.
-    fn connect(&self, place: &Place) -> Option<InUse> {
+    /// The first whose merchant and domain may have one connection more.
+    fn first_that_may<'a>(&self, mut places: impl Iterator<Item = &'a Place>) -> Option<usize> {
         let limits = &self.0.limits;
         let most = [limits.merchant_connections_percent, limits.domain_connections_percent].map(|p| self.most(p));
-        let keys = place.keys();
         let state = self.state();
-        let is_full = |(key, most): (&Key, u32)| state.connected.get(key).is_some_and(|count| *count >= most);
-        let is_free = !keys.iter().zip(most).any(is_full);
-        drop(state);
-        is_free.then(|| place.occupy())
+        let is_full = |connected: Option<&u32>, most| connected.is_some_and(|count| *count >= most);
+        // Many of the same merchant wait one behind another, as a rule, and somebody looks whenever one more does.
+        let mut full = None;
+        places.position(|place| {
+            if full == Some(&place.merchant) {
+                return false;
+            }
+            if is_full(state.merchants.get(&place.merchant), most[0]) {
+                full = Some(&place.merchant);
+                return false;
+            }
+            !is_full(state.domains.get(&place.domain), most[1])
+        })
     }
 
     /// A domain's server said not now; `goodbye`: and hung up.
@@ -348,12 +361,12 @@ impl<T> Queue<T> {
     }
 
     fn take(&self, waiting: &mut VecDeque<(T, Place)>, may: impl Fn(&T) -> bool) -> Option<(T, Place, InUse)> {
-        let next = waiting.iter().enumerate().find_map(|(n, (_, place))| Some((n, self.pace.connect(place)?)));
-        let (n, in_use) = next?;
+        let n = self.pace.first_that_may(waiting.iter().map(|(_, place)| place))?;
         if !waiting.get(n).is_some_and(|(delivery, _)| may(delivery)) {
             return None;
         }
         let (delivery, place) = waiting.remove(n)?;
+        let in_use = place.occupy();
         self.taken.notify_one();
         // Whoever else waits may go on too.
         if !waiting.is_empty() {
@@ -490,8 +503,8 @@ mod tests {
         let pace = pace(Limits { domain_per_second: 0, ..Limits::default() });
         let queue = Queue::new(pace.clone());
         let in_use = || {
-            let counts = &pace.state().connected;
-            ["stuck.example", "b.example"].map(|d| counts.get(&Key::Domain(d.to_owned())).copied().unwrap_or(0))
+            let counts = &pace.state().domains;
+            ["stuck.example", "b.example"].map(|domain| counts.get(domain).copied().unwrap_or(0))
         };
         for n in 0..6 {
             queue.push(n, pace.admit(&merchant(&format!("m{n}")), "x@stuck.example", false).unwrap());

@@ -348,16 +348,16 @@ pub async fn lock_cases(
     }
     // One statement for both, so that all are locked in one order.
     sqlx::query_scalar(
-        "SELECT c.id FROM scheduler.dunning_case AS c
-         WHERE c.id IN (
+        "SELECT id FROM scheduler.dunning_case
+         WHERE id = ANY (ARRAY(
              SELECT id FROM scheduler.dunning_case
              JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice) USING (merchant, invoice)
              UNION
              SELECT id FROM scheduler.dunning_case
              JOIN UNNEST($3::text[], $4::text[]) AS wanted (merchant, customer) USING (merchant, customer)
              WHERE closed_at IS NULL
-         )
-         ORDER BY c.id FOR UPDATE",
+         ))
+         ORDER BY id FOR UPDATE",
     )
     .bind(invoices.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(invoices.iter().map(|k| k.1.as_str()).bind_iter())
@@ -375,11 +375,16 @@ pub async fn lock_due_cases(
     all: bool,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar(
-        "SELECT c.id FROM scheduler.dunning_case AS c
-         JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
-              ON wanted.merchant = c.merchant AND wanted.customer = c.customer
-         WHERE c.closed_at IS NULL AND (c.armed_at <= $3 OR $4 AND c.armed_at IS NOT NULL)
-         ORDER BY c.id FOR UPDATE OF c",
+        "SELECT id FROM scheduler.dunning_case
+         WHERE id = ANY (ARRAY(
+             SELECT theirs.id FROM UNNEST($1::text[], $2::text[]) AS wanted (merchant, customer)
+             CROSS JOIN LATERAL (
+                 SELECT c.id FROM scheduler.dunning_case AS c
+                 WHERE c.merchant = wanted.merchant AND c.customer = wanted.customer AND c.closed_at IS NULL
+                 OFFSET 0
+             ) AS theirs
+         )) AND (armed_at <= $3 OR $4 AND armed_at IS NOT NULL)
+         ORDER BY id FOR UPDATE",
     )
     .bind(customers.iter().map(|k| k.0.as_str()).bind_iter())
     .bind(customers.iter().map(|k| k.1.as_str()).bind_iter())

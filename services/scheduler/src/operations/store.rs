@@ -286,7 +286,9 @@ pub async fn list(
              WHERE h.released_at IS NULL AND ($1::text IS NULL OR h.merchant = $1)
                -- Where the day ends last, it does so twelve hours after it has ended in UTC.
                AND (h.until IS NULL OR NOT $2 AND h.until >= (($5 AT TIME ZONE 'UTC') - interval '12 hours')::date)
-               AND (h.invoice IS NULL OR EXISTS (SELECT FROM open AS c WHERE c.merchant = h.merchant AND c.invoice = h.invoice))
+               AND (h.invoice IS NULL OR EXISTS (
+                   SELECT FROM scheduler.dunning_case AS c
+                   WHERE c.merchant = h.merchant AND c.invoice = h.invoice AND c.closed_at IS NULL))
              UNION ALL
              SELECT 'dispute', NULL, i.merchant, i.customer, i.invoice, NULL, 'the payer contests it', '', NULL
              FROM scheduler.invoice AS i
@@ -302,7 +304,10 @@ pub async fn list(
                     NULL
              FROM scheduler.customer AS u
              WHERE u.time_zone = ANY($3)
-               AND EXISTS (SELECT FROM open AS c WHERE c.merchant = u.merchant AND c.customer = u.customer)
+               AND ($1::text IS NULL OR u.merchant = $1)
+               AND EXISTS (
+                   SELECT FROM scheduler.dunning_case AS c
+                   WHERE c.merchant = u.merchant AND c.customer = u.customer AND c.closed_at IS NULL)
          )
          SELECT l.*, coalesce(u.time_zone, '') AS time_zone
          FROM listed AS l

@@ -1,5 +1,6 @@
 //! `dunlin dev` of the release build, as a process of its own on fresh data.
 
+use crate::sink::Mails;
 use anyhow::{Context, bail};
 use e2e::processes::binary;
 use events::api::ingest_client::IngestClient;
@@ -34,10 +35,16 @@ pub(crate) struct Dev {
 impl Dev {
     /// Starts it. `environment` overrides its settings.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_with(environment, Mails::AsShipped).await
+    }
+
+    /// Starts it to send such mails.
+    pub(crate) async fn start_with(environment: &[(&str, &str)], mails: Mails) -> anyhow::Result<Self> {
         let id = kernel::id::at(kernel::Clock::now(&kernel::SystemClock)).simple().to_string();
         let home = std::env::temp_dir().join("dunlin-bench").join(id);
         let config = home.join("config");
         write_config(&config)?;
+        mails.write_into(&config)?;
         let binaries = Binaries::find()?;
         let text = |path: &std::path::Path| path.to_str().map(str::to_owned).context("a path that is no text");
         let (home_text, config) = (text(&home)?, text(&config)?);

@@ -57,7 +57,8 @@ async fn main() -> anyhow::Result<()> {
     let mut report = Report::default();
     if is_wanted("e2e") || is_wanted("memory") {
         let figures = sending::e2e_and_memory().await?;
-        report.extend(figures.into_iter().filter(|f| is_wanted(f.name.trim_end_matches("_under_load"))));
+        let bench = |figure: &report::Figure| figure.name.trim_end_matches("_under_load").trim_end_matches("_shipped");
+        report.extend(figures.into_iter().filter(|figure| is_wanted(bench(figure))));
     }
     if ["notify", "notify_latency", "notify_tls"].into_iter().any(is_wanted) {
         report.extend(notify::all(wanted.as_deref().unwrap_or_default()).await?);

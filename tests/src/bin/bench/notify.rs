@@ -3,7 +3,7 @@
 use crate::dev::memory_of;
 use crate::mta::{self, Kind};
 use crate::report::Figure;
-use crate::sink::{CONNECTIONS, Sink};
+use crate::sink::{CONNECTIONS, MAIL_BYTES, Mails, Sink};
 use crate::{RUNS, median};
 use anyhow::{Context, ensure};
 use e2e::processes::{Processes, new_directory};
@@ -23,10 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Reminders per run.
 const REMINDERS: usize = 20_000;
-/// Text and HTML of a mail of ours, about: so large are those of the reference.
-const MAIL_BYTES: usize = 4_096;
-/// What makes them so large: a merchant's own page around the text, without the shipped one's regard for old mail programs.
-const BODY: &str = include_str!("body.html");
 /// Events per commit.
 const BATCH: usize = 500;
 /// One merchant may have three quarters of the connections; so several are needed to have all of them.
@@ -100,19 +96,11 @@ struct Run {
     most_memory_mb: f64,
 }
 
-/// Whose page is around the texts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mails {
-    AsTheReference,
-    AsShipped,
-}
-
 /// The configuration, with a page of the merchant's own.
 fn config_with_page(directory: &Path) -> anyhow::Result<PathBuf> {
     let config = directory.join("config");
     copy(&config_dir(), &config)?;
-    std::fs::create_dir_all(config.join("templates"))?;
-    std::fs::write(config.join("templates/body.html"), BODY)?;
+    Mails::AsTheReference.write_into(&config)?;
     Ok(std::path::absolute(config)?)
 }
 
@@ -164,8 +152,7 @@ async fn run(port: u16, mails: Mails, environment: &[(&'static str, String)]) ->
         sqlx::query_scalar("SELECT avg(get_byte(raw, 0) + 256 * get_byte(raw, 1))::float8 FROM notifier.message")
             .fetch_one(&pool)
             .await?;
-    let is_as_meant = (mails == Mails::AsShipped) == (bytes > 1.5 * MAIL_BYTES as f64);
-    ensure!(is_as_meant, "mails of {bytes:.0} bytes are not what is to be measured");
+    mails.are_of(bytes)?;
     println!("notify: {REMINDERS} mails of {bytes:.0} bytes in {:.2} s", took.as_secs_f64());
     let (_, most_memory_mb) = memory_of(system.id(Service::Notifier)?)?;
     stop.cancel();

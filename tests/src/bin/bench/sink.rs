@@ -14,6 +14,36 @@ const LIBRARIES: (&str, &str) = ("LD_LIBRARY_PATH", ".dunlin/postfix/usr/lib/pos
 /// does not, to which it makes no difference.
 pub(crate) const CONNECTIONS: &str = "128";
 
+/// Text and HTML of a mail of ours, about: so large are those of the reference.
+pub(crate) const MAIL_BYTES: usize = 4_096;
+/// What makes them so large: a merchant's own page around the text, without the shipped one's regard for old mail programs.
+const BODY: &str = include_str!("body.html");
+
+/// Whose page is around the texts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mails {
+    AsTheReference,
+    AsShipped,
+}
+
+impl Mails {
+    /// Writes the page into a configuration.
+    pub(crate) fn write_into(self, config: &Path) -> std::io::Result<()> {
+        if self == Self::AsShipped {
+            return Ok(());
+        }
+        std::fs::create_dir_all(config.join("templates"))?;
+        std::fs::write(config.join("templates/body.html"), BODY)
+    }
+
+    /// Mails of so many bytes with their headers are what was to be measured.
+    pub(crate) fn are_of(self, bytes: f64) -> anyhow::Result<()> {
+        let is_as_meant = (self == Self::AsShipped) == (bytes > 1.5 * MAIL_BYTES as f64);
+        anyhow::ensure!(is_as_meant, "mails of {bytes:.0} bytes are not what is to be measured");
+        Ok(())
+    }
+}
+
 /// Where mail goes.
 pub(crate) struct Sink {
     /// On 127.0.0.1.
