@@ -353,9 +353,12 @@ pub async fn lock_cases(
              SELECT id FROM scheduler.dunning_case
              JOIN UNNEST($1::text[], $2::text[]) AS wanted (merchant, invoice) USING (merchant, invoice)
              UNION
-             SELECT id FROM scheduler.dunning_case
-             JOIN UNNEST($3::text[], $4::text[]) AS wanted (merchant, customer) USING (merchant, customer)
-             WHERE closed_at IS NULL
+             SELECT theirs.id FROM UNNEST($3::text[], $4::text[]) AS wanted (merchant, customer)
+             CROSS JOIN LATERAL (
+                 SELECT c.id FROM scheduler.dunning_case AS c
+                 WHERE c.merchant = wanted.merchant AND c.customer = wanted.customer AND c.closed_at IS NULL
+                 OFFSET 0 -- keeps it a look-up for each customer, not a join with all that is open
+             ) AS theirs
          ))
          ORDER BY id FOR UPDATE",
     )
@@ -381,7 +384,7 @@ pub async fn lock_due_cases(
              CROSS JOIN LATERAL (
                  SELECT c.id FROM scheduler.dunning_case AS c
                  WHERE c.merchant = wanted.merchant AND c.customer = wanted.customer AND c.closed_at IS NULL
-                 OFFSET 0
+                 OFFSET 0 -- keeps it a look-up for each customer, not a join with all that is open
              ) AS theirs
          )) AND (armed_at <= $3 OR $4 AND armed_at IS NOT NULL)
          ORDER BY id FOR UPDATE",
