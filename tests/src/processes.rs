@@ -116,8 +116,13 @@ fn settings_file(
         "config_dir": std::path::absolute(crate::system::config_dir())?,
         "admin_listen": "127.0.0.1:0",
         "postgres": { "url": postgres.service_url(DATABASE), "admin_url": postgres.url(DATABASE) },
-        // Soon: what a killed service had fetched comes again only then.
-        "nats": { "url": nats.url(), "passwords": passwords, "ack_wait_seconds": 10 },
+        "nats": {
+            "url": nats.url(),
+            "passwords": passwords,
+            "stream_max_mib": nats.stream_max_mib,
+            // Soon: what a killed service had fetched comes again only then.
+            "ack_wait_seconds": 10,
+        },
         "links": { "public_url": format!("http://{pages}"), "key": "a key that is only for tests, 32+" },
         "telemetry": { "log_filter": "info" },
         "time_lapse": lapse,

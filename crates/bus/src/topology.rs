@@ -1,7 +1,9 @@
 //! Streams and durables, as data derived from [`events::topology`], applied by `dunlin migrate` (and by `dunlin dev` at start).
 //! Services only ever bind to what is there: their broker users may not create anything.
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use events::Service;
@@ -25,6 +27,9 @@ impl Default for StreamSettings {
     }
 }
 
+/// How many streams there are: one per service, and the intake.
+pub const STREAMS: usize = Service::ALL.len() + 1;
+
 /// How long the broker keeps events: as long as the outbox does.
 pub const MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -33,9 +38,9 @@ pub async fn apply(js: &Context, settings: &StreamSettings) -> Result<(), async_
     for service in Service::ALL {
         let mut subjects: Vec<String> = service.emits().map(|k| k.subject_filter()).collect();
         subjects.extend((service == WATERMARKED).then(|| watermark_subject(service)));
-        js.create_or_update_stream(stream_config(service.stream(), subjects, settings)).await?;
+        declare(js, service.stream(), subjects, settings).await?;
     }
-    js.create_or_update_stream(stream_config(INTAKE_STREAM, vec![format!("{INTAKE_SUBJECT}.*")], settings)).await?;
+    declare(js, INTAKE_STREAM, vec![format!("{INTAKE_SUBJECT}.*")], settings).await?;
 
     for flow in FLOWS {
         for (producer, kinds) in flow.sources() {
@@ -45,6 +50,27 @@ pub async fn apply(js: &Context, settings: &StreamSettings) -> Result<(), async_
     }
     js.create_consumer_on_stream(consumer_config(INTAKE_DURABLE, Vec::new(), settings), INTAKE_STREAM).await?;
     Ok(())
+}
+
+async fn declare(
+    js: &Context,
+    name: &str,
+    subjects: Vec<String>,
+    settings: &StreamSettings,
+) -> Result<(), async_nats::Error> {
+    let Err(error) = js.create_or_update_stream(stream_config(name, subjects, settings)).await else { return Ok(()) };
+    let no_room = matches!(error.kind(), CreateStreamErrorKind::JetStream(cause)
+        if cause.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED);
+    if !no_room {
+        return Err(format!("stream {name}: {error}").into());
+    }
+    let (mib, all) = (settings.max_bytes >> 20, settings.max_bytes * STREAMS as i64 >> 20);
+    Err(format!(
+        "stream {name}: nats-server has no room for {STREAMS} streams of nats.stream_max_mib = {mib} MiB, {all} MiB in all: \
+         raise its max_file_store (DUNLIN_NATS_MAX_STORE in deploy/nats.conf) where the disk is large enough, or lower \
+         nats.stream_max_mib"
+    )
+    .into())
 }
 
 fn stream_config(name: &str, subjects: Vec<String>, settings: &StreamSettings) -> stream::Config {

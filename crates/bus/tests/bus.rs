@@ -328,6 +328,20 @@ async fn a_service_may_only_publish_its_own_events_and_read_its_own_durables() {
 }
 
 #[tokio::test]
+async fn streams_that_find_no_room_say_which_settings_to_change() {
+    let system = TestSystem::start(&[]).await.unwrap();
+    let migrate = system.common.nats.broker(bus::permissions::MIGRATE_USER);
+    let js = bus::broker::jetstream(bus::broker::connect("migrate", &migrate).await.unwrap());
+    let streams =
+        |stream_max_mib| runtime::settings::NatsSettings { stream_max_mib, ..system.common.nats.clone() }.streams();
+    let refused = bus::topology::apply(&js, &streams(1_000_000)).await.unwrap_err().to_string();
+    assert!(refused.contains("6 streams of nats.stream_max_mib = 1000000 MiB, 6000000 MiB in all"), "{refused}");
+    assert!(refused.contains("DUNLIN_NATS_MAX_STORE"), "{refused}");
+    // What the broker may keep is set, not what happens to be free when it starts.
+    bus::topology::apply(&js, &streams(4096)).await.unwrap();
+}
+
+#[tokio::test]
 async fn events_of_a_newer_version_are_left_for_it() {
     let rig = Rig::start().await;
     let (stop, running) = rig.consume(Noting::default());

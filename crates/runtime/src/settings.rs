@@ -36,7 +36,8 @@ pub struct NatsSettings {
     /// Copies of each stream: 1 on one machine, 3 in a cluster.
     #[serde(default = "default_replicas")]
     pub replicas: usize,
-    /// Size limit of each stream in MiB. A full stream refuses events, which then wait in Postgres.
+    /// Size limit of each stream in MiB. A full stream refuses events, which then wait in Postgres. There are six, and
+    /// nats-server's `max_file_store` has to hold them all.
     #[serde(default = "default_stream_mib")]
     pub stream_max_mib: u32,
     /// How long a fetched event may take before it is delivered again.

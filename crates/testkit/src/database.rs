@@ -7,7 +7,7 @@ use kernel::{Clock, Masked, SystemClock};
 use runtime::settings::PostgresSettings;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio::sync::OnceCell;
 
 /// A database of its own, with the schemas of some services.
@@ -38,8 +38,9 @@ impl TestDatabase {
     pub async fn create(services: &[(Service, &Migrator)]) -> anyhow::Result<Self> {
         let server = server().await?;
         let mut admin = PgConnection::connect(&format!("{server}/postgres")).await?;
+        drop_left_over(&mut admin).await?;
         let template = template(&server, &mut admin, services).await?;
-        let name = format!("t_{}", kernel::id::at(SystemClock.now()).simple());
+        let name = format!("t_{}_{}", std::process::id(), kernel::id::at(SystemClock.now()).simple());
         run(&mut admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await?;
         admin.close().await?;
         Ok(Self { admin_url: format!("{server}/{name}"), url: format!("{}/{name}", server.replace("postgres@", "")) })
@@ -69,11 +70,30 @@ async fn server() -> anyhow::Result<String> {
     Ok(own.url("").trim_end_matches('/').to_owned())
 }
 
+/// Drops the databases of processes that are gone: hundreds of tests would fill several gigabytes.
+async fn drop_left_over(admin: &mut PgConnection) -> anyhow::Result<()> {
+    // One of the tests that start at the same time does it.
+    if !sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('left over'))").fetch_one(&mut *admin).await? {
+        return Ok(());
+    }
+    let names: Vec<String> = sqlx::query_scalar(r"SELECT datname::text FROM pg_database WHERE datname LIKE 't\_%'")
+        .fetch_all(&mut *admin)
+        .await?;
+    for name in names {
+        let alive = name.split('_').nth(1).is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        if !alive {
+            run(admin, &format!("DROP DATABASE {name} WITH (FORCE)")).await?;
+        }
+    }
+    sqlx::query("SELECT pg_advisory_unlock(hashtext('left over'))").execute(&mut *admin).await?;
+    Ok(())
+}
+
 /// A directory of this process. Those of processes that are gone are removed on the way.
 fn own_directory() -> PathBuf {
     let all = std::env::temp_dir().join("dunlin-tests");
     for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
-        let alive = entry.file_name().to_str().is_some_and(|pid| std::path::Path::new("/proc").join(pid).exists());
+        let alive = entry.file_name().to_str().is_some_and(|pid| Path::new("/proc").join(pid).exists());
         if !alive {
             let _ = std::fs::remove_dir_all(entry.path());
         }

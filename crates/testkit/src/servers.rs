@@ -4,6 +4,7 @@
 //! order. Under root, which PostgreSQL refuses, it runs as `nobody`.
 
 use anyhow::{Context, bail};
+use bus::topology::STREAMS;
 use kernel::{Clock, Masked, SystemClock};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -163,19 +164,22 @@ impl Postgres {
     /// Starts the process on the data that is there, and waits until it answers.
     pub async fn launch(&mut self) -> anyhow::Result<()> {
         let mut command = unprivileged(&self.binaries.postgres.join("postgres"));
-        let fsync = if self.disk == Disk::Durable { "on" } else { "off" };
+        let (fsync, max_wal_size) = match self.disk {
+            Disk::Durable => ("on", "2GB"),
+            Disk::Fast => ("off", "256MB"),
+        };
         command.arg("-D").arg(&self.data).args(["-p", &self.port.to_string()]);
         for setting in [
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "max_connections=200",
             "shared_buffers=128MB",
-            "max_wal_size=2GB",
             "checkpoint_timeout=15min",
             "timezone=UTC",
             "log_timezone=UTC",
             // Auditors ask when something was committed.
             "track_commit_timestamp=on",
+            &format!("max_wal_size={max_wal_size}"),
             &format!("fsync={fsync}"),
             &format!("full_page_writes={fsync}"),
         ] {
@@ -221,6 +225,24 @@ impl Drop for Postgres {
     }
 }
 
+/// The largest size limit of a stream, in MiB.
+const MOST_MIB: u64 = 4096;
+
+/// Size limit of each stream in MiB: all of them fill half of what is free, so that a full stream is known by its refusals,
+/// which lose nothing, and not by a full disk.
+fn stream_share(free_mib: u64) -> u32 {
+    (free_mib / 2 / STREAMS as u64).clamp(1, MOST_MIB) as u32
+}
+
+/// Free space where a path is, or will be, in MiB.
+pub fn free_mib(path: &Path) -> anyhow::Result<u64> {
+    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let output = Command::new("df").args(["-Pm"]).arg(existing).output().context("df")?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let free = told.lines().nth(1).and_then(|line| line.split_whitespace().nth(3)).and_then(|free| free.parse().ok());
+    free.with_context(|| format!("df does not say how much is free at {}", existing.display()))
+}
+
 /// A nats-server with JetStream, fsync before every ack, and the users of [`bus::permissions`].
 #[derive(Debug)]
 pub struct Nats {
@@ -230,6 +252,8 @@ pub struct Nats {
     pub port: u16,
     /// Password per user.
     pub passwords: BTreeMap<String, Masked<String>>,
+    /// Size limit of each stream.
+    pub stream_max_mib: u32,
     process: Option<Child>,
 }
 
@@ -241,7 +265,9 @@ impl Nats {
         let passwords = bus::permissions::users().map(|(user, _)| (user.to_owned(), password())).collect();
         let directory = std::path::absolute(directory)?;
         std::fs::write(directory.join("nats.conf"), bus::permissions::nats_conf())?;
-        let mut server = Self { program: binaries.nats_server.clone(), directory, port, passwords, process: None };
+        let program = binaries.nats_server.clone();
+        let stream_max_mib = stream_share(free_mib(&directory)?);
+        let mut server = Self { program, directory, port, passwords, stream_max_mib, process: None };
         server.launch().await?;
         Ok(server)
     }
@@ -257,7 +283,7 @@ impl Nats {
             url: self.url(),
             passwords: self.passwords.clone(),
             replicas: 1,
-            stream_max_mib: 256,
+            stream_max_mib: self.stream_max_mib,
             ack_wait_seconds: 60,
         }
     }
@@ -268,6 +294,7 @@ impl Nats {
         command.arg("-c").arg(self.directory.join("nats.conf"));
         command.args(["-a", "127.0.0.1", "-p", &self.port.to_string()]);
         command.env("DUNLIN_NATS_STORE", self.directory.join("store"));
+        command.env("DUNLIN_NATS_MAX_STORE", format!("{}MB", STREAMS as u64 * MOST_MIB));
         for (user, password) in &self.passwords {
             command.env(bus::permissions::password_variable(user), password.reveal());
         }

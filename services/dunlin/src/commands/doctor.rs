@@ -1,6 +1,5 @@
 //! `dunlin doctor`: what this machine is missing, and the line that gets it.
 
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use testkit::Binaries;
 
@@ -40,13 +39,8 @@ fn program(name: &str, install: &str) -> Result<String, String> {
 fn space() -> Result<String, String> {
     const NEEDED_MIB: u64 = 500;
     let home = testkit::servers::home();
-    let existing = home.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned();
-    let output = Command::new("df").args(["-Pm"]).arg(&existing).output().map_err(|e| e.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let free = text.lines().nth(1).and_then(|l| l.split_whitespace().nth(3)).and_then(|f| f.parse::<u64>().ok());
-    match free {
-        Some(free) if free >= NEEDED_MIB => Ok(format!("{free} MiB free at {}", existing.display())),
-        Some(free) => Err(format!("{free} MiB free at {}; {NEEDED_MIB} are needed", existing.display())),
-        None => Err("df does not say how much is free".to_owned()),
+    match testkit::servers::free_mib(&home).map_err(|e| e.to_string())? {
+        free if free >= NEEDED_MIB => Ok(format!("{free} MiB free at {}", home.display())),
+        free => Err(format!("{free} MiB free at {}; {NEEDED_MIB} are needed", home.display())),
     }
 }

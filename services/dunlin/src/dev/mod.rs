@@ -101,7 +101,7 @@ impl Servers {
             "config_dir": config_dir(config)?,
             "admin_listen": preferred_port(9090),
             "postgres": { "url": self.postgres.service_url(DATABASE), "admin_url": self.postgres.url(DATABASE) },
-            "nats": { "url": self.nats.url(), "passwords": passwords },
+            "nats": { "url": self.nats.url(), "passwords": passwords, "stream_max_mib": self.nats.stream_max_mib },
             "links": { "public_url": format!("http://{pages}"), "key": link_key()?.reveal() },
             "telemetry": {
                 "log_format": "text",
