@@ -64,7 +64,8 @@ async fn declare(
     if !no_room {
         return Err(format!("stream {name}: {error}").into());
     }
-    let (mib, all) = (settings.max_bytes >> 20, settings.max_bytes * STREAMS as i64 >> 20);
+    let mib = settings.max_bytes >> 20;
+    let all = mib * STREAMS as i64;
     Err(format!(
         "stream {name}: nats-server has no room for {STREAMS} streams of nats.stream_max_mib = {mib} MiB, {all} MiB in all: \
          raise its max_file_store (DUNLIN_NATS_MAX_STORE in deploy/nats.conf) where the disk is large enough, or lower \
