@@ -84,6 +84,25 @@ async fn an_erased_person_leaves_no_trace_and_does_not_come_back() {
         assert!(exported[service].to_string().contains("cus_1"), "{service}");
     }
 
+    // People write names into what they say, and what makes no sense is kept as it came.
+    let by = ["--by", "anna"];
+    let about_him = format!("{NAME} is on holiday");
+    for arguments in [
+        &["hold", "place", "acme/in_1", "--reason", &about_him][..],
+        &["release", "acme/in_1", "--reason", &about_him],
+        &["skip", "acme/in_1", "overdue-7", "--reason", &about_him],
+    ] {
+        let done = dunlin(&system, &[arguments, &by].concat()).await;
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let mut nonsense = event("invoice.updated", &invoice_of("in_9", now, "2026-06-02"), now);
+    nonsense["data"]["object"]["customer"] = serde_json::json!(7);
+    nonsense["data"]["object"]["customer_name"] = serde_json::Value::Null;
+    system.tell([nonsense]).await;
+    system.settle().await;
+    let quarantined = traces(&system.pool, EMAIL).await;
+    assert!(quarantined.contains(&"ingest.inbound.body: 3".to_owned()), "{quarantined:?}");
+
     // A claim is pursued.
     let erase = ["customer", "erase", "acme/cus_1", "--reason", "asked for it", "--by", "anna"];
     let refused = dunlin(&system, &erase).await;
@@ -125,5 +144,7 @@ async fn an_erased_person_leaves_no_trace_and_does_not_come_back() {
     .await
     .unwrap();
     assert_eq!(kept, (10_000, "anna asked for it".to_owned()));
+    let dropped = dunlin(&system, &["quarantine", "drop", "1"]).await;
+    assert!(dropped.status.success(), "{}", String::from_utf8_lossy(&dropped.stderr));
     system.end().await;
 }

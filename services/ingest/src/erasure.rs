@@ -97,12 +97,13 @@ pub async fn erase(
     counts.insert("invoices", ids.len() as u64);
     counts.insert("customers", u64::from(known.is_some()));
     store::bury(work.tx(), key, &ids, now).await?;
-    counts.insert("messages", store::erase_bodies(work.tx(), key, &ids).await?);
     let about: Vec<&str> = ids.iter().map(InvoiceId::as_str).chain([key.1.as_str()]).collect();
+    addresses.remove("");
+    let names: Vec<&str> = about.iter().copied().chain(addresses.iter().map(String::as_str)).collect();
+    counts.insert("messages", store::erase_bodies(work.tx(), &key.0, &names).await?);
     let (events, letters) = bus::store::erase_person(work.tx(), key.0.as_str(), &about).await?;
     counts.insert("kept_events", events);
     counts.insert("dead_letters", letters);
-    addresses.remove("");
     let event = v1::CustomerErased {
         merchant_id: key.0.to_string(),
         customer_id: key.1.to_string(),

@@ -479,19 +479,18 @@ pub async fn buried(
     Ok(rows.into_iter().collect())
 }
 
-/// Empties messages about a customer or its invoices, as they arrived; that they came stays. Returns how many. Rare: it looks
-/// into all of the merchant's.
-pub async fn erase_bodies(tx: &mut PgConnection, key: &Key<CustomerId>, invoices: &[InvoiceId]) -> sqlx::Result<u64> {
+/// Empties messages that name a customer by its id, one of its invoices or one of its addresses, as they arrived; that they came
+/// stays. Returns how many. Rare: it looks into all of the merchant's.
+pub async fn erase_bodies(tx: &mut PgConnection, merchant: &MerchantId, names: &[&str]) -> sqlx::Result<u64> {
     let done = sqlx::query(
         "UPDATE ingest.inbound SET body = '', correction = NULL
          WHERE merchant = $1 AND body <> ''
-           AND (about = ANY($3) OR position(convert_to($2, 'UTF8') IN body) > 0
-                OR EXISTS (SELECT FROM UNNEST($3::text[]) AS invoice
-                           WHERE position(convert_to(invoice, 'UTF8') IN body) > 0))",
+           AND (about = ANY($2)
+                OR EXISTS (SELECT FROM UNNEST($2::text[]) AS name WHERE position(convert_to(name, 'UTF8') IN body) > 0
+                           OR position(convert_to(name, 'UTF8') IN correction) > 0))",
     )
-    .bind(key.0.as_str())
-    .bind(key.1.as_str())
-    .bind(invoices.iter().map(|i| i.as_str().to_owned()).collect::<Vec<_>>())
+    .bind(merchant.as_str())
+    .bind(names)
     .execute(tx)
     .await?;
     Ok(done.rows_affected())

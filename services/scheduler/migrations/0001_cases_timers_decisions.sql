@@ -301,7 +301,7 @@ CREATE TABLE scheduler.dead_end (
     PRIMARY KEY (merchant, customer, channel)
 );
 
-COMMENT ON TABLE  scheduler.dead_end IS 'Ways by which customers could not be reached once and for all: when a campaign has no other, a person has to look';
+COMMENT ON TABLE  scheduler.dead_end IS 'Ways by which customers could not be reached once and for all: when a campaign has no other, a person has to look, and when that person releases the hold they are open again';
 COMMENT ON COLUMN scheduler.dead_end.merchant IS 'Whose';
 COMMENT ON COLUMN scheduler.dead_end.customer IS 'The processor''s id';
 COMMENT ON COLUMN scheduler.dead_end.channel  IS 'email, sms, webhook or task';

@@ -20,6 +20,7 @@ pub mod returns;
 
 use crate::domain::{self, CaseState, Outlook, Situation, case_id};
 use crate::operations::store::{CallHold, place_holds};
+use crate::operations::Operator;
 use crate::rules::{InForce, Rules};
 use crate::store::{
     self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled,
@@ -453,7 +454,7 @@ pub(crate) struct Round {
     /// Customer, reminder and the payer's day.
     pub(crate) reminded: Vec<(CustomerKey, Uuid, Date)>,
     /// Who asked for the reminder and why, if it is not the campaign that did.
-    asked: Option<String>,
+    asked: Option<Operator>,
 }
 
 impl Round {
@@ -471,16 +472,16 @@ impl Round {
         Ok(store::note_reminded(work.tx(), &self.reminded).await?)
     }
 
-    /// Sends what an operator asked for, in the same way as what is due. `asked`: who and why.
+    /// Sends what an operator asked for, in the same way as what is due.
     pub(crate) fn send_asked(
         &mut self,
         work: &mut Work,
         before: &CaseState,
         ready: &Ready<'_>,
         planned: Planned<'_>,
-        asked: String,
+        operator: &Operator,
     ) -> Result<(), Failure> {
-        self.asked = Some(asked);
+        self.asked = Some(operator.clone());
         let mut planned = [planned];
         let messages = campaign::gather(&mut planned, self.now);
         let [planned] = &planned;
@@ -495,9 +496,10 @@ impl Round {
         work: &mut Work,
         ready: &Ready<'_>,
         step: &str,
-        asked: String,
+        operator: &Operator,
     ) -> Result<(), Failure> {
-        self.decide(work, ready, step, Decision::aside(Reason::Operator, asked))
+        let aside = Decision::aside(Reason::Operator, operator.rule());
+        self.decide(work, ready, step, Decision { words: Some(operator.words().to_owned()), ..aside })
     }
 
     /// A case that cannot be planned here: that the invoice is overdue is told all the same.
@@ -668,8 +670,14 @@ impl Round {
         for line in lines {
             let Some(send) = &line.planned.plan.send else { continue };
             let own = if line.case().id == case.id {
-                let rule = self.asked.clone().unwrap_or_else(|| format!("steps.{}", send.step));
-                Decision { outcome: Outcome::Requested, reason: None, rule, reminder: Some(reminder_id), speaks: true }
+                Decision {
+                    outcome: Outcome::Requested,
+                    reason: None,
+                    rule: self.asked.as_ref().map_or_else(|| format!("steps.{}", send.step), Operator::rule),
+                    words: self.asked.as_ref().map(|operator| operator.words().to_owned()),
+                    reminder: Some(reminder_id),
+                    speaks: true,
+                }
             } else {
                 let rule = format!("invoices.{}.steps.{}", case.invoice, speaker.step());
                 let aside = Decision::aside(Reason::OtherInvoice, rule);
@@ -718,7 +726,7 @@ impl Round {
             reminder_id: decision.reminder,
             speaks: decision.speaks,
             segment: case.segment(),
-            rule: decision.rule,
+            rule: [Some(decision.rule), decision.words].into_iter().flatten().collect::<Vec<_>>().join(": "),
             inputs: case.inputs(ready.merchant, ready.situation.chosen.iter().find(|c| c.step == step)),
             campaign_version: case.campaign_version.clone(),
             decided_on: ready.today(self.now),
@@ -747,6 +755,8 @@ struct Decision {
     outcome: Outcome,
     reason: Option<Reason>,
     rule: String,
+    /// The operator's: people write names into them, so they are kept here and told to nobody.
+    words: Option<String>,
     reminder: Option<Uuid>,
     speaks: bool,
 }
@@ -754,7 +764,7 @@ struct Decision {
 impl Decision {
     /// A decision without a message of its own.
     const fn aside(reason: Reason, rule: String) -> Self {
-        Self { outcome: reason.outcome(), reason: Some(reason), rule, reminder: None, speaks: false }
+        Self { outcome: reason.outcome(), reason: Some(reason), rule, words: None, reminder: None, speaks: false }
     }
 }
 

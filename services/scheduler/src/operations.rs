@@ -84,9 +84,14 @@ impl Operator {
         &self.by
     }
 
+    /// Why.
+    pub fn words(&self) -> &str {
+        &self.reason
+    }
+
     /// As the rule of a decision.
-    fn rule(&self) -> String {
-        format!("operator {}: {}", self.by, self.reason)
+    pub fn rule(&self) -> String {
+        format!("operator {}", self.by)
     }
 }
 
@@ -202,7 +207,7 @@ pub async fn skip(
         return Err(Refusal::new(Reason::AlreadyDecided, format!("steps.{step}")).into());
     }
     let mut round = Round::new(now);
-    round.skip_asked(work, &ready, step, operator.rule())?;
+    round.skip_asked(work, &ready, step, operator)?;
     let mut after = case.clone();
     after.decided.push(Decided { step: step.to_owned(), on: ready.today(now), reminded: false });
     let moved = Cases(rules.clone()).replan(&in_force, &before, &after, now, trace::current());
@@ -238,7 +243,7 @@ pub async fn send_now(
     planned.plan = campaign::send_now(&planned.terms, &planned.case, step, now)?;
     let send = planned.plan.send.clone();
     let mut round = Round::new(now);
-    round.send_asked(work, &before, &ready, planned, operator.rule())?;
+    round.send_asked(work, &before, &ready, planned, operator)?;
     round.save(work).await?;
     match (send, round.reminded.first()) {
         (Some(send), Some((_, reminder, _))) => Ok(Sent { reminder: *reminder, step: send.step, merged: send.merged }),

@@ -41,7 +41,7 @@ pub async fn listed_addresses(tx: &mut PgConnection, merchant: &str) -> sqlx::Re
 /// Takes addresses off the list and out of its history. Returns how many entries went.
 pub async fn unlist(tx: &mut PgConnection, merchant: &str, addresses: &[Masked<String>]) -> sqlx::Result<u64> {
     let subjects: Vec<String> = addresses.iter().map(|a| format!("address:{}", a.reveal())).collect();
-    sqlx::query("UPDATE notifier.suppression_change SET subject = 'erased' WHERE merchant = $1 AND subject = ANY($2)")
+    sqlx::query("UPDATE notifier.suppression_change SET subject = 'erased', reason = '' WHERE merchant = $1 AND subject = ANY($2)")
         .bind(merchant)
         .bind(&subjects)
         .execute(&mut *tx)

@@ -5,7 +5,7 @@
 //! invoices that it is about for some days: a person reads it, or the sequence goes on by itself.
 
 use crate::domain;
-use crate::operations::store::{NewReturnHold, campaigns_followed, insert_return_holds, note_dead_ends};
+use crate::operations::store::{NewReturnHold, campaigns_followed, forget_words, insert_return_holds, note_dead_ends};
 use crate::operations::{Denied, Target, replan};
 use crate::rules::Rules;
 use crate::store::{CustomerKey, lock_customers};
@@ -38,13 +38,17 @@ impl Handler for Returns {
     const LINGER: Duration = Duration::from_millis(50);
 
     async fn handle(&self, work: &mut Work, batch: &[Incoming]) -> Result<(), Failure> {
-        let mut returns = Vec::new();
+        let (mut returns, mut erased) = (Vec::new(), BTreeSet::new());
         for incoming in batch {
             match read(incoming) {
                 Ok(found) => returns.extend(found),
                 Err(fault) => work.reject(incoming, fault),
             }
+            if let AnyEvent::CustomerErased(e) = &incoming.event {
+                erased.extend(super::customer_key(&e.merchant_id, &e.customer_id));
+            }
         }
+        forget_words(work.tx(), &erased).await?;
         if returns.is_empty() {
             return Ok(());
         }

@@ -161,7 +161,10 @@ pub async fn release_holds(
              UPDATE scheduler.hold SET released_by = $1, released_at = $2, release_reason = $3
              WHERE released_at IS NULL
                AND (id = $4 OR merchant = $5 AND customer = $6 OR merchant = $5 AND invoice = $7)
-             RETURNING id
+             RETURNING id, merchant, customer, kind
+         ), reopened AS (
+             DELETE FROM scheduler.dead_end AS e USING released AS r
+             WHERE r.kind = 'bounced' AND e.merchant = r.merchant AND e.customer = r.customer
          )
          SELECT id FROM released ORDER BY id",
     )
@@ -442,6 +445,38 @@ pub async fn insert_return_holds(
     .bind(list.iter().map(|h| h.until.map(ToSqlx::to_sqlx)).bind_iter())
     .bind(list.iter().map(|h| h.reason).bind_iter())
     .bind(now.to_sqlx())
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Forgets what operators said about customers, in holds and decisions: people write names into it. That they acted, and who
+/// did, stays. Rare: it looks into all holds.
+pub async fn forget_words(
+    tx: &mut PgConnection,
+    customers: &std::collections::BTreeSet<CustomerKey>,
+) -> sqlx::Result<()> {
+    if customers.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE scheduler.hold AS h
+         SET release_reason = '', reason = CASE WHEN h.placed_by = 'dunlin' THEN h.reason ELSE '' END
+         FROM UNNEST($1::text[], $2::text[]) AS c (merchant, customer)
+         WHERE h.merchant = c.merchant AND h.customer = c.customer",
+    )
+    .bind(customers.iter().map(|c| c.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|c| c.1.as_str()).bind_iter())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        r"UPDATE scheduler.decision AS d SET rule = regexp_replace(d.rule, '^(operator .*?): .*$', '\1')
+          FROM UNNEST($1::text[], $2::text[]) AS c (merchant, customer)
+          JOIN scheduler.dunning_case AS k ON k.merchant = c.merchant AND k.customer = c.customer
+          WHERE d.case_id = k.id AND d.rule LIKE 'operator %'",
+    )
+    .bind(customers.iter().map(|c| c.0.as_str()).bind_iter())
+    .bind(customers.iter().map(|c| c.1.as_str()).bind_iter())
     .execute(tx)
     .await
     .map(drop)
