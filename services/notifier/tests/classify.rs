@@ -194,6 +194,63 @@ const OTHERS: &[(&str, &str, &str)] = &[
         "reply",
     ),
     (
+        "a version number is no code of success",
+        "From: System Administrator <postmaster@ex.example>\nSubject: Undeliverable: Release 2.0.12\n\nYour message\n\n  Subject: \
+         Release 2.0.12\n\ndid not reach the following recipient(s):\n\nada@example.com\n    Unknown Recipient\n",
+        "hard_bounce 5.1.1 ada@example.com",
+    ),
+    (
+        "a service by another name",
+        "From: smtp-service@host.example\nSubject: Returned Mail\n\n--- Failed Recipients ---\n\n<ada@example.com>: Requested action not \
+         taken: mailbox unavailable. [SMTP Error Code 550]\n",
+        "hard_bounce 5.1.1 ada@example.com",
+    ),
+    (
+        "a subject like that of a challenge",
+        "From: Campus <MAILER-DAEMON@campus.example>\nSubject: Your message to ada@example.com could not be delivered.\n\nThe address \
+         ada@example.com is no longer valid. The message has NOT been delivered.\n",
+        "hard_bounce 5.1.1 ada@example.com",
+    ),
+    (
+        "Dovecot's refusal of a full mailbox",
+        "From: Mail Delivery Subsystem <postmaster@dove.example>\nSubject: Automatically rejected mail\nAuto-Submitted: auto-replied (rejected)\n\
+         Content-Type: multipart/report; report-type=disposition-notification; boundary=b\n\n--b\nContent-Type: text/plain\n\nYour message to \
+         <ada@example.com> was automatically rejected:\nQuota exceeded\n--b\nContent-Type: message/disposition-notification\n\n\
+         Final-Recipient: rfc822; ada@example.com\nDisposition: automatic-action/MDN-sent-automatically; deleted\n\n--b--\n",
+        "soft_bounce 5.2.2 ada@example.com",
+    ),
+    (
+        "a warning in other words",
+        "From: postmaster@mx.example\nSubject: Mail Delivery Warning\n\nDelivery to\n<ada@example.com>\nhas been postponed due to a full \
+         mailbox.\n",
+        "delayed 5.2.2 ada@example.com",
+    ),
+    (
+        "a loop",
+        "From: MAILER-DAEMON@mx.example\nSubject: Returned mail\n\n<ada@example.com>: 554 Too many hops 26 (25 max)\n",
+        "soft_bounce 5.4.6 ada@example.com",
+    ),
+    (
+        "French",
+        "From: postmaster@mx.example\nSubject: Non remis : Facture\n\nada@example.com\nCette adresse n'existe pas.\n",
+        "hard_bounce 5.1.1 ada@example.com",
+    ),
+    (
+        "a person about goods",
+        "From: Ada <ada@example.com>\nSubject: Delivery problem\n\nThe box of 550 screws is no longer available, and the address was not found.\n",
+        "reply",
+    ),
+    (
+        "a mail server that says nothing known",
+        "From: MAILER-DAEMON@mx.example\nPrecedence: bulk\nSubject: x\n\n<ada@example.com>:\n",
+        "unclear",
+    ),
+    (
+        "a postmaster on holiday",
+        "From: postmaster@mx.example\nAuto-Submitted: auto-replied\nSubject: Re: Invoice\n\nAway.\n",
+        "auto_reply",
+    ),
+    (
         "a mail server, about something else",
         "From: postmaster@example.com\nSubject: Quota report\n\nAll is well.\n",
         "unclear",

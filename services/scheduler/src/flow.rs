@@ -19,8 +19,8 @@
 pub mod returns;
 
 use crate::domain::{self, CaseState, Outlook, Situation, case_id};
-use crate::operations::store::{CallHold, place_holds};
 use crate::operations::Operator;
+use crate::operations::store::{CallHold, place_holds};
 use crate::rules::{InForce, Rules};
 use crate::store::{
     self, CaseChange, CustomerKey, DueTimer, Ended, InvoiceKey, NewCase, NewDecision, Segmented, Settled,

@@ -174,17 +174,18 @@ fn classify(parsed: &Parsed) -> Classified {
     if let Some((class, feedback)) = complaint(parsed) {
         return (class, None, complained(parsed, class), feedback);
     }
-    if parsed.disposition {
-        return (Class::Notice, None, Vec::new(), "disposition".to_owned());
-    }
     let outcomes = match &parsed.delivery {
         Some(report) => report_outcomes(report, parsed),
+        None if parsed.disposition && !is_rejection(parsed) => Vec::new(),
         None => text_outcomes(parsed),
     };
     if let Some(decisive) = outcomes.iter().min_by_key(|outcome| outcome.class) {
         return (decisive.class, decisive.status, outcomes.clone(), String::new());
     }
-    let class = if is_automatic(parsed) {
+    if parsed.disposition {
+        return (Class::Notice, None, Vec::new(), "disposition".to_owned());
+    }
+    let class = if is_automatic(parsed) && !is_odd(parsed) {
         Class::AutoReply
     } else if is_of_mail_system(parsed) || parsed.from.reveal().is_empty() {
         Class::Unclear
@@ -192,6 +193,19 @@ fn classify(parsed: &Parsed) -> Classified {
         Class::Reply
     };
     (class, None, Vec::new(), String::new())
+}
+
+/// What a filter of the recipient's refuses is told in the form of a disposition (RFC 5429), and so is a full mailbox by some.
+fn is_rejection(parsed: &Parsed) -> bool {
+    parsed.headers.get("auto-submitted").is_some_and(|auto| plain(auto).contains("rejected"))
+        || plain(parsed.text.reveal()).contains("was automatically rejected")
+}
+
+/// Whether a mail server has written that does not say that it answers for somebody: a person should look.
+fn is_odd(parsed: &Parsed) -> bool {
+    let subject = plain(parsed.subject.reveal());
+    let answers = parsed.headers.get("auto-submitted").is_some_and(|auto| plain(auto).starts_with("auto-replied"));
+    is_of_mailer(parsed) && !answers && !begins_automatic(&subject) && !says(&subject, phrases::CHALLENGE_SUBJECTS)
 }
 
 /// A complaint, or a report in its form that is none.
@@ -302,7 +316,8 @@ fn text_outcomes(parsed: &Parsed) -> Vec<Outcome> {
     if !is_report {
         return Vec::new();
     }
-    let status = Status::find(parsed.text.reveal());
+    let says_why = cause(&words).is_some() || says(&words, phrases::BOUNCE_TEXTS);
+    let status = Status::find(parsed.text.reveal()).filter(|status| status.class != 2 || !says_why);
     let delayed = says(&subject, phrases::DELAYS) || says(&words, phrases::DELAYS);
     let (class, status) = match status {
         Some(status) if status.class == 2 => (Class::Delivered, Some(status)),
