@@ -6,18 +6,22 @@
 use anyhow::{Context, bail};
 use bus::topology::STREAMS;
 use kernel::{Clock, Masked, SystemClock};
+use sqlx::{Connection, PgConnection};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex, mpsc};
 use std::time::Duration;
+use tokio::io::AsyncBufReadExt;
 
 /// `nobody` on Debian.
 const NOBODY: u32 = 65534;
 /// How long a server may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long whoever listens at a port may take to say who it is.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Where the servers' programs are.
 #[derive(Debug, Clone)]
@@ -185,24 +189,28 @@ impl Postgres {
         ] {
             command.args(["-c", setting]);
         }
-        let log = log_file(&self.data.with_extension("log"))?;
+        let log_path = self.data.with_extension("log");
+        let log = log_file(&log_path)?;
         command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.process = Some(keep(command)?);
-        let url = self.url("postgres");
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            use sqlx::Connection;
-            match sqlx::PgConnection::connect(&url).await {
-                Ok(connection) => return Ok(connection.close().await?),
-                Err(error) if tokio::time::Instant::now() > deadline => {
-                    return Err(error).context(format!(
-                        "PostgreSQL did not start; see {}",
-                        self.data.with_extension("log").display()
-                    ));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
+        while !self.answers().await {
+            check_started(&mut self.process, "PostgreSQL", &log_path, deadline)?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
+    }
+
+    /// Whether it is this server that answers at the port, and not one that was faster to take it.
+    async fn answers(&self) -> bool {
+        let data = async {
+            let mut connection = PgConnection::connect(&self.url("postgres")).await?;
+            let data: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok::<_, sqlx::Error>(data)
+        };
+        let data = tokio::time::timeout(ANSWER, data).await;
+        data.is_ok_and(|data| data.is_ok_and(|data| Path::new(&data) == self.data))
     }
 
     /// Kills the whole server at once, as a crash would.
@@ -298,17 +306,30 @@ impl Nats {
         for (user, password) in &self.passwords {
             command.env(bus::permissions::password_variable(user), password.reveal());
         }
-        let log = log_file(&self.directory.join("nats.log"))?;
+        let name = kernel::id::at(SystemClock.now()).to_string();
+        command.args(["--name", &name]);
+        let log_path = self.directory.join("nats.log");
+        let log = log_file(&log_path)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.process = Some(keep(command)?);
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            if tokio::time::Instant::now() > deadline {
-                bail!("nats-server did not start; see {}", self.directory.join("nats.log").display());
-            }
+        while !self.answers(&name).await {
+            check_started(&mut self.process, "nats-server", &log_path, deadline)?;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+
+    /// Whether it is this server that answers at the port, and not one that was faster to take it.
+    async fn answers(&self, name: &str) -> bool {
+        let greeting = async {
+            let stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+            let mut line = String::new();
+            tokio::io::BufReader::new(stream).read_line(&mut line).await?;
+            Ok::<_, std::io::Error>(line)
+        };
+        let greeting = tokio::time::timeout(ANSWER, greeting).await;
+        greeting.is_ok_and(|greeting| greeting.is_ok_and(|line| line.contains(name)))
     }
 
     /// Kills the server at once.
@@ -453,6 +474,24 @@ fn keep(command: Command) -> anyhow::Result<Child> {
     answer.recv()?.with_context(|| format!("cannot start {program}"))
 }
 
+/// Errors: a server that was started has ended already, or takes too long.
+fn check_started(
+    process: &mut Option<Child>,
+    what: &str,
+    log: &Path,
+    deadline: tokio::time::Instant,
+) -> anyhow::Result<()> {
+    if let Some(status) = process.as_mut().map(Child::try_wait).transpose()?.flatten() {
+        let told = std::fs::read_to_string(log).unwrap_or_default();
+        let last = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        bail!("{what} ended as soon as it was started ({status}): {last}; see {}", log.display());
+    }
+    if tokio::time::Instant::now() > deadline {
+        bail!("{what} did not start; see {}", log.display());
+    }
+    Ok(())
+}
+
 fn stop(process: &mut Option<Child>, signal: &str) -> anyhow::Result<()> {
     let Some(mut child) = process.take() else { return Ok(()) };
     Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status()?;
@@ -471,4 +510,23 @@ fn log_file(path: &Path) -> anyhow::Result<std::fs::File> {
         std::fs::create_dir_all(directory)?;
     }
     Ok(std::fs::File::options().create(true).append(true).open(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_whose_port_is_taken_says_so_at_once() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let directory = std::env::temp_dir().join("dunlin-tests").join(std::process::id().to_string()).join("taken");
+        let binaries = Binaries::find().unwrap();
+        let nats = Nats::start(&binaries, &directory.join("nats"), port).await.unwrap_err().to_string();
+        assert!(nats.contains("address already in use"), "{nats}");
+        let postgres = Postgres::start(&binaries, &directory.join("postgres"), port, Disk::Fast).await;
+        let postgres = postgres.unwrap_err().to_string();
+        assert!(postgres.contains("PostgreSQL ended as soon as it was started"), "{postgres}");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

@@ -508,10 +508,12 @@ impl Desk {
     }
 
     async fn attachments(&self, ticket: &Ticket) -> Vec<Attachment> {
-        match self.host.merchants.get(&ticket.merchant) {
-            Some(merchant) => self.documents.of(merchant, &ticket.owed).await,
-            None => Vec::new(),
-        }
+        let Some(merchant) = self.host.merchants.get(&ticket.merchant).filter(|_| self.wants_documents(ticket)) else {
+            return Vec::new();
+        };
+        let span = tracing::info_span!(parent: None, "fetch documents", otel.kind = "client", reminder.id = %ticket.id);
+        bus::trace::set_parent(&span, ticket.traceparent.as_deref());
+        self.documents.of(merchant, &ticket.owed).instrument(span).await
     }
 
     /// Renders a delivery that is to have a connection.
