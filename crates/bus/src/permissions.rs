@@ -44,8 +44,8 @@ pub fn nats_conf() -> String {
          \n\
          jetstream {{\n\
          \x20 store_dir: $DUNLIN_NATS_STORE\n\
-         \x20 # At least all streams at their full size. Without this it is three quarters of what is free at each start, and\n\
-         \x20 # a server whose streams have filled the disk by half refuses to bring them back.\n\
+         \x20 # At least all streams at their full size. Without this it is three quarters of what happens to be free when the\n\
+         \x20 # server starts, and streams may find no room.\n\
          \x20 max_file_store: $DUNLIN_NATS_MAX_STORE\n\
          \x20 # An ack means: on disk. Without this an acknowledged event lives in memory for up to two minutes.\n\
          \x20 sync_interval: always\n\

@@ -482,6 +482,8 @@ fn check_started(
     deadline: tokio::time::Instant,
 ) -> anyhow::Result<()> {
     if let Some(status) = process.as_mut().map(Child::try_wait).transpose()?.flatten() {
+        // Its number may be another's by now.
+        *process = None;
         let told = std::fs::read_to_string(log).unwrap_or_default();
         let last = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         bail!("{what} ended as soon as it was started ({status}): {last}; see {}", log.display());

@@ -99,7 +99,9 @@ pub async fn erase(
     store::bury(work.tx(), key, &ids, now).await?;
     let about: Vec<&str> = ids.iter().map(InvoiceId::as_str).chain([key.1.as_str()]).collect();
     addresses.remove("");
-    let names: Vec<&str> = about.iter().copied().chain(addresses.iter().map(String::as_str)).collect();
+    // What is shorter is no address, and stands in messages about others.
+    let addresses_in_bodies = addresses.iter().map(String::as_str).filter(|address| address.len() > 5);
+    let names: Vec<&str> = about.iter().copied().chain(addresses_in_bodies).collect();
     counts.insert("messages", store::erase_bodies(work.tx(), &key.0, &names).await?);
     let (events, letters) = bus::store::erase_person(work.tx(), key.0.as_str(), &about).await?;
     counts.insert("kept_events", events);

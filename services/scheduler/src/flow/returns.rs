@@ -48,13 +48,14 @@ impl Handler for Returns {
                 erased.extend(super::customer_key(&e.merchant_id, &e.customer_id));
             }
         }
-        forget_words(work.tx(), &erased).await?;
-        if returns.is_empty() {
+        let customers: BTreeSet<CustomerKey> = returns.iter().map(|r| &r.customer).chain(&erased).cloned().collect();
+        if customers.is_empty() {
             return Ok(());
         }
         let now = self.0.now();
-        let customers: BTreeSet<CustomerKey> = returns.iter().map(|r| r.customer.clone()).collect();
+        // Before any hold is touched: operators lock in this order too.
         let zones = lock_customers(work.tx(), &customers).await?;
+        forget_words(work.tx(), &erased).await?;
         let reachable = self.otherwise_reachable(work, &returns).await?;
         returns.retain(|r| r.kind != "bounced" || !reachable.contains(&r.customer));
         let holds: Vec<NewReturnHold<'_>> = returns.iter().flat_map(|r| self.holds(r, &zones, now)).collect();

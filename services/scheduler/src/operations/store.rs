@@ -451,7 +451,7 @@ pub async fn insert_return_holds(
 }
 
 /// Forgets what operators said about customers, in holds and decisions: people write names into it. That they acted, and who
-/// did, stays. Rare: it looks into all holds.
+/// did, stays. Rare: it looks into all holds and cases.
 pub async fn forget_words(
     tx: &mut PgConnection,
     customers: &std::collections::BTreeSet<CustomerKey>,
